@@ -33,7 +33,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from armorm.errors import StoreError
-from armorm.features.backbone import BackboneFeatures
+from armorm.features.running import BackboneFeatures
 from armorm.files import read_json, write_atomically, write_json
 from armorm.objectives import Objective, ObjectiveSet
 
