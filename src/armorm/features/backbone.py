@@ -11,6 +11,7 @@ import torch
 
 from armorm.conversations import ConversationEncoder, EncodedPrompt, OverlongPolicy
 from armorm.errors import ArmormError, CheckpointError
+from armorm.features.processes import Process
 from armorm.features.running import BackboneFeatures, ModelRunner
 from armorm.files import sha256_of_files, sha256_of_json
 
@@ -85,6 +86,7 @@ class Backbone:
         batch_tokens: int | None = None,
         share_prompts: bool = True,
         attn_implementation: str | None = None,
+        compile_model: bool = False,
         trust_remote_code: bool = False,
         **model_options: Any,
     ) -> Backbone:
@@ -100,7 +102,9 @@ class Backbone:
             overlong: See :class:`~armorm.conversations.ConversationEncoder`.
             batch_tokens: Most tokens run at once; halved when memory runs out.
             share_prompts: Compute each prompt once for all its responses, where that is exact.
-            attn_implementation: Passed to transformers.
+            attn_implementation: Passed to transformers; what runs in length-sorted batches uses it.
+            compile_model: Let ``torch.compile`` fuse the layers around the attention. The first
+                conversations then take a minute more.
             trust_remote_code: Run Python code from the model folder. Off unless asked for.
             **model_options: Passed to ``AutoModel.from_pretrained`` (``device_map``,
                 ``quantization_config`` …).
@@ -136,6 +140,8 @@ class Backbone:
         except (OSError, ValueError, KeyError) as error:
             raise CheckpointError(f"{name_or_path} cannot be loaded: {error}") from error
         _check_complete(str(name_or_path), report)
+        if compile_model:
+            model.compile(dynamic=True)
         return cls(
             model,
             tokenizer,
@@ -215,8 +221,9 @@ def resolve_model_folder(name_or_path: str | Path, revision: str | None = None) 
 
 
 def default_device() -> str:
+    """A GPU where there is one; each process of a launch has its own."""
     if torch.cuda.is_available():
-        return "cuda"
+        return f"cuda:{Process.current().local_rank}"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 

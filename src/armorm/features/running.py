@@ -43,10 +43,13 @@ class BackboneFeatures:
     Attributes:
         prompts: At the prompt boundary, once per prompt. Shape (prompts, hidden).
         responses: At the last token, prompt by prompt. Shape (responses, hidden).
+        computed_tokens: Tokens that went through the model for it, where that is known; fewer
+            than the conversations have where they share their prompt.
     """
 
     prompts: Float[Tensor, "prompts hidden"]
     responses: Float[Tensor, "responses hidden"]
+    computed_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +59,13 @@ class _Step:
     Attributes:
         conversations: How many different ones it finishes.
         tokens: Of these conversations, as if each had been run alone.
+        computed_tokens: That go through the model, padding left out.
         run: Computes them and puts down their states.
     """
 
     conversations: int
     tokens: int
+    computed_tokens: int
     run: Callable[[], None]
 
 
@@ -132,7 +137,9 @@ class ModelRunner:
             self._run_all(self._packs, packed, states, advance)
             trees = [tree for tree in trees if limit is not None and tree.longest > limit]
         self._run_all(self._batches, trees, states, advance)
-        return BackboneFeatures(states.prompts.cpu(), states.responses.cpu())
+        return BackboneFeatures(
+            states.prompts.cpu(), states.responses.cpu(), states.computed_tokens
+        )
 
     def _run_all(
         self, plan: Plan, trees: list[PromptTree], states: _States, advance: Advance | None = None
@@ -147,6 +154,7 @@ class ModelRunner:
                         raise
                     self._halve(step)
                     break
+                states.computed_tokens += step.computed_tokens
                 if advance is not None:
                     advance(step.tokens)
             trees = [left for tree in trees if (left := tree.without(states.done)) is not None]
@@ -174,6 +182,7 @@ class ModelRunner:
             yield _Step(
                 sum(len(piece.branches) for piece in pack),
                 _tokens_of(leaf for piece in pack for leaf in piece.leaves),
+                sum(piece.tokens for piece in pack),
                 partial(self._run_pack, pack, kept, states),
             )
 
@@ -184,7 +193,7 @@ class ModelRunner:
                 input_ids=torch.tensor([placed.ids], device=self.device),
                 position_ids=torch.tensor([placed.positions], device=self.device),
                 use_cache=False,
-                pack_layout=PackLayout(placed.spans, self.device),
+                pack_layout=PackLayout(placed.spans),
             ).last_hidden_state[0]
         states.read_pack(pack, placed, hidden)
 
@@ -198,6 +207,7 @@ class ModelRunner:
             yield _Step(
                 len(members),
                 _tokens_of(members),
+                sum(leaf.tokens for leaf in members),
                 partial(self._run_batch, members, states),
             )
 
@@ -251,6 +261,7 @@ class _States:
         self.prompts = prompts
         self.responses = responses
         self.done: set[int] = set()
+        self.computed_tokens = 0
 
     def read_pack(
         self, pack: Pack, placed: _PlacedPack, hidden: Float[Tensor, "tokens hidden"]
@@ -275,7 +286,7 @@ class _States:
         """Put down the state of the token before each end, for all responses of each leaf."""
         rows = [end - 1 for leaf, end in zip(leaves, ends, strict=True) for _ in leaf.responses]
         numbers = [number for leaf in leaves for number in leaf.responses]
-        self.responses[numbers] = hidden[rows].to(self.responses.dtype)
+        self.responses[numbers] = hidden[rows].to(self.responses)
         self.done.update(numbers)
 
     def agree_with(self, other: _States, dtype: torch.dtype) -> bool:

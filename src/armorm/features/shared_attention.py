@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache
 from typing import Any
 
 import torch
@@ -69,25 +69,28 @@ class Segments:
 
     Args:
         spans: First token and end of each.
-        device: Where the model runs.
     """
 
-    def __init__(self, spans: Sequence[Span], device: torch.device) -> None:
+    def __init__(self, spans: Sequence[Span]) -> None:
         self.spans = spans
-        self.device = device
         self.lengths = [end - start for start, end in spans]
+        # Layers of a model may be on several devices.
+        self._rows: dict[torch.device, Tensor] = {}
+        self._offsets: dict[torch.device, Tensor] = {}
 
-    @cached_property
-    def rows(self) -> Int[Tensor, " tokens"]:
+    def rows(self, device: torch.device) -> Int[Tensor, " tokens"]:
         """Positions of their tokens in the pack."""
-        ranges = itertools.chain.from_iterable(range(*span) for span in self.spans)
-        return torch.tensor(list(ranges), device=self.device)
+        if device not in self._rows:
+            ranges = itertools.chain.from_iterable(range(*span) for span in self.spans)
+            self._rows[device] = torch.tensor(list(ranges), device=device)
+        return self._rows[device]
 
-    @cached_property
-    def offsets(self) -> Int[Tensor, " ends"]:
+    def offsets(self, device: torch.device) -> Int[Tensor, " ends"]:
         """Where each begins when they stand one after the other, and the end of the last."""
-        ends = list(itertools.accumulate(self.lengths, initial=0))
-        return torch.tensor(ends, dtype=torch.int32, device=self.device)
+        if device not in self._offsets:
+            ends = list(itertools.accumulate(self.lengths, initial=0))
+            self._offsets[device] = torch.tensor(ends, dtype=torch.int32, device=device)
+        return self._offsets[device]
 
 
 class PackLayout:
@@ -95,7 +98,6 @@ class PackLayout:
 
     Args:
         trees: Their spans, in the order of the tokens.
-        device: Where the model runs.
 
     Attributes:
         branching: The trees that have branches here.
@@ -104,12 +106,12 @@ class PackLayout:
         branches: Each branch alone.
     """
 
-    def __init__(self, trees: Sequence[TreeSpans], device: torch.device) -> None:
+    def __init__(self, trees: Sequence[TreeSpans]) -> None:
         self.trees = trees
         self.branching = [tree for tree in trees if tree.branches]
-        self.trunks = Segments([tree.trunk for tree in trees if tree.has_trunk], device)
-        self.groups = Segments([tree.all_branches for tree in self.branching], device)
-        self.branches = Segments([span for tree in trees for span in tree.branches], device)
+        self.trunks = Segments([tree.trunk for tree in trees if tree.has_trunk])
+        self.groups = Segments([tree.all_branches for tree in self.branching])
+        self.branches = Segments([span for tree in trees for span in tree.branches])
 
     def trunk_keys(self, layer: int, key: Tensor, value: Tensor) -> list[KeysAndValues]:
         """Keys and values of the trunk of each branching tree; keeps what later packs need."""
@@ -127,11 +129,13 @@ class PackLayout:
         return found
 
 
+@cache
 def register() -> None:
     """Make the function known to transformers."""
     from transformers import AttentionInterface
 
-    AttentionInterface.register(NAME, shared_attention)
+    # Compiled, its loops over trees would be compiled anew for every pack.
+    AttentionInterface.register(NAME, torch.compiler.disable(shared_attention))
 
 
 def shared_attention(
@@ -228,15 +232,15 @@ def _on_gpu(
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
     trunks = layout.trunk_keys(layer, key, value)
     if layout.trunks.spans:
-        rows = layout.trunks.rows
+        rows = layout.trunks.rows(query.device)
         out[rows] = _attend_varlen(
             (query[rows], key[rows], value[rows]), layout.trunks, layout.trunks, scale, causal=True
         )[0]
     if layout.branches.spans:
-        rows = layout.branches.rows
+        rows = layout.branches.rows(query.device)
         trunk_key, trunk_value = (torch.cat(parts) for parts in zip(*trunks, strict=True))
         ends = itertools.accumulate((len(one) for one, _ in trunks), initial=0)
-        seen_by = Segments(list(itertools.pairwise(ends)), query.device)
+        seen_by = Segments(list(itertools.pairwise(ends)))
         seen, weight = _attend_varlen(
             (query[rows], trunk_key, trunk_value), layout.groups, seen_by, scale, causal=False
         )
@@ -267,8 +271,8 @@ def _attend_varlen(
         query,
         key,
         value,
-        queries.offsets,
-        keys.offsets,
+        queries.offsets(query.device),
+        keys.offsets(query.device),
         max(queries.lengths),
         max(keys.lengths),
         return_aux=AuxRequest(lse=True),

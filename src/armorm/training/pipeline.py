@@ -25,7 +25,7 @@ from armorm.conversations import PreferencePair, RatedResponse
 from armorm.conversations.messages import with_response
 from armorm.data import Loaded, generate_corpus, read_preferences, read_rated, separate_prompts
 from armorm.errors import ArmormError, StoreError
-from armorm.features import Backbone, FeatureStore, extract_features
+from armorm.features import Backbone, ExtractionSummary, FeatureStore, Process, extract_features
 from armorm.files import read_json, write_atomically, write_json
 from armorm.heads import (
     GateTraining,
@@ -59,6 +59,11 @@ def train(recipe: Recipe, output: str | Path, *, show_progress: bool = False) ->
     Raises:
         ArmormError: bad data, an unusable backbone, or leftovers of another run in ``output``.
     """
+    if Process.current().count > 1:
+        raise ArmormError(
+            "Training is for one process. Launch `armorm features` in several; then `armorm train` "
+            "with the same recipe and folder uses what they made."
+        )
     backbone = load_backbone(recipe)
     features_stage(recipe, output, backbone=backbone, show_progress=show_progress)
     fit_head_stage(recipe, output)
@@ -88,6 +93,8 @@ def features_stage(
         "shard_responses": recipe.features.shard_responses,
         "show_progress": show_progress,
     }
+    summaries: list[ExtractionSummary] = []
+    options["on_summary"] = summaries.append
     stores = {
         "rated": extract_features(
             rated.rows,
@@ -107,8 +114,9 @@ def features_stage(
             "too_long": store.manifest.skipped_rows,
             "prompts": store.manifest.prompts,
             "sha256": store.manifest.data_sha256,
+            "extraction": summary.as_dict(),
         }
-        for kind, store in stores.items()
+        for (kind, store), summary in zip(stores.items(), summaries, strict=True)
     }
     write_json(output / "data.json", {**account, "seconds": time.perf_counter() - started})
 

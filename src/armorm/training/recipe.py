@@ -37,8 +37,12 @@ class BackboneSection(Section):
         device: Default: a GPU where there is one.
         max_length: Most tokens of a conversation; default what the model was built for.
         overlong: ``error``, ``skip`` (counted) or ``drop_oldest_turns``.
-        batch_tokens: Most tokens run at once; default by device.
+        batch_tokens: Most tokens run at once; default by device, halved when memory runs out.
+        share_prompts: Compute each prompt once for all its responses, where that is exact.
         attn_implementation: Passed to transformers.
+        compile_model: Let ``torch.compile`` fuse what it can.
+        model_options: More arguments of ``AutoModel.from_pretrained``, such as ``device_map`` or
+            ``quantization_config``.
         trust_remote_code: Run Python code from the model folder.
     """
 
@@ -49,12 +53,15 @@ class BackboneSection(Section):
     max_length: int | None = Field(default=None, ge=8)
     overlong: OverlongPolicy = "skip"
     batch_tokens: int | None = Field(default=None, ge=1)
+    share_prompts: bool = True
     attn_implementation: str | None = None
+    compile_model: bool = False
+    model_options: dict[str, Any] = {}
     trust_remote_code: bool = False
 
     def options(self) -> dict[str, Any]:
         """Arguments of ``Backbone.from_pretrained``, the model's name left out."""
-        return self.model_dump(exclude={"model"})
+        return {**self.model_dump(exclude={"model", "model_options"}), **self.model_options}
 
 
 class DataSection(Section):
