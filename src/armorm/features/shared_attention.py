@@ -135,7 +135,8 @@ def register() -> None:
     from transformers import AttentionInterface
 
     # Compiled, its loops over trees would be compiled anew for every pack.
-    AttentionInterface.register(NAME, torch.compiler.disable(shared_attention))
+    uncompiled = torch.compiler.disable(shared_attention)  # type: ignore[no-untyped-call]
+    AttentionInterface.register(NAME, uncompiled)
 
 
 def shared_attention(
