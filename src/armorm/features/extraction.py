@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from armorm.conversations import EncodedPrompt, PreferencePair, RatedResponse, prompt_key
-from armorm.features.backbone import Backbone
+from armorm.features.engines import FeatureBackbone
 from armorm.features.store import (
     RATING_COLUMN,
     FeatureStore,
@@ -31,7 +31,7 @@ Rows = Sequence[Row]
 
 def extract_features(
     rows: Rows,
-    backbone: Backbone,
+    backbone: FeatureBackbone,
     path: str | Path,
     *,
     objectives: ObjectiveSet | None = None,
@@ -115,7 +115,7 @@ def _extract_shard(
     shard: int,
     members: Sequence[int],
     rows: Rows,
-    backbone: Backbone,
+    backbone: FeatureBackbone,
     writer: StoreWriter,
     objectives: Sequence[str],
     advance: Advance,

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from armorm.conversations import OverlongPolicy
 from armorm.data import DataSource, HeldOut, InvalidPolicy, generate_corpus
 from armorm.errors import RecipeError, did_you_mean, shorten
+from armorm.features import Engine
 from armorm.heads import PAPER_ALPHAS, GateOptions
 from armorm.heads.debiasing import Correlation, Negative
 from armorm.heads.gate_training import Precision
@@ -40,6 +41,8 @@ class BackboneSection(Section):
         batch_tokens: Most tokens run at once; default by device.
         attn_implementation: Passed to transformers.
         trust_remote_code: Run Python code from the model folder.
+        engine: What computes the features: ``transformers``, or ``vllm`` (docs/vllm.md).
+        engine_options: Arguments of ``vllm.LLM``, such as ``tensor_parallel_size``.
     """
 
     model: str = "builtin"
@@ -51,10 +54,23 @@ class BackboneSection(Section):
     batch_tokens: int | None = Field(default=None, ge=1)
     attn_implementation: str | None = None
     trust_remote_code: bool = False
+    engine: Engine = "transformers"
+    engine_options: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _engine_takes_options(self) -> BackboneSection:
+        if self.engine_options and self.engine == "transformers":
+            raise ValueError("engine_options need engine: vllm")
+        return self
 
     def options(self) -> dict[str, Any]:
         """Arguments of ``Backbone.from_pretrained``, the model's name left out."""
-        return self.model_dump(exclude={"model"})
+        return self.model_dump(exclude={"model", "engine", "engine_options"})
+
+    def engine_arguments(self) -> dict[str, Any]:
+        """Arguments of ``load_engine``, the model's name left out."""
+        chosen = {"engine": self.engine, "engine_options": self.engine_options}
+        return {**self.options(), **(chosen if self.engine != "transformers" else {})}
 
 
 class DataSection(Section):
