@@ -11,6 +11,8 @@ from armorm.cli.options import (
     BatchTokens,
     Device,
     Dtype,
+    EngineChoice,
+    EngineOptions,
     Json,
     MaxLength,
     ModelArgument,
@@ -59,6 +61,8 @@ def score(
     max_length: MaxLength = None,
     overlong: OverlongOption = "error",
     batch_tokens: BatchTokens = None,
+    engine: EngineChoice = "transformers",
+    engine_option: EngineOptions = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -77,6 +81,8 @@ def score(
         overlong=overlong,
         batch_tokens=batch_tokens,
         steer=steer,
+        engine=engine,
+        engine_options=engine_option,
     )
     summary = score_file(
         loaded, source, output, skip_invalid=skip_invalid, show_progress=show_progress(quiet)
@@ -164,6 +170,8 @@ def evaluate(
     max_length: MaxLength = None,
     overlong: OverlongOption = "skip",
     batch_tokens: BatchTokens = None,
+    engine: EngineChoice = "transformers",
+    engine_option: EngineOptions = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -187,6 +195,8 @@ def evaluate(
         overlong=overlong,
         batch_tokens=batch_tokens,
         steer=steer,
+        engine=engine,
+        engine_options=engine_option,
     )
     scored = score_pairs(loaded, pairs.rows, show_progress=show_progress(quiet))
     if rewardbench is not None:

@@ -14,18 +14,13 @@ from armorm.errors import ArmormError, CheckpointError
 from armorm.features.processes import Process
 from armorm.features.running import BackboneFeatures, ModelRunner
 from armorm.files import sha256_of_files, sha256_of_json
+from armorm.hub import HEAD_PREFIXES, OTHER_HEADS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Everything a decoder needs, and nothing that could run: no pickled weights, no Python files.
 MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
-
-# Parts of a gated reward model that are not part of its backbone.
-HEAD_PREFIXES = ("regression_layer.", "gating.", "reward_transform_matrix")
-
-# Heads that a language model or a Bradley–Terry model puts on the same body.
-OTHER_HEADS = ("lm_head.", "score.", "value_head.", "v_head.")
 
 # On a CPU small batches stay in the cache; a GPU wants as much as fits.
 BATCH_TOKENS = {"cpu": 1024, "cuda": 32768, "mps": 8192}
@@ -71,7 +66,15 @@ class Backbone:
             batch_tokens or BATCH_TOKENS.get(self.device.type, 8192),
             share_prompts=share_prompts,
         )
-        self.identity = self._identify()
+        self.identity = identify(
+            name=name,
+            revision=getattr(model.config, "_commit_hash", None),
+            architecture=model.config.model_type,
+            hidden_size=self.hidden_size,
+            folder=folder,
+            encoder=self.encoder,
+            dtype=str(model.dtype),
+        )
 
     @classmethod
     def from_pretrained(
@@ -162,6 +165,13 @@ class Backbone:
     def hidden_size(self) -> int:
         return self.runner.hidden_size
 
+    @property
+    def quantized(self) -> bool:
+        return hasattr(self.model.config, "quantization_config")
+
+    def close(self) -> None:
+        """Nothing runs besides this object: its memory goes with it."""
+
     def features(
         self, prompts: Sequence[EncodedPrompt], advance: Callable[[int], None] | None = None
     ) -> BackboneFeatures:
@@ -179,19 +189,29 @@ class Backbone:
         """
         return self.runner.run(prompts, advance)
 
-    def _identify(self) -> dict[str, Any]:
-        weights = sorted(self.folder.glob("*.safetensors"))
-        return {
-            "name": self.name,
-            "revision": getattr(self.model.config, "_commit_hash", None),
-            "architecture": self.model.config.model_type,
-            "hidden_size": self.hidden_size,
-            "weights_sha256": sha256_of_files(weights),
-            "tokenizer_sha256": _hash_tokenizer(self.tokenizer),
-            "template_sha256": sha256_of_json(self.encoder.template),
-            "dtype": str(self.model.dtype).removeprefix("torch."),
-            "boundary_pattern": list(self.encoder.boundary_pattern),
-        }
+
+def identify(
+    *,
+    name: str,
+    revision: str | None,
+    architecture: str,
+    hidden_size: int,
+    folder: Path,
+    encoder: ConversationEncoder,
+    dtype: str,
+) -> dict[str, Any]:
+    """What the features of a model folder depend on, whichever engine computes them."""
+    return {
+        "name": name,
+        "revision": revision,
+        "architecture": architecture,
+        "hidden_size": hidden_size,
+        "weights_sha256": sha256_of_files(sorted(folder.glob("*.safetensors"))),
+        "tokenizer_sha256": _hash_tokenizer(encoder.tokenizer),
+        "template_sha256": sha256_of_json(encoder.template),
+        "dtype": dtype.removeprefix("torch."),
+        "boundary_pattern": list(encoder.boundary_pattern),
+    }
 
 
 def resolve_model_folder(name_or_path: str | Path, revision: str | None = None) -> Path:

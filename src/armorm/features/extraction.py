@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from armorm.conversations import EncodedPrompt, PreferencePair, RatedResponse, prompt_key
-from armorm.features.backbone import Backbone
+from armorm.features.engines import FeatureBackbone
 from armorm.features.processes import Process
 from armorm.features.store import (
     RATING_COLUMN,
@@ -69,7 +69,7 @@ class ExtractionSummary:
 
 def extract_features(
     rows: Rows,
-    backbone: Backbone,
+    backbone: FeatureBackbone,
     path: str | Path,
     *,
     objectives: ObjectiveSet | None = None,
@@ -159,7 +159,7 @@ class ExtractionWork:
 
 def plan_work(
     rows: Rows,
-    backbone: Backbone,
+    backbone: FeatureBackbone,
     path: str | Path,
     *,
     objectives: ObjectiveSet | None = None,
@@ -184,7 +184,7 @@ def plan_work(
 
 
 def _extract_shards(
-    work: ExtractionWork, backbone: Backbone, process: Process, advance: Advance
+    work: ExtractionWork, backbone: FeatureBackbone, process: Process, advance: Advance
 ) -> Counter[str]:
     """Make the shards of this process that are not done yet; returns what was computed.
 
@@ -223,14 +223,18 @@ class EncodedShard:
     conversations: list[EncodedPrompt | None]
 
 
-def encode_shard(members: list[tuple[int, Row]], backbone: Backbone) -> EncodedShard:
+def encode_shard(members: list[tuple[int, Row]], backbone: FeatureBackbone) -> EncodedShard:
     """Render and tokenise the rows of a shard."""
     encode = backbone.encoder.encode
     return EncodedShard(members, [encode(row.prompt, row.responses) for _, row in members])
 
 
 def extract_shard(
-    shard: int, encoded: EncodedShard, backbone: Backbone, writer: StoreWriter, advance: Advance
+    shard: int,
+    encoded: EncodedShard,
+    backbone: FeatureBackbone,
+    writer: StoreWriter,
+    advance: Advance,
 ) -> Counter[str]:
     """Compute and write one shard; returns how much was computed."""
     objectives = [objective.name for objective in writer.manifest.objectives]
