@@ -13,11 +13,12 @@ import json
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ from armorm.features import (
     extract_features,
     load_engine,
 )
+from armorm.features.extraction import Rows
 from armorm.files import read_json, write_atomically, write_json
 from armorm.heads import (
     GateTraining,
@@ -47,6 +49,7 @@ from armorm.heads import (
 from armorm.heads.metrics import RegressionFit, regression_fits
 from armorm.model import RewardModel
 from armorm.model.checkpoint import Heads
+from armorm.objectives import ObjectiveSet
 from armorm.training.curves import curve_log
 from armorm.training.metrics import run_metrics
 from armorm.training.recipe import Recipe
@@ -86,6 +89,15 @@ def load_backbone(recipe: Recipe) -> Backbone:
     return Backbone.from_pretrained(recipe.backbone.model, **recipe.backbone.options())
 
 
+@runtime_checkable
+class MakeStore(Protocol):
+    """Makes a feature store of rows. See :func:`armorm.extract_features`."""
+
+    def __call__(
+        self, rows: Rows, *, path: Path, objectives: ObjectiveSet | None = None, **options: Any
+    ) -> FeatureStore: ...
+
+
 @contextmanager
 def feature_engine(
     recipe: Recipe, backbone: FeatureBackbone | None = None
@@ -104,9 +116,18 @@ def features_stage(
     output: str | Path,
     *,
     backbone: FeatureBackbone | None = None,
+    make_store: MakeStore | None = None,
     show_progress: bool = False,
 ) -> None:
-    """Read the data, extract the features of both stages, and account for every row."""
+    """Read the data, extract the features of both stages, and account for every row.
+
+    Args:
+        recipe: What to do.
+        output: The run folder.
+        backbone: The recipe's backbone, where it is loaded already.
+        make_store: What extracts, if not this process; see :mod:`armorm.scaling`.
+        show_progress: Draw progress bars on standard error.
+    """
     output = Path(output)
     started = time.perf_counter()
     rated, pairs = read_data(recipe, output)
@@ -119,18 +140,13 @@ def features_stage(
     }
     summaries: list[ExtractionSummary] = []
     options["on_summary"] = summaries.append
-    with feature_engine(recipe, backbone) as engine:
+    folder = output / "features"
+    with nullcontext(make_store) if make_store else _extraction_here(recipe, backbone) as make:
         stores = {
-            "rated": extract_features(
-                rated.rows,
-                engine,
-                output / "features" / "rated",
-                objectives=recipe.objective_set(),
-                **options,
+            "rated": make(
+                rated.rows, path=folder / "rated", objectives=recipe.objective_set(), **options
             ),
-            "preferences": extract_features(
-                pairs.rows, engine, output / "features" / "preferences", **options
-            ),
+            "preferences": make(pairs.rows, path=folder / "preferences", **options),
         }
     tallies = {"rated": rated.tally, "preferences": pairs.tally}
     account = {
@@ -144,6 +160,12 @@ def features_stage(
         for (kind, store), summary in zip(stores.items(), summaries, strict=True)
     }
     write_json(output / "data.json", {**account, "seconds": time.perf_counter() - started})
+
+
+@contextmanager
+def _extraction_here(recipe: Recipe, backbone: FeatureBackbone | None) -> Iterator[MakeStore]:
+    with feature_engine(recipe, backbone) as engine:
+        yield partial(extract_features, backbone=engine)
 
 
 def read_data(recipe: Recipe, output: Path) -> tuple[Loaded[RatedResponse], Loaded[PreferencePair]]:
