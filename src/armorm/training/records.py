@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,12 @@ def save_head(
     head: RewardHead,
     objectives: ObjectiveSet,
     fits: list[RegressionFit],
+    uncertainty: dict[str, Any],
+    alphas: Sequence[float],
     seconds: float,
 ) -> None:
-    """Write the regression layer in float64, and how well it predicts held-out ratings."""
+    """Write the regression layer in float64, how well it predicts held-out ratings, and how well
+    it knows how well."""
     write_atomically(
         folder / "head.safetensors", save({"regression_layer.weight": np.asarray(head.weight)})
     )
@@ -38,7 +42,9 @@ def save_head(
             }
             for i, (name, fit) in enumerate(zip(objectives.names, fits, strict=True))
         },
+        "alphas": list(alphas),
         "selection_errors": head.selection_errors,
+        "uncertainty": uncertainty,
         "seconds": seconds,
     }
     write_json(folder / "head.json", report)
