@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from armorm.cli.options import (
+    TEXT_HELP,
     BatchTokens,
     Device,
     Dtype,
@@ -26,8 +27,6 @@ from armorm.cli.options import (
 
 if TYPE_CHECKING:
     from armorm.data import DataSource
-
-TEXT_HELP = "Text, or @FILE."
 
 
 def register(app: typer.Typer) -> None:
@@ -59,6 +58,10 @@ def score(
     max_length: MaxLength = None,
     overlong: OverlongOption = "error",
     batch_tokens: BatchTokens = None,
+    uncertainty: Annotated[
+        bool,
+        typer.Option("--uncertainty", help="Also deviations, score_deviation, novelty, novel."),
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -79,7 +82,12 @@ def score(
         steer=steer,
     )
     summary = score_file(
-        loaded, source, output, skip_invalid=skip_invalid, show_progress=show_progress(quiet)
+        loaded,
+        source,
+        output,
+        uncertainty=uncertainty,
+        skip_invalid=skip_invalid,
+        show_progress=show_progress(quiet),
     )
     if as_json:
         print_json(summary.as_dict())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from armorm.conversations import EncodedPrompt, PreferencePair, RatedResponse, prompt_key
@@ -111,6 +111,11 @@ def hash_rows(rows: Rows) -> str:
     return digest.hexdigest()
 
 
+def content_key(prompt: str, response: str, ratings: Mapping[str, float]) -> str:
+    """What a rated row is known by: a hash of its prompt's key, its response and its ratings."""
+    return sha256_of_json([prompt, response, dict(ratings)])[:32]
+
+
 def _extract_shard(
     shard: int,
     members: Sequence[int],
@@ -188,7 +193,7 @@ def _index_lines(
                 "side": side,
                 "id": row.id,
                 "prompt_key": key,
-                "content_key": sha256_of_json([key, text, dict(ratings)])[:32],
+                "content_key": content_key(key, text, ratings),
                 "source": row.source,
                 "subset": subset,
                 "held_out": row.held_out,

@@ -295,4 +295,3 @@ def _check_finite(features: Float[np.ndarray, "rows features"]) -> None:
             f"Feature row {int(np.argmax(suspicious))} is not finite. Did the backbone overflow? "
             "Try bfloat16 or float32 instead of float16."
         )
-

@@ -166,9 +166,7 @@ class RewardModel:
         steering = factors if isinstance(factors, Steering) else Steering(dict(factors))
         return RewardModel(self.backbone, self.heads, steering, self.uncertainty)
 
-    def score(
-        self, conversations: Sequence[Conversation], *, uncertainty: bool = False
-    ) -> Rewards:
+    def score(self, conversations: Sequence[Conversation], *, uncertainty: bool = False) -> Rewards:
         """Score conversations, each a list of messages that ends with the assistant's.
 
         Args:

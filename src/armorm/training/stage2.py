@@ -64,9 +64,7 @@ def reference_responses(recipe: Recipe, pairs: PairIndex) -> Int[np.ndarray, " r
     return responses_of(pairs, reference)
 
 
-def responses_of(
-    pairs: PairIndex, chosen: npt.NDArray[np.bool_]
-) -> Int[np.ndarray, " responses"]:
+def responses_of(pairs: PairIndex, chosen: npt.NDArray[np.bool_]) -> Int[np.ndarray, " responses"]:
     """Numbers of the responses of some pairs, each once."""
     responses: Int[np.ndarray, " responses"] = np.unique(
         np.concatenate([pairs.chosen[chosen], pairs.rejected[chosen]])

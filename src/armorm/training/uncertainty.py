@@ -60,7 +60,9 @@ def save_uncertainty(
 def load_uncertainty(folder: Path) -> ModelUncertainty | None:
     """What :func:`save_uncertainty` wrote, for the model; ``None`` where it left none."""
     file = folder / FILE
-    return ModelUncertainty(HeadUncertainty.from_bytes(file.read_bytes())) if file.exists() else None
+    return (
+        ModelUncertainty(HeadUncertainty.from_bytes(file.read_bytes())) if file.exists() else None
+    )
 
 
 def _held_out_rows(
