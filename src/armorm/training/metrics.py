@@ -126,7 +126,7 @@ def _verbosity_spearman(
 
 
 def _mean_by(
-    group: npt.NDArray[np.str_],
+    group: npt.NDArray[Any],
     coefficients: Float[np.ndarray, "pairs objectives"],
     objectives: ObjectiveSet,
 ) -> dict[str, dict[str, float]]:
