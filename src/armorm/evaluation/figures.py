@@ -148,7 +148,8 @@ def penalty_figure(
     from matplotlib import colormaps
 
     figure, axes = _figure(7.0, max(3.0, 0.3 + 0.18 * len(names)))
-    axes.set_prop_cycle(color=colormaps["tab10" if len(names) <= 10 else "tab20"].colors)
+    distinct = 10 if len(names) <= 10 else 20
+    axes.set_prop_cycle(color=colormaps[f"tab{distinct}"](range(distinct)))
     for name, row in zip(names, errors, strict=True):
         axes.plot(alphas, [error / min(row) for error in row], marker="o", markersize=3, label=name)
     axes.set_xscale("log")

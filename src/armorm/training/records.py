@@ -17,6 +17,9 @@ from armorm.heads import RewardHead
 from armorm.heads.metrics import RegressionFit
 from armorm.objectives import ObjectiveSet
 
+REPORTED = {"objectives", "alphas", "selection_errors", "uncertainty"}
+"""What later stages read in ``head.json``; builds before the release wrote less."""
+
 
 def save_head(
     folder: Path,
@@ -59,6 +62,8 @@ def load_head(folder: Path) -> tuple[RewardHead, dict[str, Any]]:
     try:
         weight = load_file(folder / "head.safetensors")["regression_layer.weight"]
         report = read_json(folder / "head.json")
+        if lacking := sorted(REPORTED - report.keys()):
+            raise ValueError(f"head.json lacks {', '.join(lacking)}")
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise StoreError(
             f"{folder} holds no fitted head ({error}). Run `armorm fit-head` first."
