@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from armorm.cli.options import (
+    TEXT_HELP,
     BatchTokens,
     Device,
     Dtype,
@@ -28,8 +29,6 @@ from armorm.cli.options import (
 
 if TYPE_CHECKING:
     from armorm.data import DataSource
-
-TEXT_HELP = "Text, or @FILE."
 
 
 def register(app: typer.Typer) -> None:
@@ -63,6 +62,10 @@ def score(
     batch_tokens: BatchTokens = None,
     engine: EngineChoice = "transformers",
     engine_option: EngineOptions = None,
+    uncertainty: Annotated[
+        bool,
+        typer.Option("--uncertainty", help="Also deviations, score_deviation, novelty, novel."),
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -85,7 +88,12 @@ def score(
         engine_options=engine_option,
     )
     summary = score_file(
-        loaded, source, output, skip_invalid=skip_invalid, show_progress=show_progress(quiet)
+        loaded,
+        source,
+        output,
+        uncertainty=uncertainty,
+        skip_invalid=skip_invalid,
+        show_progress=show_progress(quiet),
     )
     if as_json:
         print_json(summary.as_dict())

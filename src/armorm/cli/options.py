@@ -14,6 +14,8 @@ from armorm.errors import RecipeError
 if TYPE_CHECKING:
     from armorm.model import RewardModel
 
+TEXT_HELP = "Text, or @FILE."
+
 Overlong = Literal["error", "skip", "drop_oldest_turns"]
 EngineName = Literal["transformers", "vllm"]
 

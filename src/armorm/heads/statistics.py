@@ -1,7 +1,7 @@
 """Sufficient statistics of masked ridge regression: all that stage 1 needs from the rows.
 
 Everything that ridge regression, its held-out errors and its uncertainty need from the data is
-X'X, X'r and r'r over the rows that rate an objective.  Rows that carry the same labels share one
+X'X, X'R and R'R over the rows that rate an objective.  Rows that carry the same labels share one
 X'X, so the sums are kept per *label pattern*: the paper's 19 objectives come in 8 patterns.  The
 sums add up over shards, machines and data sets, and subtract again, so the rows are read once and
 can be forgotten exactly.
@@ -21,6 +21,7 @@ from safetensors.numpy import save as save_safetensors
 from scipy.linalg import blas
 
 from armorm.errors import ArmormError, StoreError
+from armorm.heads.triangles import pack_triangle, unpack_triangle
 
 Pattern = tuple[int, ...]  # columns of the objectives that a row rates, ascending
 
@@ -34,14 +35,14 @@ class PatternStatistics:
         gram: X'X, its lower triangle in Fortran order as LAPACK reads it; above is zero.  Shape
             (features, features).
         moments: X'R over the pattern's objectives. Shape (features, rated).
-        squares: Sum of squared rewards per objective. Shape (rated,).
+        products: R'R: sums of products of rewards. Shape (rated, rated).
         sums: Sum of rewards per objective. Shape (rated,).
     """
 
     rows: int
     gram: Float[np.ndarray, "features features"]
     moments: Float[np.ndarray, "features rated"]
-    squares: Float[np.ndarray, " rated"]
+    products: Float[np.ndarray, "rated rated"]
     sums: Float[np.ndarray, " rated"]
 
     @classmethod
@@ -50,7 +51,7 @@ class PatternStatistics:
             0,
             np.zeros((features, features), order="F"),
             np.zeros((features, rated)),
-            np.zeros(rated),
+            np.zeros((rated, rated)),
             np.zeros(rated),
         )
 
@@ -65,7 +66,7 @@ class PatternStatistics:
         self.gram = blas.dsyrk(1.0, features.T, beta=1.0, c=self.gram, lower=True, overwrite_c=True)
         # In this order the narrow product reads the features along their rows: three times as fast.
         self.moments += (rewards.T @ features).T
-        self.squares += np.einsum("ij,ij->j", rewards, rewards)
+        self.products += rewards.T @ rewards
         self.sums += rewards.sum(axis=0)
 
     def add(self, other: PatternStatistics, sign: int = 1) -> None:
@@ -73,7 +74,7 @@ class PatternStatistics:
         self.rows += sign * other.rows
         self.gram += sign * other.gram
         self.moments += sign * other.moments
-        self.squares += sign * other.squares
+        self.products += sign * other.products
         self.sums += sign * other.sums
 
 
@@ -219,19 +220,20 @@ class RidgeStatistics:
     def squares(self, objective: int) -> float:
         """Sum of squared rewards over the rows that rate the objective."""
         patterns = self.patterns_rating(objective)
-        return float(sum(self.patterns[p].squares[p.index(objective)] for p in patterns))
+        places = {pattern: pattern.index(objective) for pattern in patterns}
+        return float(sum(self.patterns[p].products[i, i] for p, i in places.items()))
 
     def to_bytes(self) -> bytes:
         """A safetensors file: per pattern ``<columns>.gram`` (its lower triangle, row by row),
-        ``.moments``, ``.squares``, ``.sums`` and ``.rows``, where columns are as in ``0-2-3``."""
+        ``.moments``, ``.products``, ``.sums`` and ``.rows``, where columns are as in ``0-2-3``."""
         shape = np.array([self.features, self.objectives])
         tensors: dict[str, npt.NDArray[np.generic]] = {"shape": shape}
         for pattern, statistics in sorted(self.patterns.items()):
             name = "-".join(map(str, pattern))
             tensors[f"{name}.rows"] = np.array([statistics.rows])
-            tensors[f"{name}.gram"] = _pack(statistics.gram)
+            tensors[f"{name}.gram"] = pack_triangle(statistics.gram)
             tensors[f"{name}.moments"] = np.ascontiguousarray(statistics.moments)
-            tensors[f"{name}.squares"] = statistics.squares
+            tensors[f"{name}.products"] = statistics.products
             tensors[f"{name}.sums"] = statistics.sums
         content: bytes = save_safetensors(tensors)
         return content
@@ -253,9 +255,9 @@ class RidgeStatistics:
                     pattern = tuple(int(column) for column in name.split("-"))
                     statistics._patterns[pattern] = PatternStatistics(
                         int(tensors[key][0]),
-                        _unpack(tensors[f"{name}.gram"], features),
+                        unpack_triangle(tensors[f"{name}.gram"], features),
                         tensors[f"{name}.moments"],
-                        tensors[f"{name}.squares"],
+                        tensors[f"{name}.products"],
                         tensors[f"{name}.sums"],
                     )
         except (SafetensorError, KeyError, ValueError) as error:
@@ -293,22 +295,3 @@ def _check_finite(features: Float[np.ndarray, "rows features"]) -> None:
             f"Feature row {int(np.argmax(suspicious))} is not finite. Did the backbone overflow? "
             "Try bfloat16 or float32 instead of float16."
         )
-
-
-def _pack(gram: Float[np.ndarray, "features features"]) -> Float[np.ndarray, " packed"]:
-    size = len(gram)
-    packed = np.empty(size * (size + 1) // 2)
-    start = 0
-    for row in range(size):
-        packed[start : start + row + 1] = gram[row, : row + 1]
-        start += row + 1
-    return packed
-
-
-def _unpack(packed: Float[np.ndarray, " packed"], size: int) -> Float[np.ndarray, "size size"]:
-    gram = np.zeros((size, size), order="F")
-    start = 0
-    for row in range(size):
-        gram[row, : row + 1] = packed[start : start + row + 1]
-        start += row + 1
-    return gram

@@ -1,6 +1,7 @@
 """Recipes: a YAML file in, a model folder out."""
 
 from armorm.training.head_updates import head_errors, merge_heads, update_head
+from armorm.training.influence import head_influence
 from armorm.training.pipeline import features_stage, fit_gate_stage, fit_head_stage, train
 from armorm.training.preparation import prepare_data
 from armorm.training.recipe import Recipe
@@ -11,6 +12,7 @@ __all__ = [
     "fit_gate_stage",
     "fit_head_stage",
     "head_errors",
+    "head_influence",
     "merge_heads",
     "prepare_data",
     "train",

@@ -48,11 +48,13 @@ from armorm.heads.metrics import RegressionFit, regression_fits
 from armorm.model import RewardModel
 from armorm.model.checkpoint import Heads
 from armorm.training.curves import curve_log
+from armorm.training.debiasing_report import debiasing_report
 from armorm.training.metrics import run_metrics
 from armorm.training.recipe import Recipe
 from armorm.training.records import load_head, save_head
 from armorm.training.stage2 import debias, reward_pairs, seed_spread, split_validation
 from armorm.training.statistics import SELECTION, TRAIN, HeadStatistics
+from armorm.training.uncertainty import load_uncertainty, save_uncertainty
 
 
 def train(recipe: Recipe, output: str | Path, *, show_progress: bool = False) -> RewardModel:
@@ -191,9 +193,14 @@ def fit_head_of(
         recipe.head.alphas,
         objectives.names,
     )
-    fits = _held_out_fits(FeatureStore.open(output / "features" / "rated"), head)
+    store = FeatureStore.open(output / "features" / "rated")
+    fits = _held_out_fits(store, head)
     statistics.save(output / "head" / "statistics")
-    save_head(output / "head", head, objectives, fits, time.perf_counter() - started)
+    total = statistics.of_part(TRAIN) + statistics.of_part(SELECTION)
+    wanted = recipe.head.uncertainty
+    uncertainty = save_uncertainty(output / "head", total, head, objectives, store, wanted=wanted)
+    seconds = time.perf_counter() - started
+    save_head(output / "head", head, objectives, fits, uncertainty, recipe.head.alphas, seconds)
     return head
 
 
@@ -256,9 +263,11 @@ def fit_gate_stage(
     )
     metrics |= {
         "objectives": head_report["objectives"],
+        "head": {key: head_report[key] for key in ("alphas", "selection_errors", "uncertainty")},
         "seconds": {**seconds, "total": sum(seconds.values())},
         "data": {kind: data[kind] for kind in ("rated", "preferences")},
         "beta": gate.beta,
+        "debiasing": debiasing_report(recipe, store, rewards, pairs, debiasing),
         "gate_step": gate.step,
         "gate_curve": [asdict(point) for point in gate.curve],
         "gate_seeds": seed_spread(
@@ -266,7 +275,7 @@ def fit_gate_stage(
         ),
     }
     heads = _heads(recipe, head, debiasing, gate, metrics)
-    model = RewardModel(backbone, heads)
+    model = RewardModel(backbone, heads, uncertainty=load_uncertainty(output / "head"))
     model.save_pretrained(output / "model")
     write_json(output / "metrics.json", metrics)
     return model

@@ -122,10 +122,13 @@ class HeadSection(Section):
         alphas: Penalties to choose from, per objective.
         selection_fraction: Share of the training prompts that the penalty is chosen on; the
             head is then refitted on all training rows.
+        uncertainty: Keep with the model what it takes to say how sure it is: 2 d (d + 1) bytes
+            for each group of objectives that share their rows and penalty, and once more.
     """
 
     alphas: tuple[float, ...] = Field(default=PAPER_ALPHAS, min_length=1)
     selection_fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
+    uncertainty: bool = True
 
 
 class DebiasingSection(Section):
