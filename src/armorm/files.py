@@ -13,7 +13,7 @@ from typing import Any
 def write_atomically(path: Path, content: bytes) -> None:
     """Write beside the name, flush to the disk, then rename: a kill leaves no half file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -35,6 +35,15 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return value
+
+
+def sha256_of(path: Path) -> str | None:
+    """The hash of a file's content; ``None`` where there is no such file."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return None
 
 
 def sha256_of_files(paths: list[Path]) -> str:

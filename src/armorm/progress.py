@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol, runtime_checkable
 
-Advance = Callable[[float], None]
+
+@runtime_checkable
+class Advance(Protocol):
+    """Adds to what is done, and to the tokens that took."""
+
+    def __call__(self, amount: float, tokens: float = 0.0) -> None: ...
 
 
 @contextmanager
@@ -16,7 +22,7 @@ def progress_bar(description: str, total: float | None, unit: str, show: bool) -
         A function that adds to what is done.
     """
     if not show:
-        yield lambda _: None
+        yield _ignore
         return
     from rich.console import Console
     from rich.progress import (
@@ -34,7 +40,11 @@ def progress_bar(description: str, total: float | None, unit: str, show: bool) -
     class RateColumn(ProgressColumn):
         def render(self, task: Task) -> Text:
             speed = task.finished_speed or task.speed
-            return Text("" if speed is None else f"{speed:,.0f} {unit}/s", style="cyan")
+            rate = "" if speed is None else f"{speed:,.0f} {unit}/s"
+            tokens, seconds = task.fields["tokens"], task.elapsed
+            if tokens and seconds:
+                rate += f", {tokens / seconds:,.0f} tokens/s"
+            return Text(rate, style="cyan")
 
     columns = (
         TextColumn("[progress.description]{task.description}"),
@@ -47,5 +57,14 @@ def progress_bar(description: str, total: float | None, unit: str, show: bool) -
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(description, total=total)
-        yield lambda amount: progress.advance(task, amount)
+        task = progress.add_task(description, total=total, tokens=0.0)
+
+        def advance(amount: float, tokens: float = 0.0) -> None:
+            done = progress.tasks[task].fields["tokens"] + tokens
+            progress.update(task, advance=amount, tokens=done)
+
+        yield advance
+
+
+def _ignore(amount: float, tokens: float = 0.0) -> None:
+    """What advances a bar that is not shown."""

@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 
 from armorm import Backbone
 from armorm.errors import CheckpointError
-from armorm.features.batching import plan_batches
 
 PROMPTS = [
     [{"role": "user", "content": "what is the capital of France ?"}],
@@ -49,15 +48,6 @@ def test_states_equal_one_sequence_at_a_time(tiny_folder, batch_tokens):
     torch.testing.assert_close(
         features.prompts, torch.stack(at_boundary), rtol=0, atol=1e-5 * scale
     )
-
-
-def test_batches_hold_every_sequence_once_within_the_budget():
-    lengths = [5, 90, 3, 3, 40, 41, 7, 200]
-    batches = plan_batches(lengths, max_tokens=100)
-    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
-    for batch in batches:
-        padded = len(batch) * max(lengths[i] for i in batch)
-        assert padded <= 100 or len(batch) == 1
 
 
 def test_identity_changes_with_weights_and_template(tiny_folder, tiny_backbone, tmp_path):

@@ -1,15 +1,8 @@
-"""The feature store: what goes in comes out, and a kill loses nothing."""
+"""The feature store: what goes in comes out."""
 
 from __future__ import annotations
 
-import hashlib
-import os
 import random
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -19,7 +12,6 @@ from safetensors.torch import load_file
 
 from armorm import (
     Backbone,
-    FeatureStore,
     Objective,
     ObjectiveSet,
     PreferencePair,
@@ -155,82 +147,6 @@ def test_too_long_rows_are_counted_and_stay_in_the_index(tiny_folder, tmp_path):
     assert [line["id"] for line in skipped] == ["long", "long"]
 
 
-def _hashes(folder: Path) -> dict[str, str]:
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
-
-
-KILLED = """
-import sys, torch
-from pathlib import Path
-torch.set_num_threads(1)
-from armorm import Backbone, extract_features
-from tests.features.test_store import OBJECTIVES, make_rated
-backbone = Backbone.from_pretrained(sys.argv[1], dtype="float32", device="cpu", batch_tokens=64)
-print("ready", flush=True)
-extract_features(make_rated(400), backbone, Path(sys.argv[2]), objectives=OBJECTIVES,
-                 shard_responses=5)
-"""
-
-
-def test_killed_at_any_instant_it_resumes_to_the_same_bytes(tiny_folder, tmp_path):
-    """SIGKILL at random instants of a real process, then the same call again."""
-    backbone = Backbone.from_pretrained(tiny_folder, dtype="float32", device="cpu", batch_tokens=64)
-    options = {"objectives": OBJECTIVES, "shard_responses": 5}
-    extract_features(make_rated(400), backbone, tmp_path / "whole", **options)
-    generator = random.Random(0)
-    kills = 0
-    for _ in range(4):
-        process = subprocess.Popen(
-            [sys.executable, "-c", KILLED, str(tiny_folder), str(tmp_path / "killed")],
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": "."},
-        )
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-        time.sleep(generator.uniform(0.05, 0.5))
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.wait()
-        process.stdout.close()
-    assert kills >= 1
-    assert (tmp_path / "killed" / "manifest.json").exists()
-    extract_features(make_rated(400), backbone, tmp_path / "killed", **options)
-    assert _hashes(tmp_path / "killed") == _hashes(tmp_path / "whole")
-
-
-def test_a_damaged_shard_is_made_again(tiny_backbone, tmp_path):
-    rows, folder = make_rated(), tmp_path / "s"
-    options = {"objectives": OBJECTIVES, "shard_responses": 7}
-    extract_features(rows, tiny_backbone, tmp_path / "whole", **options)
-
-    class InterruptedRunError(Exception):
-        pass
-
-    calls = 0
-    original = tiny_backbone.features
-
-    def stop_at_third(*args, **keywords):
-        nonlocal calls
-        calls += 1
-        if calls == 3:
-            raise InterruptedRunError
-        return original(*args, **keywords)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny_backbone, "features", stop_at_third)
-        with pytest.raises(InterruptedRunError):
-            extract_features(rows, tiny_backbone, folder, **options)
-    with pytest.raises(StoreError, match="unfinished"):
-        FeatureStore.open(folder)
-    shard = sorted(folder.glob("features-*"))[0]
-    content = bytearray(shard.read_bytes())
-    content[-1] ^= 1
-    shard.write_bytes(content)
-    extract_features(rows, tiny_backbone, folder, **options)
-    assert _hashes(folder) == _hashes(tmp_path / "whole")
-
-
 def test_a_store_made_with_other_settings_is_refused_by_name(tiny_backbone, tiny_folder, tmp_path):
     folder = tmp_path / "s"
     extract_features(make_pairs(), tiny_backbone, folder)
@@ -241,11 +157,3 @@ def test_a_store_made_with_other_settings_is_refused_by_name(tiny_backbone, tiny
     other = Backbone.from_pretrained(tiny_folder, dtype="bfloat16", device="cpu")
     with pytest.raises(StoreError, match=r"backbone\.dtype: 'float32' in the store"):
         extract_features(make_pairs(), other, folder)
-
-
-def test_a_cut_shard_of_a_finished_store_is_refused(tiny_backbone, tmp_path):
-    extract_features(make_pairs(), tiny_backbone, tmp_path / "s")
-    shard = next((tmp_path / "s").glob("features-*"))
-    shard.write_bytes(shard.read_bytes()[:-10])
-    with pytest.raises(StoreError, match="missing or damaged"):
-        FeatureStore.open(tmp_path / "s")

@@ -1,10 +1,12 @@
 """The command line: parsing and printing only.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or recipe, 3 invalid input, 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 wrong usage or recipe, 3 invalid input, 130 interrupted (SIGINT),
+143 terminated (SIGTERM).
 """
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Annotated
 
@@ -51,6 +53,7 @@ def _root(
 
 def main() -> None:
     """Run the command line; deliberate errors become a message and an exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
     except ArmormError as error:
@@ -59,6 +62,13 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; the same command goes on where it stopped\n")
         sys.exit(130)
+
+
+def _terminate(signal_number: int, frame: object) -> None:
+    """End as an interruption does, so that files and processes are closed in order."""
+    del frame
+    sys.stderr.write("terminated; the same command goes on where it stopped\n")
+    sys.exit(128 + signal_number)
 
 
 def _exit_code(error: ArmormError) -> int:

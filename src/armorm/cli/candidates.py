@@ -11,6 +11,8 @@ from armorm.cli.options import (
     BatchTokens,
     Device,
     Dtype,
+    EngineChoice,
+    EngineOptions,
     Json,
     MaxLength,
     ModelArgument,
@@ -59,6 +61,8 @@ def annotate(
     max_length: MaxLength = None,
     overlong: OverlongOption = "error",
     batch_tokens: BatchTokens = None,
+    engine: EngineChoice = "transformers",
+    engine_option: EngineOptions = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -76,6 +80,8 @@ def annotate(
         overlong=overlong,
         batch_tokens=batch_tokens,
         steer=steer,
+        engine=engine,
+        engine_options=engine_option,
     )
     summary = annotate_file(
         loaded,
@@ -105,6 +111,8 @@ def best_of(
     max_length: MaxLength = None,
     overlong: OverlongOption = "error",
     batch_tokens: BatchTokens = None,
+    engine: EngineChoice = "transformers",
+    engine_option: EngineOptions = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -122,6 +130,8 @@ def best_of(
         overlong=overlong,
         batch_tokens=batch_tokens,
         steer=steer,
+        engine=engine,
+        engine_options=engine_option,
     )
     summary = best_of_file(
         loaded,

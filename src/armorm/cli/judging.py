@@ -12,6 +12,8 @@ from armorm.cli.options import (
     BatchTokens,
     Device,
     Dtype,
+    EngineChoice,
+    EngineOptions,
     Json,
     MaxLength,
     ModelArgument,
@@ -62,6 +64,8 @@ def score(
         bool,
         typer.Option("--uncertainty", help="Also deviations, score_deviation, novelty, novel."),
     ] = False,
+    engine: EngineChoice = "transformers",
+    engine_option: EngineOptions = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -80,6 +84,8 @@ def score(
         overlong=overlong,
         batch_tokens=batch_tokens,
         steer=steer,
+        engine=engine,
+        engine_options=engine_option,
     )
     summary = score_file(
         loaded,
@@ -172,6 +178,8 @@ def evaluate(
     max_length: MaxLength = None,
     overlong: OverlongOption = "skip",
     batch_tokens: BatchTokens = None,
+    engine: EngineChoice = "transformers",
+    engine_option: EngineOptions = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -195,6 +203,8 @@ def evaluate(
         overlong=overlong,
         batch_tokens=batch_tokens,
         steer=steer,
+        engine=engine,
+        engine_options=engine_option,
     )
     scored = score_pairs(loaded, pairs.rows, show_progress=show_progress(quiet))
     if rewardbench is not None:

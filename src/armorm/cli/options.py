@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 TEXT_HELP = "Text, or @FILE."
 
 Overlong = Literal["error", "skip", "drop_oldest_turns"]
+EngineName = Literal["transformers", "vllm"]
 
 RecipeArgument = Annotated[
     Path, typer.Argument(help="Recipe, a YAML file.", metavar="RECIPE", show_default=False)
@@ -42,6 +43,17 @@ MaxLength = Annotated[int | None, typer.Option(help="Most tokens of a conversati
 OverlongOption = Annotated[
     Overlong, typer.Option(help="What to do with longer conversations; text is never cut.")
 ]
+EngineChoice = Annotated[
+    EngineName, typer.Option("--engine", help="What runs the backbone; vllm is installed apart.")
+]
+EngineOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--engine-option",
+        help="For transformers: device_map=auto. For vllm: tensor_parallel_size=2.",
+        metavar="NAME=VALUE",
+    ),
+]
 BatchTokens = Annotated[int | None, typer.Option(help="Most tokens run at once.")]
 Steer = Annotated[
     list[str] | None,
@@ -63,6 +75,8 @@ def load_model(
     overlong: Overlong = "error",
     batch_tokens: int | None = None,
     steer: list[str] | None = None,
+    engine: EngineName = "transformers",
+    engine_options: list[str] | None = None,
 ) -> RewardModel:
     """Load a model with the options of the command line."""
     from armorm.model import RewardModel
@@ -76,6 +90,7 @@ def load_model(
         max_length=max_length,
         overlong=overlong,
         batch_tokens=batch_tokens,
+        **_engine_arguments(engine, engine_options),
     )
     return model.steer(_factors(steer)) if steer else model
 
@@ -99,6 +114,20 @@ def text_or_file(value: str) -> str:
 
 def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def _engine_arguments(engine: EngineName, options: list[str] | None) -> dict[str, Any]:
+    import yaml
+
+    pairs = [option.partition("=") for option in options or ()]
+    for name, separator, text in pairs:
+        if not separator or not name:
+            raise RecipeError(f"--engine-option {name}{text}: write it as name=value.")
+    try:
+        given = {name: yaml.safe_load(text) for name, _, text in pairs}
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--engine-option: a value is not YAML: {error}") from error
+    return given if engine == "transformers" else {"engine": engine, "engine_options": given}
 
 
 def _factors(steer: list[str]) -> dict[str, float]:

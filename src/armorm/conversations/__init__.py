@@ -16,6 +16,7 @@ from armorm.conversations.rendering import (
     EncodedPrompt,
     OverlongError,
     OverlongPolicy,
+    last_occurrence,
     unpad,
 )
 
@@ -28,6 +29,7 @@ __all__ = [
     "OverlongPolicy",
     "PreferencePair",
     "RatedResponse",
+    "last_occurrence",
     "located_in",
     "prompt_key",
     "unpad",

@@ -1,14 +1,22 @@
 """How text becomes tensors: the backbone, batching, the feature store, and extraction."""
 
-from armorm.features.backbone import Backbone, BackboneFeatures, resolve_model_folder
-from armorm.features.extraction import extract_features
+from armorm.features.backbone import Backbone, resolve_model_folder
+from armorm.features.engines import Engine, FeatureBackbone, load_engine
+from armorm.features.extraction import ExtractionSummary, extract_features
+from armorm.features.processes import Process
+from armorm.features.running import BackboneFeatures
 from armorm.features.store import FeatureStore, Manifest
 
 __all__ = [
     "Backbone",
     "BackboneFeatures",
+    "Engine",
+    "ExtractionSummary",
+    "FeatureBackbone",
     "FeatureStore",
     "Manifest",
+    "Process",
     "extract_features",
+    "load_engine",
     "resolve_model_folder",
 ]

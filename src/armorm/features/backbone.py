@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from armorm.conversations import ConversationEncoder, EncodedPrompt, OverlongPolicy
 from armorm.errors import ArmormError, CheckpointError
-from armorm.features.batching import plan_batches
+from armorm.features.processes import Process
+from armorm.features.running import BackboneFeatures, ModelRunner
 from armorm.files import sha256_of_files, sha256_of_json
+from armorm.hub import HEAD_PREFIXES, OTHER_HEADS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -23,27 +22,8 @@ if TYPE_CHECKING:
 # Everything a decoder needs, and nothing that could run: no pickled weights, no Python files.
 MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
 
-# Parts of a gated reward model that are not part of its backbone.
-HEAD_PREFIXES = ("regression_layer.", "gating.", "reward_transform_matrix")
-
-# Heads that a language model or a Bradley–Terry model puts on the same body.
-OTHER_HEADS = ("lm_head.", "score.", "value_head.", "v_head.")
-
 # On a CPU small batches stay in the cache; a GPU wants as much as fits.
 BATCH_TOKENS = {"cpu": 1024, "cuda": 32768, "mps": 8192}
-
-
-@dataclass(frozen=True, slots=True)
-class BackboneFeatures:
-    """Hidden states after the final norm, read at two tokens of each conversation.
-
-    Attributes:
-        prompts: At the prompt boundary, once per prompt. Shape (prompts, hidden).
-        responses: At the last token, prompt by prompt. Shape (responses, hidden).
-    """
-
-    prompts: Float[Tensor, "prompts hidden"]
-    responses: Float[Tensor, "responses hidden"]
 
 
 class Backbone:
@@ -68,6 +48,7 @@ class Backbone:
         max_length: int | None = None,
         overlong: OverlongPolicy = "error",
         batch_tokens: int | None = None,
+        share_prompts: bool = True,
     ) -> None:
         limit = getattr(model.config, "max_position_embeddings", None)
         self.model = model.eval().requires_grad_(False)
@@ -80,8 +61,20 @@ class Backbone:
         self.tokenizer.chat_template = self.encoder.template
         self.folder = folder
         self.name = name
-        self.batch_tokens = batch_tokens or BATCH_TOKENS.get(self.device.type, 8192)
-        self.identity = self._identify()
+        self.runner = ModelRunner(
+            self.model,
+            batch_tokens or BATCH_TOKENS.get(self.device.type, 8192),
+            share_prompts=share_prompts,
+        )
+        self.identity = identify(
+            name=name,
+            revision=getattr(model.config, "_commit_hash", None),
+            architecture=model.config.model_type,
+            hidden_size=self.hidden_size,
+            folder=folder,
+            encoder=self.encoder,
+            dtype=str(model.dtype),
+        )
 
     @classmethod
     def from_pretrained(
@@ -94,7 +87,9 @@ class Backbone:
         max_length: int | None = None,
         overlong: OverlongPolicy = "error",
         batch_tokens: int | None = None,
+        share_prompts: bool = True,
         attn_implementation: str | None = None,
+        compile_model: bool = False,
         trust_remote_code: bool = False,
         **model_options: Any,
     ) -> Backbone:
@@ -108,8 +103,11 @@ class Backbone:
             device: Default: a GPU where there is one.
             max_length: Most tokens of a conversation; default what the model was built for.
             overlong: See :class:`~armorm.conversations.ConversationEncoder`.
-            batch_tokens: Most tokens run at once, padding counted.
-            attn_implementation: Passed to transformers.
+            batch_tokens: Most tokens run at once; halved when memory runs out.
+            share_prompts: Compute each prompt once for all its responses, where that is exact.
+            attn_implementation: Passed to transformers; what runs in length-sorted batches uses it.
+            compile_model: Let ``torch.compile`` fuse the layers around the attention. The first
+                conversations then take a minute more.
             trust_remote_code: Run Python code from the model folder. Off unless asked for.
             **model_options: Passed to ``AutoModel.from_pretrained`` (``device_map``,
                 ``quantization_config`` …).
@@ -145,6 +143,8 @@ class Backbone:
         except (OSError, ValueError, KeyError) as error:
             raise CheckpointError(f"{name_or_path} cannot be loaded: {error}") from error
         _check_complete(str(name_or_path), report)
+        if compile_model:
+            model.compile(dynamic=True)
         return cls(
             model,
             tokenizer,
@@ -153,6 +153,7 @@ class Backbone:
             max_length=max_length,
             overlong=overlong,
             batch_tokens=batch_tokens,
+            share_prompts=share_prompts,
         )
 
     @property
@@ -162,63 +163,55 @@ class Backbone:
 
     @property
     def hidden_size(self) -> int:
-        size: int = self.model.config.get_text_config().hidden_size
-        return size
+        return self.runner.hidden_size
 
-    @torch.inference_mode()
+    @property
+    def quantized(self) -> bool:
+        return hasattr(self.model.config, "quantization_config")
+
+    def close(self) -> None:
+        """Nothing runs besides this object: its memory goes with it."""
+
     def features(
         self, prompts: Sequence[EncodedPrompt], advance: Callable[[int], None] | None = None
     ) -> BackboneFeatures:
         """Hidden states of encoded prompts and their responses, in float32 on the CPU.
 
-        Sequences run in right-padded batches without an attention mask: attention is causal, so
-        no token sees the padding behind it, and a state does not depend on its batch mates.
+        A prompt is computed once for all its responses where the model's attention allows it
+        (see :mod:`armorm.features.running`); no state depends on what else runs beside it.
 
         Args:
             prompts: What :meth:`ConversationEncoder.encode` returns.
-            advance: Called with the number of tokens after each batch.
+            advance: Called with a number of tokens after each step.
+
+        Raises:
+            OutOfMemoryError: a single conversation does not fit into memory.
         """
-        sequences = [ids for prompt in prompts for ids in prompt.sequences]
-        owner = [i for i, prompt in enumerate(prompts) for _ in prompt.sequences]
-        at_boundary = torch.empty(len(prompts), self.hidden_size)
-        at_end = torch.empty(len(sequences), self.hidden_size)
-        lengths = [len(ids) for ids in sequences]
-        first_of = {owner[i]: i for i in reversed(range(len(sequences)))}
-        for batch in plan_batches(lengths, self.batch_tokens):
-            states = self._last_hidden_states([sequences[i] for i in batch])
-            ends = torch.tensor([lengths[i] - 1 for i in batch], device=states.device)
-            rows = torch.arange(len(batch), device=states.device)
-            at_end[batch] = states[rows, ends].float().cpu()
-            for row, i in enumerate(batch):
-                if first_of[owner[i]] == i:
-                    boundary = prompts[owner[i]].boundary
-                    at_boundary[owner[i]] = states[row, boundary].float().cpu()
-            if advance is not None:
-                advance(sum(lengths[i] for i in batch))
-        return BackboneFeatures(at_boundary, at_end)
+        return self.runner.run(prompts, advance)
 
-    def _last_hidden_states(
-        self, sequences: Sequence[Sequence[int]]
-    ) -> Float[Tensor, "sequences tokens hidden"]:
-        width = max(map(len, sequences))
-        padded = [[*ids, *[0] * (width - len(ids))] for ids in sequences]
-        ids = torch.tensor(padded, device=self.device)
-        states: Tensor = self.model(input_ids=ids, use_cache=False).last_hidden_state
-        return states
 
-    def _identify(self) -> dict[str, Any]:
-        weights = sorted(self.folder.glob("*.safetensors"))
-        return {
-            "name": self.name,
-            "revision": getattr(self.model.config, "_commit_hash", None),
-            "architecture": self.model.config.model_type,
-            "hidden_size": self.hidden_size,
-            "weights_sha256": sha256_of_files(weights),
-            "tokenizer_sha256": _hash_tokenizer(self.tokenizer),
-            "template_sha256": sha256_of_json(self.encoder.template),
-            "dtype": str(self.model.dtype).removeprefix("torch."),
-            "boundary_pattern": list(self.encoder.boundary_pattern),
-        }
+def identify(
+    *,
+    name: str,
+    revision: str | None,
+    architecture: str,
+    hidden_size: int,
+    folder: Path,
+    encoder: ConversationEncoder,
+    dtype: str,
+) -> dict[str, Any]:
+    """What the features of a model folder depend on, whichever engine computes them."""
+    return {
+        "name": name,
+        "revision": revision,
+        "architecture": architecture,
+        "hidden_size": hidden_size,
+        "weights_sha256": sha256_of_files(sorted(folder.glob("*.safetensors"))),
+        "tokenizer_sha256": _hash_tokenizer(encoder.tokenizer),
+        "template_sha256": sha256_of_json(encoder.template),
+        "dtype": dtype.removeprefix("torch."),
+        "boundary_pattern": list(encoder.boundary_pattern),
+    }
 
 
 def resolve_model_folder(name_or_path: str | Path, revision: str | None = None) -> Path:
@@ -248,8 +241,9 @@ def resolve_model_folder(name_or_path: str | Path, revision: str | None = None) 
 
 
 def default_device() -> str:
+    """A GPU where there is one; each process of a launch has its own."""
     if torch.cuda.is_available():
-        return "cuda"
+        return f"cuda:{Process.current().local_rank}"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 

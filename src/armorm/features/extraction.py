@@ -9,11 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from armorm.conversations import EncodedPrompt, PreferencePair, RatedResponse, prompt_key
-from armorm.features.backbone import Backbone
+from armorm.features.engines import FeatureBackbone
+from armorm.features.processes import Process
 from armorm.features.store import (
     RATING_COLUMN,
     FeatureStore,
@@ -29,58 +35,228 @@ Row = RatedResponse | PreferencePair
 Rows = Sequence[Row]
 
 
+@dataclass(frozen=True, slots=True)
+class ExtractionSummary:
+    """What one run of an extraction did.
+
+    Attributes:
+        shards: Shards of the store.
+        resumed_shards: Shards that an earlier run, or another process, made.
+        responses: Responses whose features this run computed.
+        prompts: Their prompts.
+        tokens: Their tokens, each conversation counted whole.
+        computed_tokens: Tokens that went through the model; fewer where prompts are shared, 0
+            where the engine does not tell.
+        seconds: Time of this run.
+    """
+
+    shards: int
+    resumed_shards: int
+    responses: int
+    prompts: int
+    tokens: int
+    computed_tokens: int
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready, with rates."""
+        rates = {
+            "responses_per_second": self.responses / self.seconds,
+            "tokens_per_second": self.tokens / self.seconds,
+        }
+        return {**asdict(self), **rates}
+
+
 def extract_features(
     rows: Rows,
-    backbone: Backbone,
+    backbone: FeatureBackbone,
     path: str | Path,
     *,
     objectives: ObjectiveSet | None = None,
     feature_dtype: str = "float32",
     shard_responses: int = 2048,
     show_progress: bool = False,
+    on_summary: Callable[[ExtractionSummary], None] | None = None,
 ) -> FeatureStore:
     """Compute and store the features of rated responses or preference pairs.
+
+    Under ``accelerate launch`` or ``torchrun`` each process makes its share of the shards, on a
+    GPU of its own, and all return the same store.
 
     Args:
         rows: All of one kind.
         backbone: The frozen model.
-        path: Folder of the store.  A finished one is returned as it is; an unfinished one is
-            taken up after its last whole shard.
+        path: Folder of the store.  A finished one is returned as it is (damaged shards are made
+            anew); an unfinished one is taken up where it was left.
         objectives: The objectives of rated rows; their ratings go into the index.
         feature_dtype: ``float32``, ``bfloat16`` or ``float16`` on disk.
         shard_responses: A shard is closed when it holds this many responses.
         show_progress: Draw a progress bar on standard error.
+        on_summary: Called with what this run did.
 
     Raises:
-        StoreError: the folder holds a store of another backbone, template, dtype or data.
+        StoreError: the folder holds a store of another backbone, template, dtype or data, or the
+            disk is full.
         OverlongError: a conversation is too long and the backbone's policy is ``error``.
     """
-    kind = "preferences" if rows and isinstance(rows[0], PreferencePair) else "rated"
-    plan = plan_shards(rows, shard_responses)
+    started = time.perf_counter()
+    work = plan_work(
+        rows,
+        backbone,
+        path,
+        objectives=objectives,
+        feature_dtype=feature_dtype,
+        shard_responses=shard_responses,
+    )
+    process = Process.current()
+    with progress_bar(work.title, work.total, "responses", show_progress) as advance:
+        counts = _extract_shards(work, backbone, process, advance)
+    if on_summary is not None:
+        on_summary(
+            ExtractionSummary(
+                shards=len(work.shards),
+                resumed_shards=len(work.shards) - counts["shards"],
+                responses=counts["responses"],
+                prompts=counts["prompts"],
+                tokens=counts["tokens"],
+                computed_tokens=counts["computed_tokens"],
+                seconds=time.perf_counter() - started,
+            )
+        )
+    return process.finish_together(work.writer)
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractionWork:
+    """A store that is to be made.
+
+    Attributes:
+        writer: Write access to it.
+        shards: Numbers of the rows of each shard.
+        rows: The rows.
+    """
+
+    writer: StoreWriter
+    shards: list[list[int]]
+    rows: Rows
+
+    @property
+    def title(self) -> str:
+        return f"features ({self.writer.manifest.kind})"
+
+    @property
+    def total(self) -> int:
+        """Responses of all shards."""
+        return sum(len(row.responses) for row in self.rows)
+
+    def members(self, shard: int) -> list[tuple[int, Row]]:
+        """The rows of a shard with their numbers."""
+        return [(i, self.rows[i]) for i in self.shards[shard]]
+
+    def responses(self, shard: int) -> int:
+        return sum(len(self.rows[i].responses) for i in self.shards[shard])
+
+
+def plan_work(
+    rows: Rows,
+    backbone: FeatureBackbone,
+    path: str | Path,
+    *,
+    objectives: ObjectiveSet | None = None,
+    feature_dtype: str = "float32",
+    shard_responses: int = 2048,
+) -> ExtractionWork:
+    """Cut rows into shards and start their store; see :func:`extract_features`."""
+    shards = plan_shards(rows, shard_responses)
     manifest = Manifest(
-        kind=kind,
+        kind="preferences" if rows and isinstance(rows[0], PreferencePair) else "rated",
         backbone=backbone.identity,
         feature_dtype=feature_dtype,
         max_length=backbone.encoder.max_length,
         overlong=backbone.encoder.overlong,
         data_sha256=hash_rows(rows),
         rows=len(rows),
-        shards=len(plan),
+        shards=len(shards),
         shard_responses=shard_responses,
         objectives=list(objectives or ()),
     )
-    writer = StoreWriter(Path(path), manifest)
-    if writer.manifest.complete:
-        return writer.finish()
-    names = objectives.names if objectives else ()
-    responses = sum(len(row.responses) for row in rows)
-    with progress_bar(f"features ({kind})", responses, "responses", show_progress) as advance:
-        for shard, members in enumerate(plan):
-            if writer.is_done(shard):
-                advance(sum(len(rows[i].responses) for i in members))
-            else:
-                _extract_shard(shard, members, rows, backbone, writer, names, advance)
-    return writer.finish()
+    return ExtractionWork(StoreWriter.start(Path(path), manifest), shards, rows)
+
+
+def _extract_shards(
+    work: ExtractionWork, backbone: FeatureBackbone, process: Process, advance: Advance
+) -> Counter[str]:
+    """Make the shards of this process that are not done yet; returns what was computed.
+
+    The next shard is read into tokens while the model works on this one.
+    """
+    counts: Counter[str] = Counter()
+    if work.writer.manifest.complete:
+        return counts
+    mine = [i for i in range(len(work.shards)) if i % process.count == process.rank]
+    missing = []
+    for shard in mine:
+        if work.writer.is_done(shard):
+            advance(work.responses(shard))
+        else:
+            missing.append(shard)
+    with ThreadPoolExecutor(1) as reader:
+        ahead = (reader.submit(encode_shard, work.members(shard), backbone) for shard in missing)
+        following = next(ahead, None)
+        for shard in missing:
+            assert following is not None
+            encoded, following = following.result(), next(ahead, None)
+            counts += extract_shard(shard, encoded, backbone, work.writer, advance)
+    return counts
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedShard:
+    """The rows of a shard as tokens.
+
+    Attributes:
+        members: The rows with their numbers.
+        conversations: Their ids; ``None`` for one that is too long.
+    """
+
+    members: list[tuple[int, Row]]
+    conversations: list[EncodedPrompt | None]
+
+
+def encode_shard(members: list[tuple[int, Row]], backbone: FeatureBackbone) -> EncodedShard:
+    """Render and tokenise the rows of a shard."""
+    encode = backbone.encoder.encode
+    return EncodedShard(members, [encode(row.prompt, row.responses) for _, row in members])
+
+
+def extract_shard(
+    shard: int,
+    encoded: EncodedShard,
+    backbone: FeatureBackbone,
+    writer: StoreWriter,
+    advance: Advance,
+) -> Counter[str]:
+    """Compute and write one shard; returns how much was computed."""
+    objectives = [objective.name for objective in writer.manifest.objectives]
+    prompts, numbers = _merge_prompts(encoded.conversations)
+    tokens = sum(prompt.tokens for prompt in prompts)
+    responses = sum(len(row.responses) for _, row in encoded.members)
+    features = backbone.features(
+        prompts, lambda done: advance(responses * done / max(tokens, 1), done)
+    )
+    lines = []
+    for (member, row), conversation, (prompt, first) in zip(
+        encoded.members, encoded.conversations, numbers, strict=True
+    ):
+        lines += _index_lines(shard, member, row, conversation, prompt, first, objectives)
+    writer.write_shard(shard, features, index_table(lines, objectives))
+    return Counter(
+        shards=1,
+        responses=sum(len(prompt.sequences) for prompt in prompts),
+        prompts=len(prompts),
+        tokens=tokens,
+        computed_tokens=features.computed_tokens or 0,
+    )
 
 
 def plan_shards(rows: Rows, shard_responses: int) -> list[list[int]]:
@@ -114,26 +290,6 @@ def hash_rows(rows: Rows) -> str:
 def content_key(prompt: str, response: str, ratings: Mapping[str, float]) -> str:
     """What a rated row is known by: a hash of its prompt's key, its response and its ratings."""
     return sha256_of_json([prompt, response, dict(ratings)])[:32]
-
-
-def _extract_shard(
-    shard: int,
-    members: Sequence[int],
-    rows: Rows,
-    backbone: Backbone,
-    writer: StoreWriter,
-    objectives: Sequence[str],
-    advance: Advance,
-) -> None:
-    encoded = [backbone.encoder.encode(rows[i].prompt, rows[i].responses) for i in members]
-    prompts, numbers = _merge_prompts(encoded)
-    tokens = sum(prompt.tokens for prompt in prompts)
-    responses = sum(len(rows[i].responses) for i in members)
-    features = backbone.features(prompts, lambda done: advance(responses * done / max(tokens, 1)))
-    lines = []
-    for member, conversation, (prompt, first) in zip(members, encoded, numbers, strict=True):
-        lines += _index_lines(shard, member, rows[member], conversation, prompt, first, objectives)
-    writer.write_shard(shard, features, index_table(lines, objectives))
 
 
 def _merge_prompts(

@@ -8,7 +8,8 @@ A store is a folder::
 
 While a store is being made, each finished shard has a part of the index beside it
 (``index-00000-of-00012.parquet``), written after the shard and carrying its hash: a shard counts
-as done when its part is there and the hash agrees.
+as done when its part is there and the hash agrees.  The manifest of a finished store holds the
+hashes of all files, and every shard is checked against its hash when it is first read.
 """
 
 from __future__ import annotations
@@ -33,15 +34,21 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from armorm.errors import StoreError
-from armorm.features.backbone import BackboneFeatures
-from armorm.files import read_json, write_atomically, write_json
+from armorm.features.running import BackboneFeatures
+from armorm.files import read_json, sha256_of, write_atomically, write_json
 from armorm.objectives import Objective, ObjectiveSet
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 RATING_COLUMN = "rating:"
 _HASH_KEY = b"shard_sha256"
 
+REPAIR = "Run `armorm features` again: it makes this shard anew."
+
 StoreKind = Literal["rated", "preferences"]
+
+
+# Fields of a manifest that say how far the store is, not what it is made from.
+PROGRESS = {"complete", "index_sha256", "shard_sha256", "skipped_rows", "responses", "prompts"}
 
 
 class Manifest(BaseModel):
@@ -61,15 +68,16 @@ class Manifest(BaseModel):
     shard_responses: int
     objectives: list[Objective] = []
     complete: bool = False
+    index_sha256: str | None = None
+    shard_sha256: list[str] = []
     skipped_rows: int = 0
     responses: int = 0
     prompts: int = 0
 
     def differences(self, other: Manifest) -> list[str]:
         """Lines naming each setting in which two stores differ."""
-        progress = {"complete", "skipped_rows", "responses", "prompts"}
-        mine = _flatten(self.model_dump(exclude=progress))
-        theirs = _flatten(other.model_dump(exclude=progress))
+        mine = _flatten(self.model_dump(exclude=PROGRESS))
+        theirs = _flatten(other.model_dump(exclude=PROGRESS))
         # Where the weights lie does not change what they compute.
         for place in ("backbone.name", "backbone.revision"):
             mine.pop(place, None)
@@ -118,6 +126,7 @@ class FeatureStore:
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
         self.manifest = manifest
+        self._checked: set[int] = set()
 
     @classmethod
     def open(cls, path: str | Path) -> FeatureStore:
@@ -140,8 +149,17 @@ class FeatureStore:
 
     @cached_property
     def index(self) -> pa.Table:
-        """The index: one line per response, skipped ones included."""
-        return pq.read_table(self.path / "index.parquet")
+        """The index: one line per response, skipped ones included.
+
+        Raises:
+            StoreError: it is missing or damaged.
+        """
+        file = self.path / "index.parquet"
+        if sha256_of(file) != self.manifest.index_sha256:
+            raise StoreError(
+                f"{file} is missing or damaged. Delete {self.path} and extract the features again."
+            )
+        return pq.read_table(file)
 
     @property
     def objectives(self) -> ObjectiveSet:
@@ -224,17 +242,33 @@ class FeatureStore:
 
     def _tensors(self, name: str) -> Iterator[Tensor]:
         for shard in range(self.manifest.shards):
+            self._check_shard(shard)
             with self._open_shard(shard) as file:
                 yield file.get_tensor(name)
 
+    def damaged_shards(self) -> list[int]:
+        """Numbers of the shards that are not what was written."""
+        hashes = self.manifest.shard_sha256
+        return [i for i, known in enumerate(hashes) if sha256_of(self._shard(i)) != known]
+
+    def _check_shard(self, shard: int) -> None:
+        """Compare a shard with its hash, once."""
+        if shard in self._checked:
+            return
+        file = self._shard(shard)
+        if sha256_of(file) != self.manifest.shard_sha256[shard]:
+            raise StoreError(f"{file} is missing or damaged. {REPAIR}")
+        self._checked.add(shard)
+
+    def _shard(self, shard: int) -> Path:
+        return shard_file(self.path, shard, self.manifest.shards)
+
     def _open_shard(self, shard: int) -> Any:
-        file = shard_file(self.path, shard, self.manifest.shards)
+        file = self._shard(shard)
         try:
             return safe_open(file, framework="pt")
         except (SafetensorError, OSError) as error:
-            raise StoreError(
-                f"{file} is missing or damaged ({error}). Delete the store and extract again."
-            ) from error
+            raise StoreError(f"{file} is missing or damaged ({error}). {REPAIR}") from error
 
 
 def _sides(table: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -244,61 +278,98 @@ def _sides(table: pa.Table) -> tuple[pa.Table, pa.Table]:
 
 
 class StoreWriter:
-    """Write access to a store that is being made, shard by shard, resumable."""
+    """Write access to a store that is being made, shard by shard, resumable.
+
+    Several processes may write the same store, each its own shards.
+    """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
-        """Start a store, or take up an unfinished one made with the same settings.
+        self.path = path
+        self.manifest = manifest
+
+    @classmethod
+    def start(cls, path: Path, manifest: Manifest) -> StoreWriter:
+        """Start a store, or take up one that was made with the same settings.
+
+        A finished store with damaged shards becomes an unfinished one that lacks them.
 
         Raises:
             StoreError: a store made with other settings stands there.
         """
-        self.path = path
         existing = read_manifest(path)
-        if existing is not None and (different := existing.differences(manifest)):
+        if existing is None:
+            write_json(path / "manifest.json", manifest.model_dump())
+            return cls(path, manifest)
+        if different := existing.differences(manifest):
             raise StoreError(
                 f"{path} was made with other settings:\n  "
                 + "\n  ".join(different)
                 + "\nDelete it, or choose another output folder."
             )
-        self.manifest = existing or manifest
-        if existing is None:
-            write_json(path / "manifest.json", manifest.model_dump())
+        writer = cls(path, existing)
+        if existing.complete and (damaged := FeatureStore(path, existing).damaged_shards()):
+            writer._take_apart(damaged)
+        return writer
+
+    @classmethod
+    def join(cls, path: Path) -> StoreWriter:
+        """Write access to a store that another process started.
+
+        Raises:
+            StoreError: there is none.
+        """
+        manifest = read_manifest(path)
+        if manifest is None:
+            raise StoreError(f"{path} holds no feature store that could be gone on with.")
+        return cls(path, manifest)
 
     def is_done(self, shard: int) -> bool:
         """Whether the shard and its index part are there and agree."""
-        file, part = self._shard(shard), self._part(shard)
-        if not (file.exists() and part.exists()):
-            return False
+        recorded = self.recorded_hash(shard)
+        return recorded is not None and recorded == sha256_of(self._shard(shard))
+
+    def recorded_hash(self, shard: int) -> str | None:
+        """The hash of a shard that its index part carries; ``None`` if there is no whole part."""
         try:
-            recorded = (pq.read_schema(part).metadata or {}).get(_HASH_KEY)
+            recorded = (pq.read_schema(self._part(shard)).metadata or {}).get(_HASH_KEY)
         except (pa.ArrowInvalid, OSError):
-            return False
-        return recorded == hashlib.sha256(file.read_bytes()).hexdigest().encode()
+            return None
+        return None if recorded is None else recorded.decode()
 
     def write_shard(self, shard: int, features: BackboneFeatures, index: pa.Table) -> None:
-        """Write one shard, then the index part that marks it as done."""
+        """Write one shard, then the index part that marks it as done.
+
+        Raises:
+            StoreError: the disk is full or cannot be written; nothing is lost.
+        """
         dtype = getattr(torch, self.manifest.feature_dtype)
         tensors = {
             "prompts": features.prompts.to(dtype).contiguous(),
             "responses": features.responses.to(dtype).contiguous(),
         }
         content = save_safetensors(tensors)
-        write_atomically(self._shard(shard), content)
-        digest = hashlib.sha256(content).hexdigest().encode()
-        write_atomically(
-            self._part(shard), parquet_bytes(index.replace_schema_metadata({_HASH_KEY: digest}))
-        )
+        try:
+            write_atomically(self._shard(shard), content)
+            self._write_part(shard, index, hashlib.sha256(content).hexdigest())
+        except OSError as error:
+            raise StoreError(
+                f"{self._shard(shard)} cannot be written ({error.strerror}). Shards that are done "
+                "stay; free some space and give the same command again."
+            ) from error
 
     def finish(self) -> FeatureStore:
         """Join the index parts, mark the store complete, and remove the parts."""
         if not self.manifest.complete:
-            parts = [self._part(shard) for shard in range(self.manifest.shards)]
-            index = pa.concat_tables([pq.read_table(part) for part in parts])
-            index = index.replace_schema_metadata(None).combine_chunks()
-            write_atomically(self.path / "index.parquet", parquet_bytes(index))
+            shards = range(self.manifest.shards)
+            index = pa.concat_tables([pq.read_table(self._part(shard)) for shard in shards])
+            content = parquet_bytes(index.replace_schema_metadata(None).combine_chunks())
+            hashes = [self.recorded_hash(shard) for shard in shards]
+            write_atomically(self.path / "index.parquet", content)
             self.manifest = self.manifest.model_copy(
                 update={
                     "complete": True,
+                    "index_sha256": hashlib.sha256(content).hexdigest(),
+                    "shard_sha256": hashes,
                     "skipped_rows": _rows_without_features(index),
                     "responses": index.num_rows - index["response"].null_count,
                     "prompts": _count_prompts(index),
@@ -306,8 +377,29 @@ class StoreWriter:
             )
             write_json(self.path / "manifest.json", self.manifest.model_dump())
         for leftover in [*self.path.glob("index-*.parquet"), *self.path.glob(".*.tmp")]:
-            leftover.unlink()
+            leftover.unlink(missing_ok=True)
         return FeatureStore.open(self.path)
+
+    def _take_apart(self, damaged: Sequence[int]) -> None:
+        """Make a finished store unfinished again: the parts of its whole shards, no index."""
+        import pyarrow.compute as pc
+
+        index = FeatureStore(self.path, self.manifest).index
+        for shard, digest in enumerate(self.manifest.shard_sha256):
+            if shard not in damaged:
+                self._write_part(shard, index.filter(pc.equal(index["shard"], shard)), digest)
+        self.manifest = self.manifest.model_copy(
+            update={
+                name: field.get_default(call_default_factory=True)
+                for name, field in Manifest.model_fields.items()
+                if name in PROGRESS
+            }
+        )
+        write_json(self.path / "manifest.json", self.manifest.model_dump())
+
+    def _write_part(self, shard: int, index: pa.Table, digest: str) -> None:
+        marked = index.replace_schema_metadata({_HASH_KEY: digest.encode()})
+        write_atomically(self._part(shard), parquet_bytes(marked))
 
     def _shard(self, shard: int) -> Path:
         return shard_file(self.path, shard, self.manifest.shards)

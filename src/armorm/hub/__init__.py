@@ -6,6 +6,12 @@ from pathlib import Path
 
 MODELING_FILE = "modeling_armorm.py"
 
+# Parts of a gated reward model that are not part of its backbone.
+HEAD_PREFIXES = ("regression_layer.", "gating.", "reward_transform_matrix")
+
+# Heads that a language model or a Bradley–Terry model puts on the same body.
+OTHER_HEADS = ("lm_head.", "score.", "value_head.", "v_head.")
+
 
 def modeling_source() -> bytes:
     """The modelling file, as it is written into model folders."""

@@ -90,6 +90,10 @@ class ArmoRMConfig(PretrainedConfig):  # type: ignore[misc]
             raise AttributeError(name)
         return getattr(self.backbone_config, name)
 
+    def get_text_config(self, *args: Any, **kwargs: Any) -> Any:
+        """The decoder's own configuration, for tools that ask what the text model is."""
+        return self.backbone_config.get_text_config(*args, **kwargs)
+
     def to_dict(self) -> dict[str, Any]:
         own: dict[str, Any] = super().to_dict()
         del own["backbone_config"]

@@ -25,10 +25,9 @@ from torch import Tensor
 
 from armorm.errors import CheckpointError
 from armorm.features import Backbone, resolve_model_folder
-from armorm.features.backbone import HEAD_PREFIXES
 from armorm.files import read_json, write_atomically, write_json
 from armorm.heads import GatingNetwork
-from armorm.hub import MODELING_FILE, modeling_source
+from armorm.hub import HEAD_PREFIXES, MODELING_FILE, modeling_source
 from armorm.model.card import model_card
 from armorm.model.self_check import SelfCheck
 from armorm.objectives import PAPER_OBJECTIVES, Objective, ObjectiveSet

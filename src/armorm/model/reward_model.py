@@ -25,7 +25,7 @@ from armorm.conversations import (
     validate_response,
 )
 from armorm.errors import ArmormError, InputError, shorten
-from armorm.features import Backbone
+from armorm.features import Backbone, Engine, FeatureBackbone, load_engine
 from armorm.files import sha256_of_json
 from armorm.heads import GatingNetwork
 from armorm.model.checkpoint import Heads, load_checkpoint, save_checkpoint
@@ -57,7 +57,7 @@ class RewardModel:
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: FeatureBackbone,
         heads: Heads,
         steering: Steering | None = None,
         uncertainty: ModelUncertainty | None = None,
@@ -70,7 +70,12 @@ class RewardModel:
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | Path, *, verify: bool = True, **backbone_options: Any
+        cls,
+        name_or_path: str | Path,
+        *,
+        verify: bool = True,
+        engine: Engine = "transformers",
+        **backbone_options: Any,
     ) -> RewardModel:
         """Load a model folder or hub id in the released ArmoRM layout. No remote code is run.
 
@@ -78,6 +83,7 @@ class RewardModel:
             name_or_path: A folder written by :meth:`save_pretrained`, or a released checkpoint.
             verify: Score the conversation whose ids and score were saved with the model, and
                 refuse the model if they differ.
+            engine: What runs the backbone: ``transformers``, or ``vllm`` (see docs/vllm.md).
             **backbone_options: See :meth:`armorm.Backbone.from_pretrained` (``dtype``,
                 ``device``, ``device_map``, ``max_length``, ``overlong`` …).
 
@@ -86,13 +92,14 @@ class RewardModel:
                 self-check.
         """
         checkpoint = load_checkpoint(name_or_path, backbone_options.get("revision"))
-        backbone = Backbone.from_pretrained(checkpoint.folder, **backbone_options)
+        backbone = load_engine(checkpoint.folder, engine=engine, **backbone_options)
         checkpoint.heads.check_fits(backbone.hidden_size, str(name_or_path))
         uncertainty = ModelUncertainty.in_folder(checkpoint.folder)
         model = cls(backbone, checkpoint.heads, uncertainty=uncertainty)
         if verify and checkpoint.self_check is not None:
-            quantized = hasattr(backbone.model.config, "quantization_config")
-            checkpoint.self_check.verify(model.self_check(), str(name_or_path), quantized=quantized)
+            checkpoint.self_check.verify(
+                model.self_check(), str(name_or_path), quantized=backbone.quantized
+            )
         return model
 
     def save_pretrained(self, path: str | Path, *, license_id: str | None = None) -> None:
@@ -106,10 +113,16 @@ class RewardModel:
             license_id: For the model card, as the hub spells it (``apache-2.0``, ``llama3`` …).
 
         Raises:
-            ArmormError: the model is steered; a folder holds the weights as they were trained.
+            ArmormError: the model is steered (a folder holds the weights as they were trained), or
+                another engine than transformers holds its weights.
         """
         if self.steering.factors:
             raise ArmormError("A steered model cannot be saved. Save the model it was made from.")
+        if not isinstance(self.backbone, Backbone):
+            raise ArmormError(
+                "The engine holds the weights in a form of its own, so it cannot save them. Load "
+                "the model with engine='transformers'."
+            )
         save_checkpoint(Path(path), self.backbone, self.heads, self.self_check(), license_id)
         if self.uncertainty is None:
             remove_uncertainty(Path(path))

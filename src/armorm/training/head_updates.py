@@ -20,7 +20,7 @@ from armorm.errors import ArmormError
 from armorm.features import extract_features
 from armorm.features.extraction import hash_rows
 from armorm.heads import RewardHead, held_out_errors
-from armorm.training.pipeline import fit_head_of, load_backbone
+from armorm.training.pipeline import feature_engine, fit_head_of
 from armorm.training.recipe import Recipe
 from armorm.training.statistics import SELECTION, TRAIN, HeadStatistics
 
@@ -54,14 +54,15 @@ def update_head(
     training = [row for row in rated.rows if not row.held_out]
     if not training:
         raise ArmormError(f"The data hold no row to {change}: {rated.tally}.")
-    store = extract_features(
-        training,
-        load_backbone(recipe),
-        run / "features" / f"{change}-{hash_rows(training)[:16]}",
-        objectives=recipe.objective_set(),
-        feature_dtype=recipe.features.dtype,
-        show_progress=show_progress,
-    )
+    with feature_engine(recipe) as engine:
+        store = extract_features(
+            training,
+            engine,
+            run / "features" / f"{change}-{hash_rows(training)[:16]}",
+            objectives=recipe.objective_set(),
+            feature_dtype=recipe.features.dtype,
+            show_progress=show_progress,
+        )
     rows = HeadStatistics.of_store(store, recipe.head.selection_fraction, recipe.seed)
     changed = known + rows if change == "add" else known - rows
     return fit_head_of(changed, recipe, run, started)

@@ -12,6 +12,8 @@ from __future__ import annotations
 import json
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +27,15 @@ from armorm.conversations import PreferencePair, RatedResponse
 from armorm.conversations.messages import with_response
 from armorm.data import Loaded, generate_corpus, read_preferences, read_rated, separate_prompts
 from armorm.errors import ArmormError, StoreError
-from armorm.features import Backbone, FeatureStore, extract_features
+from armorm.features import (
+    Backbone,
+    ExtractionSummary,
+    FeatureBackbone,
+    FeatureStore,
+    Process,
+    extract_features,
+    load_engine,
+)
 from armorm.files import read_json, write_atomically, write_json
 from armorm.heads import (
     GateTraining,
@@ -61,21 +71,41 @@ def train(recipe: Recipe, output: str | Path, *, show_progress: bool = False) ->
     Raises:
         ArmormError: bad data, an unusable backbone, or leftovers of another run in ``output``.
     """
-    backbone = load_backbone(recipe)
+    if Process.current().count > 1:
+        raise ArmormError(
+            "Training is for one process. Launch `armorm features` in several; then `armorm train` "
+            "with the same recipe and folder uses what they made."
+        )
+    # Loaded once for both stages, unless another engine computes the features and is closed first.
+    backbone = load_backbone(recipe) if recipe.backbone.engine == "transformers" else None
     features_stage(recipe, output, backbone=backbone, show_progress=show_progress)
     fit_head_stage(recipe, output)
     return fit_gate_stage(recipe, output, backbone=backbone, show_progress=show_progress)
 
 
 def load_backbone(recipe: Recipe) -> Backbone:
+    """The recipe's backbone in transformers, which can write it into a model folder."""
     return Backbone.from_pretrained(recipe.backbone.model, **recipe.backbone.options())
+
+
+@contextmanager
+def feature_engine(
+    recipe: Recipe, backbone: FeatureBackbone | None = None
+) -> Iterator[FeatureBackbone]:
+    """The recipe's engine while it is needed; the given backbone where there is one."""
+    if backbone is not None:
+        yield backbone
+        return
+    section = recipe.backbone
+    with closing(load_engine(section.model, **section.engine_arguments())) as engine:
+        yield engine
 
 
 def features_stage(
     recipe: Recipe,
     output: str | Path,
     *,
-    backbone: Backbone | None = None,
+    backbone: FeatureBackbone | None = None,
     show_progress: bool = False,
 ) -> None:
     """Read the data, extract the features of both stages, and account for every row."""
@@ -84,24 +114,26 @@ def features_stage(
     rated, pairs = read_data(recipe, output)
     write_atomically(output / "recipe.yaml", recipe.dump().encode())
     _write_held_out_pairs(output / "held_out_pairs.jsonl", pairs.rows)
-    backbone = backbone or load_backbone(recipe)
     options: dict[str, Any] = {
         "feature_dtype": recipe.features.dtype,
         "shard_responses": recipe.features.shard_responses,
         "show_progress": show_progress,
     }
-    stores = {
-        "rated": extract_features(
-            rated.rows,
-            backbone,
-            output / "features" / "rated",
-            objectives=recipe.objective_set(),
-            **options,
-        ),
-        "preferences": extract_features(
-            pairs.rows, backbone, output / "features" / "preferences", **options
-        ),
-    }
+    summaries: list[ExtractionSummary] = []
+    options["on_summary"] = summaries.append
+    with feature_engine(recipe, backbone) as engine:
+        stores = {
+            "rated": extract_features(
+                rated.rows,
+                engine,
+                output / "features" / "rated",
+                objectives=recipe.objective_set(),
+                **options,
+            ),
+            "preferences": extract_features(
+                pairs.rows, engine, output / "features" / "preferences", **options
+            ),
+        }
     tallies = {"rated": rated.tally, "preferences": pairs.tally}
     account = {
         kind: {
@@ -109,8 +141,9 @@ def features_stage(
             "too_long": store.manifest.skipped_rows,
             "prompts": store.manifest.prompts,
             "sha256": store.manifest.data_sha256,
+            "extraction": summary.as_dict(),
         }
-        for kind, store in stores.items()
+        for (kind, store), summary in zip(stores.items(), summaries, strict=True)
     }
     write_json(output / "data.json", {**account, "seconds": time.perf_counter() - started})
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from armorm.conversations import OverlongPolicy
 from armorm.data import DataSource, HeldOut, InvalidPolicy, generate_corpus
 from armorm.errors import RecipeError, did_you_mean, shorten
+from armorm.features import Engine
 from armorm.heads import PAPER_ALPHAS, GateOptions
 from armorm.heads.debiasing import Correlation, Negative
 from armorm.heads.gate_training import Precision
@@ -37,9 +38,14 @@ class BackboneSection(Section):
         device: Default: a GPU where there is one.
         max_length: Most tokens of a conversation; default what the model was built for.
         overlong: ``error``, ``skip`` (counted) or ``drop_oldest_turns``.
-        batch_tokens: Most tokens run at once; default by device.
+        batch_tokens: Most tokens run at once; default by device, halved when memory runs out.
+        share_prompts: Compute each prompt once for all its responses, where that is exact.
         attn_implementation: Passed to transformers.
+        compile_model: Let ``torch.compile`` fuse what it can.
         trust_remote_code: Run Python code from the model folder.
+        engine: What computes the features: ``transformers``, or ``vllm`` (docs/vllm.md).
+        engine_options: Arguments of ``AutoModel.from_pretrained``, such as ``device_map`` and
+            ``quantization_config``, or of ``vllm.LLM``, such as ``tensor_parallel_size``.
     """
 
     model: str = "builtin"
@@ -49,12 +55,28 @@ class BackboneSection(Section):
     max_length: int | None = Field(default=None, ge=8)
     overlong: OverlongPolicy = "skip"
     batch_tokens: int | None = Field(default=None, ge=1)
+    share_prompts: bool = True
     attn_implementation: str | None = None
+    compile_model: bool = False
     trust_remote_code: bool = False
+    engine: Engine = "transformers"
+    engine_options: dict[str, Any] = {}
 
     def options(self) -> dict[str, Any]:
         """Arguments of ``Backbone.from_pretrained``, the model's name left out."""
-        return self.model_dump(exclude={"model"})
+        return {**self._without("engine", "engine_options"), **self._loading_options()}
+
+    def engine_arguments(self) -> dict[str, Any]:
+        """Arguments of ``load_engine``, the model's name left out."""
+        if self.engine == "transformers":
+            return self.options()
+        return self._without("share_prompts", "compile_model")
+
+    def _without(self, *names: str) -> dict[str, Any]:
+        return self.model_dump(exclude={"model", *names})
+
+    def _loading_options(self) -> dict[str, Any]:
+        return self.engine_options if self.engine == "transformers" else {}
 
 
 class DataSection(Section):

@@ -1,0 +1,262 @@
+"""Hidden states of a random-weight Llama in three ways, in one run: one sequence at a time as the
+published scripts do, padded length-sorted batches, and shared-prompt packs.
+
+    python benchmarks/extraction.py                          # hidden 512, 8 layers
+    python benchmarks/extraction.py --hidden 1024 --layers 4 # the share of the GEMM rate
+    python benchmarks/extraction.py --device cuda --hidden 4096 --layers 32 --dtype bfloat16
+
+Lengths are log-normal with a mean of about 300 tokens.  Three kinds of work: pairs (a prompt with
+two responses), best-of-16 (16 responses) and long (16 responses to a prompt of several turns, four
+times as long as a response).  Ratios are against one sequence at a time, in the first dtype (the
+published float32) and in the same one.  Achieved FLOP/s count the linear layers and the attention
+of the tokens that are really computed; the GEMM rate is that of a large matrix product, measured
+before and after.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaModel
+
+from armorm.conversations import EncodedPrompt
+from armorm.features.packing import grow_trees
+from armorm.features.running import ModelRunner
+
+VOCABULARY = 1024
+GENERATION_HEADER = 4  # tokens of the assistant header, alike in all responses
+
+
+@dataclass(frozen=True)
+class Work:
+    """Prompts with their responses, as ids."""
+
+    name: str
+    prompts: list[EncodedPrompt]
+
+    @property
+    def sequences(self) -> list[list[int]]:
+        return [ids for prompt in self.prompts for ids in prompt.sequences]
+
+
+def make_work(name: str, prompts: int, seed: int) -> Work:
+    generator = np.random.default_rng(seed)
+    responses = 2 if name == "pairs" else 16
+    prompt_tokens = {"pairs": 170, "best-of-16": 170, "long": 600}[name]
+    response_tokens = {"pairs": 130, "best-of-16": 130, "long": 150}[name]
+
+    def draw(mean: float) -> list[int]:
+        tokens = int(np.clip(generator.lognormal(np.log(mean) - 0.18, 0.6), 8, 2048))
+        return [int(token) for token in generator.integers(5, VOCABULARY, tokens)]
+
+    encoded = []
+    for _ in range(prompts):
+        prompt = draw(prompt_tokens)
+        beginning = prompt + [1, 2, 3, 4][:GENERATION_HEADER]
+        sequences = tuple(beginning + draw(response_tokens) for _ in range(responses))
+        encoded.append(EncodedPrompt(sequences, len(prompt) - 1))
+    return Work(name, encoded)
+
+
+def make_model(args: argparse.Namespace, dtype: torch.dtype) -> LlamaModel:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=args.hidden,
+        intermediate_size=args.intermediate or int(3.5 * args.hidden),
+        num_hidden_layers=args.layers,
+        num_attention_heads=args.hidden // args.head,
+        num_key_value_heads=max(1, args.hidden // args.head // args.group),
+        vocab_size=VOCABULARY,
+        max_position_embeddings=8192,
+    )
+    with torch.device(args.device):
+        torch.set_default_dtype(dtype)
+        model = LlamaModel(config).eval().requires_grad_(False)
+        torch.set_default_dtype(torch.float32)
+    return model
+
+
+@torch.inference_mode()
+def one_at_a_time(model: LlamaModel, work: Work) -> Tensor:
+    """The published way: each conversation alone, its prompt again each time."""
+    states = []
+    for ids in work.sequences:
+        batch = torch.tensor([ids], device=model.device)
+        states.append(model(input_ids=batch, use_cache=False).last_hidden_state[0, -1].float())
+    return torch.stack(states).cpu()
+
+
+def padded(model: LlamaModel, work: Work, tokens: int) -> Tensor:
+    return ModelRunner(model, tokens, share_prompts=False).run(work.prompts).responses
+
+
+def shared(runner: ModelRunner, work: Work) -> Tensor:
+    return runner.run(work.prompts).responses
+
+
+def flop(config: LlamaConfig, work: Work) -> tuple[float, float]:
+    """Of one sequence at a time, and of the packed trees: linear layers and causal attention."""
+    heads = config.num_attention_heads * config.head_dim
+    key_heads = config.num_key_value_heads * config.head_dim
+    per_token = 2 * config.hidden_size * (2 * heads + 2 * key_heads + 3 * config.intermediate_size)
+    alone = sum(len(ids) * per_token + 2 * heads * len(ids) ** 2 for ids in work.sequences)
+    packed = 0.0
+    for tree in grow_trees(work.prompts):
+        trunk = len(tree.trunk)
+        packed += tree.tokens * per_token + 2 * heads * trunk**2
+        packed += sum(4 * heads * len(b) * trunk + 2 * heads * len(b) ** 2 for b in tree.branches)
+    return config.num_hidden_layers * alone, config.num_hidden_layers * packed
+
+
+def gemm_rate(device: str, dtype: torch.dtype, size: int) -> float:
+    """FLOP/s of a large square matrix product."""
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    return 2 * size**3 / median(seconds_of(lambda: a @ b, device) for _ in range(7))
+
+
+def seconds_of(call: Callable[[], object], device: str) -> float:
+    def wait() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    wait()
+    started = time.perf_counter()
+    call()
+    wait()
+    return time.perf_counter() - started
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    models = {name: make_model(args, getattr(torch, name)) for name in dict.fromkeys(args.dtype)}
+    size = 8192 if args.device == "cuda" else 3072
+
+    def rates() -> dict[str, float]:
+        return {name: gemm_rate(args.device, getattr(torch, name), size) for name in models}
+
+    before = rates()
+    results = []
+    for kind in args.work:
+        work = make_work(kind, args.prompts[kind], seed=1)
+        results += run_ways(work, ways_of(work, models, args), models, before, args)
+    after = rates()
+    return {
+        "threads": torch.get_num_threads(),
+        "hidden": args.hidden,
+        "layers": args.layers,
+        "tokens": args.tokens,
+        "gemm_gflops": {name: rate / 1e9 for name, rate in before.items()},
+        "gemm_gflops_after": {name: rate / 1e9 for name, rate in after.items()},
+        "results": results,
+    }
+
+
+def ways_of(
+    work: Work, models: dict[str, LlamaModel], args: argparse.Namespace
+) -> dict[str, Callable[[], Tensor]]:
+    ways: dict[str, Callable[[], Tensor]] = {}
+    for name, model in models.items():
+        runner = ModelRunner(model, args.tokens, share_prompts=True)
+        if runner.not_shared is not None:
+            raise SystemExit(runner.not_shared)
+        ways[f"{name} one at a time"] = partial(one_at_a_time, model, work)
+        ways[f"{name} padded"] = partial(padded, model, work, args.tokens)
+        ways[f"{name} shared"] = partial(shared, runner, work)
+    return ways
+
+
+def run_ways(
+    work: Work,
+    ways: dict[str, Callable[[], Tensor]],
+    models: dict[str, LlamaModel],
+    rates: dict[str, float],
+    args: argparse.Namespace,
+) -> list[dict[str, Any]]:
+    states: dict[str, Tensor] = {}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for name, way in ways.items():  # warm up, and the results
+        states[name] = way()
+    for _ in range(args.turns):
+        for name, way in ways.items():
+            seconds[name].append(seconds_of(way, args.device))
+    tokens = sum(map(len, work.sequences))
+    first = f"{next(iter(models))} one at a time"
+    rows = []
+    for name in ways:
+        dtype, _, way_name = name.partition(" ")
+        alone, packed = flop(models[dtype].config, work)
+        took = median(seconds[name])
+        rate = (packed if way_name == "shared" else alone) / took
+        own = f"{dtype} one at a time"
+        reference = states[own]
+        rows.append(
+            {
+                "work": work.name,
+                "way": name,
+                "seconds": took,
+                "times_published": median(np.divide(seconds[first], seconds[name])),
+                "times_same_dtype": median(np.divide(seconds[own], seconds[name])),
+                "tokens_per_second": tokens / took,
+                "gflops": rate / 1e9,
+                "share_of_gemm": rate / rates[dtype],
+                "difference": float((states[name] - reference).abs().max() / reference.abs().max()),
+            }
+        )
+        print(describe(rows[-1]), flush=True)
+    return rows
+
+
+def describe(row: dict[str, Any]) -> str:
+    return (
+        f"{row['work']:11s} {row['way']:24s} {row['seconds']:7.2f} s"
+        f"  {row['times_published']:5.2f}x published  {row['times_same_dtype']:5.2f}x same dtype"
+        f"  {row['tokens_per_second']:8.0f} tokens/s"
+        f"  {row['gflops']:7.0f} GFLOP/s = {100 * row['share_of_gemm']:3.0f} % of GEMM"
+        f"  difference {row['difference']:.1e}"
+    )
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--hidden", type=int, default=512)
+    parser.add_argument("--intermediate", type=int)
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--head", type=int, default=64, help="width of an attention head")
+    parser.add_argument("--group", type=int, default=1, help="query heads per key head")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--tokens", type=int, default=1024, help="most tokens at once")
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--work", nargs="+", default=["pairs", "best-of-16", "long"])
+    parser.add_argument("--scale", type=float, default=1.0, help="factor on the number of prompts")
+    parser.add_argument("--json", help="also write the figures here")
+    args = parser.parse_args(arguments)
+    counts = {"pairs": 40, "best-of-16": 6, "long": 3}
+    args.prompts = {kind: max(1, round(n * args.scale)) for kind, n in counts.items()}
+    return args
+
+
+def main() -> None:
+    args = parse()
+    results = measure(args)
+    for when in ("gemm_gflops", "gemm_gflops_after"):
+        rates = ", ".join(f"{name} {rate:.0f}" for name, rate in results[when].items())
+        print(f"large matrix product ({when}): {rates}; {results['threads']} threads")
+    if args.json:
+        Path(args.json).write_text(json.dumps(results, indent=2), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

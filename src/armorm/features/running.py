@@ -1,0 +1,367 @@
+"""Encoded prompts through the model: shared-prompt packs where they are exact, else batches."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from armorm.conversations import EncodedPrompt
+from armorm.errors import ArmormError
+from armorm.features import shared_attention
+from armorm.features.packing import Leaf, Pack, PromptTree, grow_trees, plan_batches, plan_packs
+from armorm.features.shared_attention import CannotShareError, KeptTrunk, PackLayout, TreeSpans
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Advance = Callable[[int], None]
+
+# How far packed states may be from a model's own, relative to the largest: a few roundings.
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
+# Rotary embeddings that are rescaled by the longest position of a batch.
+LENGTH_DEPENDENT_POSITIONS = ("dynamic", "longrope")
+
+
+class OutOfMemoryError(ArmormError, MemoryError):
+    """Not even one conversation fits into memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneFeatures:
+    """Hidden states after the final norm, read at two tokens of each conversation.
+
+    Attributes:
+        prompts: At the prompt boundary, once per prompt. Shape (prompts, hidden).
+        responses: At the last token, prompt by prompt. Shape (responses, hidden).
+        computed_tokens: Tokens that went through the model for it, where that is known; fewer
+            than the conversations have where they share their prompt.
+    """
+
+    prompts: Float[Tensor, "prompts hidden"]
+    responses: Float[Tensor, "responses hidden"]
+    computed_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What runs at once.
+
+    Attributes:
+        conversations: How many different ones it finishes.
+        tokens: Of these conversations, as if each had been run alone.
+        computed_tokens: That go through the model, padding left out.
+        run: Computes them and puts down their states.
+    """
+
+    conversations: int
+    tokens: int
+    computed_tokens: int
+    run: Callable[[], None]
+
+
+Plan = Callable[[list[PromptTree], "_States"], Iterator[_Step]]
+
+
+class ModelRunner:
+    """Runs a decoder on prompts with their responses, within a budget of tokens.
+
+    Args:
+        model: The decoder, in evaluation mode.
+        max_tokens: Most tokens run at once.
+        share_prompts: Compute each prompt once for all its responses, where that is exact.
+
+    Attributes:
+        max_tokens: Halved, for good, when memory runs out.
+    """
+
+    def __init__(self, model: PreTrainedModel, max_tokens: int, *, share_prompts: bool) -> None:
+        self.model = model
+        self.max_tokens = max_tokens
+        self._share_prompts = share_prompts
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.model.device
+        return device
+
+    @property
+    def hidden_size(self) -> int:
+        size: int = self.model.config.get_text_config().hidden_size
+        return size
+
+    @cached_property
+    def not_shared(self) -> str | None:
+        """Why responses do not share their prompt's computation; ``None`` where they do.
+
+        Found out by running a few made-up tokens both ways.
+        """
+        if not self._share_prompts:
+            return "share_prompts is off"
+        reason = self._why_not_shared()
+        if reason is not None:
+            warnings.warn(
+                f"{self.model.config.model_type}: responses do not share their prompt's "
+                f"computation, since {reason}. They run in length-sorted batches.",
+                stacklevel=2,
+            )
+        return reason
+
+    @torch.inference_mode()
+    def run(
+        self, prompts: Sequence[EncodedPrompt], advance: Advance | None = None
+    ) -> BackboneFeatures:
+        """Hidden states of encoded prompts and their responses, in float32 on the CPU.
+
+        Args:
+            prompts: Prompts with their responses.
+            advance: Called after each step with the tokens of the conversations it finished.
+
+        Raises:
+            OutOfMemoryError: a single conversation does not fit.
+        """
+        trees = grow_trees(prompts)
+        states = self._states_for(trees)
+        if self.not_shared is None:
+            limit = attention_span(self.model)
+            packed = [tree for tree in trees if limit is None or tree.longest <= limit]
+            self._run_all(self._packs, packed, states, advance)
+            trees = [tree for tree in trees if limit is not None and tree.longest > limit]
+        self._run_all(self._batches, trees, states, advance)
+        return BackboneFeatures(
+            states.prompts.cpu(), states.responses.cpu(), states.computed_tokens
+        )
+
+    def _run_all(
+        self, plan: Plan, trees: list[PromptTree], states: _States, advance: Advance | None = None
+    ) -> None:
+        """Run trees; where memory runs out, go on with what is left and half the tokens."""
+        while trees:
+            for step in plan(trees, states):
+                try:
+                    step.run()
+                except RuntimeError as error:
+                    if not _is_out_of_memory(error):
+                        raise
+                    self._halve(step)
+                    break
+                states.computed_tokens += step.computed_tokens
+                if advance is not None:
+                    advance(step.tokens)
+            trees = [left for tree in trees if (left := tree.without(states.done)) is not None]
+
+    def _halve(self, step: _Step) -> None:
+        if step.conversations == 1:
+            raise OutOfMemoryError(
+                f"A conversation of {step.tokens} tokens does not fit into the memory of "
+                f"{self.device}. Lower max_length, or choose dtype bfloat16 or another device."
+            ) from None
+        self.max_tokens = max(1, self.max_tokens // 2)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        warnings.warn(
+            f"Out of memory on {self.device}: going on with {self.max_tokens} tokens at once. "
+            "Set batch_tokens to start there.",
+            stacklevel=2,
+        )
+
+    def _packs(self, trees: list[PromptTree], states: _States) -> Iterator[_Step]:
+        kept = KeptTrunk()
+        for pack in plan_packs(trees, self.max_tokens):
+            if pack[0].begins:
+                kept = KeptTrunk()
+            yield _Step(
+                sum(len(piece.branches) for piece in pack),
+                _tokens_of(leaf for piece in pack for leaf in piece.leaves),
+                sum(piece.tokens for piece in pack),
+                partial(self._run_pack, pack, kept, states),
+            )
+
+    def _run_pack(self, pack: Pack, kept: KeptTrunk, states: _States) -> None:
+        placed = _place(pack, kept)
+        with _shared_attention(self.model):
+            hidden = self.model(
+                input_ids=torch.tensor([placed.ids], device=self.device),
+                position_ids=torch.tensor([placed.positions], device=self.device),
+                use_cache=False,
+                pack_layout=PackLayout(placed.spans),
+            ).last_hidden_state[0]
+        states.read_pack(pack, placed, hidden)
+
+    def _batches(self, trees: list[PromptTree], states: _States) -> Iterator[_Step]:
+        """Right-padded batches without a mask: attention is causal, so no token sees the padding
+        behind it, and a state does not depend on its batch mates."""
+        leaves = [Leaf(tree, i) for tree in trees for i in range(len(tree.branches))]
+        budget = 1 if _positions_depend_on_length(self.model) else self.max_tokens
+        for batch in plan_batches([leaf.tokens for leaf in leaves], budget):
+            members = [leaves[i] for i in batch]
+            yield _Step(
+                len(members),
+                _tokens_of(members),
+                sum(leaf.tokens for leaf in members),
+                partial(self._run_batch, members, states),
+            )
+
+    def _run_batch(self, members: list[Leaf], states: _States) -> None:
+        width = max(leaf.tokens for leaf in members)
+        padded = [leaf.ids + [0] * (width - leaf.tokens) for leaf in members]
+        hidden = self.model(
+            input_ids=torch.tensor(padded, device=self.device), use_cache=False
+        ).last_hidden_state
+        states.read_batch(members, hidden)
+
+    def _states_for(self, trees: Sequence[PromptTree]) -> _States:
+        responses = sum(len(numbers) for tree in trees for numbers in tree.responses)
+        return _States(
+            torch.empty(len(trees), self.hidden_size, device=self.device),
+            torch.empty(responses, self.hidden_size, device=self.device),
+        )
+
+    def _why_not_shared(self) -> str | None:
+        if _positions_depend_on_length(self.model):
+            return "its positions depend on the length of the sequence"
+        if self.device.type not in ("cpu", "cuda"):
+            return f"there is no kernel for {self.device.type}"
+        trees = grow_trees([_made_up_prompt(self.model)])
+        expected, packed = self._states_for(trees), self._states_for(trees)
+        self._run_all(self._batches, trees, expected)
+        try:
+            self._run_all(self._packs, trees, packed)
+        except CannotShareError as error:
+            return str(error)
+        except (TypeError, ValueError, RuntimeError, AttributeError, ImportError) as error:
+            return f"its attention cannot be replaced ({error})"
+        return None if expected.agree_with(packed, self.model.dtype) else "its states would differ"
+
+
+def attention_span(model: PreTrainedModel) -> int | None:
+    """Up to how many tokens every token sees all before it; ``None`` for any number."""
+    config = model.config.get_text_config()
+    if not getattr(config, "use_sliding_window", True):
+        return None
+    spans = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    return min((int(span) for span in spans if span), default=None)
+
+
+class _States:
+    """Where the states that are read from packs and batches are put."""
+
+    def __init__(
+        self, prompts: Float[Tensor, "prompts hidden"], responses: Float[Tensor, "responses hidden"]
+    ) -> None:
+        self.prompts = prompts
+        self.responses = responses
+        self.done: set[int] = set()
+        self.computed_tokens = 0
+
+    def read_pack(
+        self, pack: Pack, placed: _PlacedPack, hidden: Float[Tensor, "tokens hidden"]
+    ) -> None:
+        for piece, span in zip(pack, placed.spans, strict=True):
+            if span.has_trunk:
+                self.prompts[piece.tree.prompt] = hidden[span.trunk[0] + piece.tree.boundary]
+        self._put([leaf for piece in pack for leaf in piece.leaves], placed.ends, hidden)
+
+    def read_batch(
+        self, leaves: Sequence[Leaf], hidden: Float[Tensor, "sequences tokens hidden"]
+    ) -> None:
+        width = hidden.shape[1]
+        for row, leaf in enumerate(leaves):
+            self.prompts[leaf.tree.prompt] = hidden[row, leaf.tree.boundary]
+        ends = [row * width + leaf.tokens for row, leaf in enumerate(leaves)]
+        self._put(leaves, ends, hidden.flatten(0, 1))
+
+    def _put(
+        self, leaves: Sequence[Leaf], ends: Sequence[int], hidden: Float[Tensor, "tokens hidden"]
+    ) -> None:
+        """Put down the state of the token before each end, for all responses of each leaf."""
+        rows = [end - 1 for leaf, end in zip(leaves, ends, strict=True) for _ in leaf.responses]
+        numbers = [number for leaf in leaves for number in leaf.responses]
+        self.responses[numbers] = hidden[rows].to(self.responses)
+        self.done.update(numbers)
+
+    def agree_with(self, other: _States, dtype: torch.dtype) -> bool:
+        mine, theirs = (torch.cat([one.prompts, one.responses]) for one in (self, other))
+        bound = TOLERANCE[dtype] * float(mine.abs().max())
+        return torch.allclose(mine, theirs, rtol=0.0, atol=bound)
+
+
+@dataclass(frozen=True, slots=True)
+class _PlacedPack:
+    """The tokens of a pack.
+
+    Attributes:
+        ids: Token ids.
+        positions: Of each token in its conversation: branches go on from the trunk.
+        spans: Where each tree stands.
+        ends: Where each conversation ends, piece by piece.
+    """
+
+    ids: list[int]
+    positions: list[int]
+    spans: list[TreeSpans]
+    ends: list[int]
+
+
+def _place(pack: Pack, kept: KeptTrunk) -> _PlacedPack:
+    placed = _PlacedPack([], [], [], [])
+    for piece in pack:
+        trunk = piece.tree.trunk
+        begin = len(placed.ids)
+        if piece.begins:
+            placed.ids.extend(trunk)
+            placed.positions.extend(range(len(trunk)))
+        starts = [len(placed.ids)]
+        for i in piece.branches:
+            branch = piece.tree.branches[i]
+            placed.ids.extend(branch)
+            placed.positions.extend(range(len(trunk), len(trunk) + len(branch)))
+            starts.append(len(placed.ids))
+        placed.ends.extend(starts[1:])
+        branches = tuple(span for span in itertools.pairwise(starts) if span[1] > span[0])
+        divided = piece.goes_on or not piece.begins
+        placed.spans.append(TreeSpans((begin, starts[0]), branches, kept if divided else None))
+    return placed
+
+
+@contextmanager
+def _shared_attention(model: PreTrainedModel) -> Iterator[None]:
+    """The model with our attention, for the time of the block."""
+    own = model.config._attn_implementation
+    shared_attention.register()
+    model.set_attn_implementation(shared_attention.NAME)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(own)
+
+
+def _tokens_of(leaves: Iterable[Leaf]) -> int:
+    return sum(leaf.tokens * len(leaf.responses) for leaf in leaves)
+
+
+def _made_up_prompt(model: PreTrainedModel) -> EncodedPrompt:
+    """A prompt of a few ids with three responses, one of them a beginning of another."""
+    vocabulary = int(model.config.get_text_config().vocab_size)
+    ids = [(7 * i * i + 3 * i + 1) % vocabulary for i in range(23)]
+    return EncodedPrompt((ids[:17], ids[:9] + ids[17:], ids[:12]), boundary=5)
+
+
+def _positions_depend_on_length(model: PreTrainedModel) -> bool:
+    config = model.config.get_text_config()
+    settings = getattr(config, "rope_parameters", None) or {}
+    return settings.get("rope_type") in LENGTH_DEPENDENT_POSITIONS
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    # On a CPU torch has no error class of its own for it.
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

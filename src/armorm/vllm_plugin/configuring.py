@@ -1,0 +1,51 @@
+"""What vLLM's configuration needs before a model of ours is built."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from armorm.conversations import ConversationEncoder
+from armorm.vllm_plugin import REWARD_SUFFIX
+
+logger = logging.getLogger(__name__)
+
+SCHEDULER = "armorm.vllm_plugin.scheduling.make_scheduler"
+
+
+def complete_config(model_config: Any) -> None:
+    """Add what the released layout leaves unsaid, and take away what would mislead.
+
+    Raises:
+        TemplateError: the folder does not tell where a prompt ends, and neither does its template.
+    """
+    config = model_config.hf_config
+    if not model_config.architecture.endswith(REWARD_SUFFIX):
+        return
+    # /classify answers with the label of the largest number. Among rewards, coefficients and a
+    # score the largest means nothing.
+    config.id2label = {}
+    if not getattr(config, "boundary_pattern", None):
+        config.boundary_pattern = _pattern_of_template(model_config)
+
+
+def keep_cache_off_the_boundary(vllm_config: Any) -> None:
+    """Let prefixes be shared up to the boundary, or not at all."""
+    scheduler = vllm_config.scheduler_config
+    if scheduler.scheduler_cls is None:
+        scheduler.scheduler_cls = SCHEDULER
+    elif scheduler.scheduler_cls != SCHEDULER:
+        vllm_config.cache_config.enable_prefix_caching = False
+        logger.warning(
+            "Prefix caching is off: scheduler_cls %s does not know the prompt boundary.",
+            scheduler.scheduler_cls,
+        )
+
+
+def _pattern_of_template(model_config: Any) -> list[int]:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(
+        model_config.tokenizer, revision=model_config.tokenizer_revision
+    )
+    return list(ConversationEncoder(tokenizer).boundary_pattern)

@@ -1,0 +1,250 @@
+"""Responses that share their prompt's computation have the states they would have alone."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+
+from armorm.conversations import EncodedPrompt
+from armorm.features.packing import grow_trees, plan_batches, plan_packs
+from armorm.features.running import ModelRunner, OutOfMemoryError
+
+VOCABULARY = 97
+TOLERANCE = 1e-4
+
+Shape = dict[str, Any]
+
+PLAIN: Shape = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.3,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+SHARING: dict[str, tuple[str, Shape]] = {
+    "llama": ("llama", {}),
+    "llama, all heads": ("llama", {"num_key_value_heads": 4}),
+    "qwen2": ("qwen2", {}),
+    "qwen3": ("qwen3", {"head_dim": 8}),
+    "mistral, wide window": ("mistral", {"sliding_window": 200}),
+    "mixtral": ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "gpt-neox": ("gpt_neox", {}),
+    "gpt2, learned positions": ("gpt2", {"n_positions": 256, "n_inner": 64}),
+    "gemma": ("gemma", {"head_dim": 8}),
+    "olmo2": ("olmo2", {}),
+}
+
+NOT_SHARING: dict[str, tuple[str, Shape, str]] = {
+    "gemma2, soft capping": ("gemma2", {"head_dim": 8, "sliding_window": 200}, "not plain causal"),
+    "longrope": (
+        "llama",
+        {
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 10000.0,
+                "short_factor": [1.0] * 4,
+                "long_factor": [4.0] * 4,
+                "original_max_position_embeddings": 16,
+            },
+        },
+        "positions depend on the length",
+    ),
+    "bloom, alibi": ("bloom", {"n_layer": 2, "n_head": 4}, ""),
+    "mamba, no attention": ("mamba", {"state_size": 4}, ""),
+}
+
+
+def make_model(family: str, changes: Shape) -> PreTrainedModel:
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, **{**PLAIN, **changes})
+    return AutoModel.from_config(config).eval().requires_grad_(False)
+
+
+def make_prompts(seed: int = 0) -> list[EncodedPrompt]:
+    """Prompts of several lengths with one to five responses; equal and nested ones among them."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(length: int) -> list[int]:
+        return torch.randint(3, VOCABULARY, (length,), generator=generator).tolist()
+
+    prompts = []
+    for prompt_length, lengths in ((9, [4]), (20, [7, 3, 30]), (3, [1, 12]), (31, [5, 6, 7, 8, 9])):
+        prompt = draw(prompt_length)
+        prompts.append(
+            EncodedPrompt(tuple(prompt + draw(length) for length in lengths), prompt_length - 2)
+        )
+    first = prompts[1].sequences
+    nested = (*first, first[0], first[2][:-9])
+    return [*prompts, EncodedPrompt(nested, prompts[1].boundary)]
+
+
+@torch.inference_mode()
+def one_at_a_time(
+    model: PreTrainedModel, prompts: list[EncodedPrompt]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    at_boundary, at_end = [], []
+    for prompt in prompts:
+        for ids in prompt.sequences:
+            states = model(torch.tensor([ids]), use_cache=False).last_hidden_state[0]
+            at_end.append(states[-1])
+        at_boundary.append(states[prompt.boundary])
+    return torch.stack(at_boundary), torch.stack(at_end)
+
+
+def assert_states_are_right(runner: ModelRunner, prompts: list[EncodedPrompt]) -> None:
+    found = runner.run(prompts)
+    at_boundary, at_end = one_at_a_time(runner.model, prompts)
+    bound = TOLERANCE * float(at_end.abs().max())
+    torch.testing.assert_close(found.responses, at_end, rtol=0, atol=bound)
+    torch.testing.assert_close(found.prompts, at_boundary, rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("tokens", [1, 25, 70, 4096])
+@pytest.mark.parametrize("name", SHARING)
+def test_shared_states_equal_those_of_one_at_a_time(name, tokens):
+    runner = ModelRunner(make_model(*SHARING[name]), tokens, share_prompts=True)
+    assert runner.not_shared is None
+    assert_states_are_right(runner, make_prompts())
+
+
+@pytest.mark.parametrize("name", NOT_SHARING)
+def test_what_cannot_be_shared_runs_in_batches_and_says_so(name):
+    family, changes, reason = NOT_SHARING[name]
+    runner = ModelRunner(make_model(family, changes), 64, share_prompts=True)
+    with pytest.warns(UserWarning, match=f"do not share.*{reason}"):
+        assert runner.not_shared is not None
+    assert_states_are_right(runner, make_prompts())
+
+
+def test_conversations_longer_than_a_sliding_window_are_not_packed():
+    runner = ModelRunner(make_model("mistral", {"sliding_window": 24}), 64, share_prompts=True)
+    assert runner.not_shared is None
+    assert max(len(ids) for prompt in make_prompts() for ids in prompt.sequences) > 24
+    assert_states_are_right(runner, make_prompts())
+
+
+def test_attention_is_the_models_own_again_afterwards():
+    model = make_model("llama", {})
+    before = model.config._attn_implementation
+    ModelRunner(model, 64, share_prompts=True).run(make_prompts())
+    assert model.config._attn_implementation == before
+    assert "armorm" not in model.config.to_json_string()
+
+
+def test_a_bfloat16_body_gives_states_within_its_rounding():
+    model = make_model("llama", {}).bfloat16()
+    runner = ModelRunner(model, 64, share_prompts=True)
+    assert runner.not_shared is None
+    found = runner.run(make_prompts())
+    assert found.responses.dtype == torch.float32
+    _, at_end = one_at_a_time(model, make_prompts())
+    assert (found.responses - at_end).abs().max() < 0.05 * at_end.abs().max()
+
+
+def test_states_do_not_depend_on_what_runs_beside_them():
+    runner = ModelRunner(make_model("llama", {}), 64, share_prompts=True)
+    prompts = make_prompts()
+    together = runner.run(prompts)
+    for i, prompt in enumerate(prompts):
+        alone = runner.run([prompt])
+        torch.testing.assert_close(alone.prompts[0], together.prompts[i], rtol=0, atol=1e-5)
+
+
+class SmallMemory:
+    """A model whose memory holds so many tokens at once."""
+
+    def __init__(self, model: PreTrainedModel, tokens: int) -> None:
+        self.model, self.tokens, self.forward = model, tokens, model.forward
+        self.refused = 0
+        model.forward = self  # type: ignore[method-assign]
+
+    def __call__(self, input_ids: torch.Tensor, **options: Any) -> Any:
+        if input_ids.numel() > self.tokens:
+            self.refused += 1
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return self.forward(input_ids=input_ids, **options)
+
+
+@pytest.mark.parametrize("share_prompts", [True, False])
+def test_out_of_memory_halves_the_tokens_and_loses_nothing(share_prompts):
+    model = make_model("llama", {})
+    runner = ModelRunner(model, 4096, share_prompts=share_prompts)
+    assert (runner.not_shared is None) == share_prompts
+    prompts = make_prompts()
+    at_boundary, at_end = one_at_a_time(model, prompts)
+    memory = SmallMemory(model, 60)
+    steps: list[int] = []
+    with pytest.warns(UserWarning, match="Out of memory on cpu: going on with .* tokens"):
+        found = runner.run(prompts, steps.append)
+    assert memory.refused > 0
+    assert runner.max_tokens <= 64
+    assert sum(steps) == sum(prompt.tokens for prompt in prompts)
+    bound = TOLERANCE * float(at_end.abs().max())
+    torch.testing.assert_close(found.responses, at_end, rtol=0, atol=bound)
+    torch.testing.assert_close(found.prompts, at_boundary, rtol=0, atol=bound)
+
+
+def test_a_conversation_that_does_not_fit_alone_is_named():
+    model = make_model("llama", {})
+    runner = ModelRunner(model, 4096, share_prompts=True)
+    assert runner.not_shared is None
+    SmallMemory(model, 10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(OutOfMemoryError, match=r"A conversation of \d+ tokens does not fit"):
+            runner.run(make_prompts())
+
+
+ids = st.lists(st.integers(0, 3), min_size=1, max_size=12)
+
+
+@st.composite
+def encoded_prompts(draw: st.DrawFn) -> EncodedPrompt:
+    prompt = draw(ids)
+    responses = draw(st.lists(ids, min_size=1, max_size=6))
+    return EncodedPrompt(tuple(prompt + response for response in responses), len(prompt) - 1)
+
+
+@given(st.lists(encoded_prompts(), min_size=1, max_size=8), st.integers(1, 60))
+@settings(max_examples=200, deadline=None)
+def test_packs_hold_every_conversation_once_within_the_budget(prompts, budget):
+    trees = grow_trees(prompts)
+    packs = plan_packs(trees, budget)
+    pieces = [piece for pack in packs for piece in pack]
+    sequences = [ids for prompt in prompts for ids in prompt.sequences]
+    found = {number: leaf.ids for p in pieces for leaf in p.leaves for number in leaf.responses}
+    assert [found[number] for number in range(len(sequences))] == sequences
+    assert sum(len(leaf.responses) for p in pieces for leaf in p.leaves) == len(sequences)
+    for pack in packs:
+        conversations = sum(len(piece.branches) for piece in pack)
+        assert sum(piece.tokens for piece in pack) <= budget or conversations == 1
+    for piece in pieces:
+        assert piece.begins == (piece.branches.start == 0)
+        assert piece.goes_on == (piece.branches.stop < len(piece.tree.branches))
+        assert piece.tree.boundary < len(piece.tree.trunk)
+    for pack in packs:
+        # The trunk of a divided tree is kept from the pack before: it stands alone in its packs.
+        assert all(piece.begins for piece in pack[1:])
+        assert not any(piece.goes_on for piece in pack[:-1])
+
+
+def test_batches_hold_every_sequence_once_within_the_budget():
+    lengths = [5, 90, 3, 3, 40, 41, 7, 200]
+    batches = plan_batches(lengths, max_tokens=100)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    for batch in batches:
+        padded = len(batch) * max(lengths[i] for i in batch)
+        assert padded <= 100 or len(batch) == 1
