@@ -60,12 +60,12 @@ def score(
     max_length: MaxLength = None,
     overlong: OverlongOption = "error",
     batch_tokens: BatchTokens = None,
-    engine: EngineChoice = "transformers",
-    engine_option: EngineOptions = None,
     uncertainty: Annotated[
         bool,
         typer.Option("--uncertainty", help="Also deviations, score_deviation, novelty, novel."),
     ] = False,
+    engine: EngineChoice = "transformers",
+    engine_option: EngineOptions = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
