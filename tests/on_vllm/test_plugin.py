@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("vllm", reason="vLLM is installed in an environment of its own: make test-vllm")
 
-from vllm import LLM
+from vllm import LLM, PoolingParams
 from vllm.exceptions import VLLMValidationError
+from vllm.v1.pool.metadata import PoolingMetadata, PoolingStates
 
 from armorm import RewardModel
+from armorm.vllm_plugin.boundary import KEY
+from armorm.vllm_plugin.configuring import keep_cache_off_the_boundary
+from armorm.vllm_plugin.pooling import BoundaryPooler
 from tests.on_vllm.conftest import FAMILIES, conversations, export
 
 OPTIONS = {"runner": "pooling", "dtype": "float32", "enforce_eager": True}
@@ -95,6 +101,43 @@ def test_what_cannot_be_judged_is_refused_alone(crowded, model):
         with pytest.raises(VLLMValidationError, match=words):
             crowded.classify([{"prompt_token_ids": wrong}], use_tqdm=False)
     check(crowded, model, conversations()[:2])
+
+
+def test_a_missing_state_is_not_a_number_and_never_a_guess():
+    def metadata(lengths: list[int], boundaries: list[int | None]) -> PoolingMetadata:
+        one = PoolingMetadata(
+            prompt_lens=torch.tensor([10, 10]),
+            prompt_token_ids=None,
+            prompt_token_ids_cpu=None,
+            pooling_params=[
+                PoolingParams(task="classify", extra_kwargs=b and {KEY: b}) for b in boundaries
+            ],
+            pooling_states=[PoolingStates(), PoolingStates()],
+        )
+        counts = np.array([4, 4])
+        one.build_pooling_cursor(counts, torch.tensor(lengths), torch.device("cpu"))
+        return one
+
+    pooler = BoundaryPooler("classify", lambda boundaries, last: boundaries + 100 * last)
+    states = torch.arange(8.0)[:, None]
+    # Both scheduled tokens 6 to 9: the first's boundary among them, the second's before them.
+    here, before = pooler(states, metadata([10, 10], [7, 2]))
+    assert here.item() == 1 + 100 * 3
+    assert before.isnan().all()
+    # An unfinished request is not answered, one without a boundary has no number.
+    waiting, unknown = pooler(states, metadata([9, 10], [7, None]))
+    assert waiting is None
+    assert unknown.isnan().all()
+
+
+def test_a_scheduler_that_does_not_know_the_boundary_gets_no_prefix_cache():
+    for given, cached in ((None, True), ("some.Scheduler", False)):
+        config = SimpleNamespace(
+            scheduler_config=SimpleNamespace(scheduler_cls=given),
+            cache_config=SimpleNamespace(enable_prefix_caching=True),
+        )
+        keep_cache_off_the_boundary(config)
+        assert config.cache_config.enable_prefix_caching is cached
 
 
 @pytest.mark.parametrize("family", FAMILIES)
