@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -91,8 +92,6 @@ def armorm(*arguments: object, environment: dict[str, str]) -> subprocess.Comple
 @pytest.fixture
 def as_users_start_it(monkeypatch):
     """The environment with vLLM's own processes, each of which must find the plugin."""
-    import os
-
     monkeypatch.delenv("VLLM_ENABLE_V1_MULTIPROCESSING")
     return dict(os.environ)
 
@@ -113,21 +112,22 @@ def test_armorm_score_runs_on_vllm(tmp_path, as_users_start_it):
     torch.testing.assert_close(found, model.score(judged).score, rtol=1e-4, atol=1e-4)
 
 
-def test_a_recipe_trains_on_features_from_vllm(tmp_path, as_users_start_it):
+def test_a_recipe_trains_on_features_from_vllm(tmp_path):
     small = [
-        *("--set", "data.rated.0.limit=60", "--set", "data.preferences.0.limit=60"),
+        *("--set", "data.rated.0.limit=200", "--set", "data.preferences.0.limit=60"),
+        *("--set", "head.alphas=[1.0]"),
         *("--set", "gate.steps=5", "--set", "gate.batch_size=8"),
     ]
     on_vllm = ["backbone.engine=vllm", "backbone.engine_options={enforce_eager: true}"]
     done = armorm(
         *("train", "recipes/quickstart.yaml", "-o", tmp_path / "vllm", "-q", *small),
         *(argument for setting in on_vllm for argument in ("--set", setting)),
-        environment=as_users_start_it,
+        environment=dict(os.environ),
     )
     assert done.returncode == 0, done.stderr
     done = armorm(
         *("features", "recipes/quickstart.yaml", "-o", tmp_path / "plain", "-q", *small),
-        environment=as_users_start_it,
+        environment=dict(os.environ),
     )
     assert done.returncode == 0, done.stderr
     for kind in ("rated", "preferences"):
