@@ -75,8 +75,9 @@ def ours(x: Features, y: Ratings, selection: Chosen) -> tuple[RewardHead, float,
     for start in range(0, len(x), 8192):
         part = slice(start, start + 8192)
         for statistics, mask in ((train, ~selection[part]), (select, selection[part])):
-            statistics.update(x[part][mask], y[part][mask])
-    _ = train.patterns, select.patterns  # sums what still waits for a full block
+            statistics.update(x[part], np.where(mask[:, None], y[part], np.nan))
+    train.finish()
+    select.finish()
     accumulated = time.perf_counter()
     head = fit_reward_head(train, select, PAPER_ALPHAS)
     return head, accumulated - started, time.perf_counter() - accumulated

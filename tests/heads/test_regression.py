@@ -129,7 +129,7 @@ def test_a_feature_that_is_not_finite_is_refused():
 
 
 def test_statistics_of_other_shapes_do_not_add_up():
-    with pytest.raises(ArmormError, match="cannot be added"):
+    with pytest.raises(ArmormError, match="cannot be combined"):
         _ = RidgeStatistics(3, 2) + RidgeStatistics(4, 2)
 
 
@@ -187,3 +187,23 @@ def test_an_objective_that_one_part_alone_rates_has_no_error_from_the_others():
     errors = held_out_errors([_statistics(x[:30], y[:30]), _statistics(x[30:], y[30:])], [1.0])
     assert np.isfinite(errors[0, 0])
     assert np.isnan(errors[1, 0])
+
+
+def test_a_total_stays_what_it_was_when_rows_are_added_to_its_parts():
+    """Totals refer to the sums of their parts instead of copying them."""
+    generator = np.random.default_rng(0)
+    features, rewards = generator.standard_normal((30, 4)), generator.standard_normal((30, 2))
+    part = RidgeStatistics(4, 2)
+    part.update(features[:10], rewards[:10])
+    total = part + part
+    before = total.to_bytes()
+    part.update(features[10:], rewards[10:])
+    assert total.to_bytes() == before
+    whole = RidgeStatistics(4, 2)
+    whole.update(features, rewards)
+    np.testing.assert_allclose(part.gram(part.patterns), whole.gram(whole.patterns), atol=1e-12)
+    np.testing.assert_allclose(
+        (part - total if part.rows > total.rows else part).moment(1),
+        whole.moment(1) - 2 * (features[:10].T @ rewards[:10, 1]),
+        atol=1e-12,
+    )

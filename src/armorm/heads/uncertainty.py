@@ -251,7 +251,7 @@ def _residuals(
     objectives = statistics.objectives
     products = np.zeros((objectives, objectives))
     squares = np.zeros((objectives, objectives))  # of the row's objective, over the common rows
-    for pattern, sums in statistics.patterns.items():
+    for pattern, sums in statistics.sums():
         w = np.asfortranarray(weight[list(pattern)].T)
         crossed = w.T @ sums.moments
         predicted = w.T @ blas.dsymm(1.0, sums.gram, w, lower=True)

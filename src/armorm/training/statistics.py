@@ -72,9 +72,9 @@ class HeadStatistics:
                     mask = chosen & ~held_out[rows] & (source[rows] == name)
                     if mask.any():
                         keys = [key[rows.start + i] for i in np.flatnonzero(mask)]
-                        statistics._put(
-                            (str(name), part), features[mask], ratings[rows][mask], keys
-                        )
+                        # Rows without a rating are passed over, so no feature is copied for it.
+                        rated = np.where(mask[:, None], ratings[rows], np.nan)
+                        statistics._put((str(name), part), features, rated, keys)
         return statistics
 
     def _put(
