@@ -24,6 +24,7 @@ def print_run(
     report: Path | None,
 ) -> None:
     """What a training run found."""
+    print_tuning(metrics)
     console.print(_accuracy_table(metrics))
     print_objectives(metrics["objectives"])
     spearman = metrics["verbosity_spearman"]
@@ -50,6 +51,40 @@ def print_run(
         console.print("No report.html: pip install 'armorm[report]'", style="yellow")
 
 
+def print_tuning(metrics: Mapping[str, Any]) -> None:
+    """What training the backbone did, where it was trained."""
+    for stage in ("pretraining", "finetuning"):
+        if stage in metrics:
+            report, curve = metrics[stage], metrics[stage]["curve"]
+            console.print(
+                f"{stage}: {report['steps']:,} steps on {report['rows']:,} rows, loss "
+                f"{curve[0]['loss']:.4f} at first, {curve[-1]['loss']:.4f} at last, "
+                f"{report['seconds']:.1f} s"
+            )
+            if report["too_long"]:
+                console.print(f"{report['too_long']:,} rows too long, left out.", style="yellow")
+    if "pretraining" in metrics:
+        held_out = metrics["pretraining"]["accuracy"]
+        console.print(
+            f"Bradley–Terry accuracy: {_percent(held_out['held_out'])} of "
+            f"{held_out['held_out_pairs']:,} held-out pairs"
+        )
+    if "finetuning" in metrics:
+        console.print(_finetuning_table(metrics["finetuning"]["held_out"]))
+
+
+def _finetuning_table(held_out: Mapping[str, Any]) -> Table:
+    table = Table(title="Fine-tuning: fit on held-out ratings")
+    table.add_column("objective")
+    for column in ("R² of the probe", "fine-tuned", "Spearman of the probe", "fine-tuned"):
+        table.add_column(column, justify="right")
+    for name, probe in held_out["probe"].items():
+        found = held_out["finetuned"][name]
+        figures = (probe["r2"], found["r2"], probe["spearman"], found["spearman"])
+        table.add_row(escape(name), *map(_decimal, figures))
+    return table
+
+
 def _accuracy_table(metrics: Mapping[str, Any]) -> Table:
     pairs = metrics["pairs"]
     table = Table(title="Accuracy on held-out preference pairs")
@@ -57,7 +92,8 @@ def _accuracy_table(metrics: Mapping[str, Any]) -> Table:
     table.add_column(f"all ({pairs['held_out']})", justify="right")
     table.add_column(f"shorter won ({pairs['shorter_won']})", justify="right")
     for method, label in METHODS.items():
-        name = f"{label}: {metrics[method]}" if method in metrics else label
+        chosen = metrics.get(method)  # the name of the best single objective
+        name = f"{label}: {chosen}" if isinstance(chosen, str) else label
         table.add_row(
             escape(name),
             _percent(metrics["accuracy"][method]),
