@@ -24,6 +24,7 @@ def print_run(
     report: Path | None,
 ) -> None:
     """What a training run found."""
+    print_tuning(metrics)
     console.print(_accuracy_table(metrics))
     print_objectives(metrics["objectives"])
     _print_intervals(metrics["head"]["uncertainty"])
@@ -46,6 +47,40 @@ def print_run(
     console.print(f"Left in {escape(str(output))}: {', '.join(left)}")
     if report is None:
         console.print("No report.html: pip install 'armorm[report]'", style="yellow")
+
+
+def print_tuning(metrics: Mapping[str, Any]) -> None:
+    """What training the backbone did, where it was trained."""
+    for stage in ("pretraining", "finetuning"):
+        if stage in metrics:
+            report, curve = metrics[stage], metrics[stage]["curve"]
+            console.print(
+                f"{stage}: {report['steps']:,} steps on {report['rows']:,} rows, loss "
+                f"{curve[0]['loss']:.4f} at first, {curve[-1]['loss']:.4f} at last, "
+                f"{report['seconds']:.1f} s"
+            )
+            if report["too_long"]:
+                console.print(f"{report['too_long']:,} rows too long, left out.", style="yellow")
+    if "pretraining" in metrics:
+        held_out = metrics["pretraining"]["accuracy"]
+        console.print(
+            f"Bradley–Terry accuracy: {_percent(held_out['held_out'])} of "
+            f"{held_out['held_out_pairs']:,} held-out pairs"
+        )
+    if "finetuning" in metrics:
+        console.print(_finetuning_table(metrics["finetuning"]["held_out"]))
+
+
+def _finetuning_table(held_out: Mapping[str, Any]) -> Table:
+    table = Table(title="Fine-tuning: fit on held-out ratings")
+    table.add_column("objective")
+    for column in ("R² of the probe", "fine-tuned", "Spearman of the probe", "fine-tuned"):
+        table.add_column(column, justify="right")
+    for name, probe in held_out["probe"].items():
+        found = held_out["finetuned"][name]
+        figures = (probe["r2"], found["r2"], probe["spearman"], found["spearman"])
+        table.add_row(escape(name), *map(_decimal, figures))
+    return table
 
 
 def _accuracy_table(metrics: Mapping[str, Any]) -> Table:

@@ -29,7 +29,7 @@ from armorm.heads import Influence, RewardHead, most_influential_rows
 from armorm.heads.uncertainty import ridge_factor
 from armorm.model.checkpoint import load_checkpoint
 from armorm.objectives import Objective
-from armorm.training.pipeline import load_backbone
+from armorm.training.inputs import load_backbone
 from armorm.training.recipe import Recipe
 from armorm.training.records import load_head
 from armorm.training.statistics import SELECTION, TRAIN, HeadStatistics
@@ -109,11 +109,16 @@ def head_influence(
     """
     run = Path(run)
     recipe = Recipe.load(run / "recipe.yaml")
+    if recipe.trains_head_with_backbone:
+        raise ArmormError(
+            f"The head of {run} was trained together with its backbone: what one row did to it has "
+            "no closed form. Influence needs head.method: ridge."
+        )
     objectives = recipe.objective_set()
     wanted = None if objective is None else objectives.column(objective)
     head, _ = load_head(run / "head")
     statistics = HeadStatistics.load(run / "head" / "statistics")
-    feature, at_prompt = _features(recipe, prompt, response)
+    feature, at_prompt = _features(recipe, run, prompt, response)
     column = _decisive_objective(run, head, feature, at_prompt) if wanted is None else wanted
     asked = objectives[column]
     total = statistics.of_part(TRAIN) + statistics.of_part(SELECTION)
@@ -135,10 +140,10 @@ def head_influence(
 
 
 def _features(
-    recipe: Recipe, prompt: Conversation | str, response: str
+    recipe: Recipe, run: Path, prompt: Conversation | str, response: str
 ) -> tuple[Float[np.ndarray, " features"], Float[np.ndarray, " features"]]:
     """At the response's end, and at the prompt's."""
-    backbone = load_backbone(recipe)
+    backbone = load_backbone(recipe, run)
     encoded = backbone.encoder.encode(validate_prompt(prompt), [validate_response(response)])
     if encoded is None:
         raise ArmormError(

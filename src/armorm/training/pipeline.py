@@ -2,6 +2,8 @@
 
 Each stage reads what the one before left in the run folder, so each can be run alone::
 
+    pretrain_stage   ->  pretrained/    where the recipe has a section ``pretraining``
+    finetune_stage   ->  finetuned/     where ``head.method`` is ``finetune``
     features_stage   ->  features/rated, features/preferences, held_out_pairs.jsonl, data.json
     fit_head_stage   ->  head/
     fit_gate_stage   ->  model/, metrics.json
@@ -12,20 +14,17 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 
-from armorm.conversations import PreferencePair, RatedResponse
+from armorm.conversations import PreferencePair
 from armorm.conversations.messages import with_response
-from armorm.data import Loaded, generate_corpus, read_preferences, read_rated, separate_prompts
+from armorm.data import generate_corpus
 from armorm.errors import ArmormError, StoreError
 from armorm.features import (
     Backbone,
@@ -34,7 +33,6 @@ from armorm.features import (
     FeatureStore,
     Process,
     extract_features,
-    load_engine,
 )
 from armorm.files import read_json, write_atomically, write_json
 from armorm.heads import (
@@ -44,23 +42,27 @@ from armorm.heads import (
     fit_gate,
     fit_reward_head,
 )
-from armorm.heads.metrics import RegressionFit, regression_fits
 from armorm.model import RewardModel
 from armorm.model.checkpoint import Heads
 from armorm.training.curves import curve_log
 from armorm.training.debiasing_report import debiasing_report
+from armorm.training.inputs import RecipeData, feature_engine, load_backbone, read_data
 from armorm.training.metrics import run_metrics
+from armorm.training.predictions import held_out_fits, rewards_of_responses
 from armorm.training.recipe import Recipe
 from armorm.training.records import load_head, save_head
 from armorm.training.stage2 import debias, reward_pairs, seed_spread, split_validation
 from armorm.training.statistics import SELECTION, TRAIN, HeadStatistics
+from armorm.training.tuning.finetuning import finetune_stage
+from armorm.training.tuning.folders import FINETUNED, read_score, tuning_reports
+from armorm.training.tuning.pretraining import pretrain_stage
 from armorm.training.uncertainty import load_uncertainty, save_uncertainty
 
 
 def train(recipe: Recipe, output: str | Path, *, show_progress: bool = False) -> RewardModel:
-    """Train a reward model: features, stage 1, debiasing, stage 2.
+    """Train a reward model: the backbone where asked, features, stage 1, debiasing, stage 2.
 
-    Features that an earlier, interrupted run of the same recipe left are used.
+    What an earlier, interrupted run of the same recipe left is used.
 
     Args:
         recipe: What to do.
@@ -76,29 +78,17 @@ def train(recipe: Recipe, output: str | Path, *, show_progress: bool = False) ->
             "Training is for one process. Launch `armorm features` in several; then `armorm train` "
             "with the same recipe and folder uses what they made."
         )
+    output = Path(output)
+    data = read_data(recipe, output)
+    if recipe.pretraining is not None:
+        pretrain_stage(recipe, output, data=data, show_progress=show_progress)
+    if recipe.head.method == "finetune":
+        finetune_stage(recipe, output, data=data, show_progress=show_progress)
     # Loaded once for both stages, unless another engine computes the features and is closed first.
-    backbone = load_backbone(recipe) if recipe.backbone.engine == "transformers" else None
-    features_stage(recipe, output, backbone=backbone, show_progress=show_progress)
+    backbone = load_backbone(recipe, output) if recipe.backbone.engine == "transformers" else None
+    features_stage(recipe, output, backbone=backbone, data=data, show_progress=show_progress)
     fit_head_stage(recipe, output)
     return fit_gate_stage(recipe, output, backbone=backbone, show_progress=show_progress)
-
-
-def load_backbone(recipe: Recipe) -> Backbone:
-    """The recipe's backbone in transformers, which can write it into a model folder."""
-    return Backbone.from_pretrained(recipe.backbone.model, **recipe.backbone.options())
-
-
-@contextmanager
-def feature_engine(
-    recipe: Recipe, backbone: FeatureBackbone | None = None
-) -> Iterator[FeatureBackbone]:
-    """The recipe's engine while it is needed; the given backbone where there is one."""
-    if backbone is not None:
-        yield backbone
-        return
-    section = recipe.backbone
-    with closing(load_engine(section.model, **section.engine_arguments())) as engine:
-        yield engine
 
 
 def features_stage(
@@ -106,12 +96,13 @@ def features_stage(
     output: str | Path,
     *,
     backbone: FeatureBackbone | None = None,
+    data: RecipeData | None = None,
     show_progress: bool = False,
 ) -> None:
     """Read the data, extract the features of both stages, and account for every row."""
     output = Path(output)
     started = time.perf_counter()
-    rated, pairs = read_data(recipe, output)
+    rated, pairs = data or read_data(recipe, output)
     write_atomically(output / "recipe.yaml", recipe.dump().encode())
     _write_held_out_pairs(output / "held_out_pairs.jsonl", pairs.rows)
     options: dict[str, Any] = {
@@ -121,7 +112,7 @@ def features_stage(
     }
     summaries: list[ExtractionSummary] = []
     options["on_summary"] = summaries.append
-    with feature_engine(recipe, backbone) as engine:
+    with feature_engine(recipe, output, backbone) as engine:
         stores = {
             "rated": extract_features(
                 rated.rows,
@@ -148,27 +139,11 @@ def features_stage(
     write_json(output / "data.json", {**account, "seconds": time.perf_counter() - started})
 
 
-def read_data(recipe: Recipe, output: Path) -> tuple[Loaded[RatedResponse], Loaded[PreferencePair]]:
-    """Both kinds of data; skipped rows are listed in ``invalid-*.jsonl`` in the run folder."""
-    data = recipe.data
-    rated = read_rated(
-        data.rated, recipe.objective_set(), held_out=data.held_out, invalid=data.invalid
-    )
-    pairs = read_preferences(data.preferences, held_out=data.held_out, invalid=data.invalid)
-    separate_prompts(rated, pairs)
-    output.mkdir(parents=True, exist_ok=True)
-    if rated.invalid:
-        rated.write_invalid(output / "invalid-rated.jsonl")
-    if pairs.invalid:
-        pairs.write_invalid(output / "invalid-preferences.jsonl")
-    for kind, loaded in (("rated responses", rated), ("preference pairs", pairs)):
-        if not loaded.rows:
-            raise ArmormError(f"The recipe's sources hold no valid {kind}: {loaded.tally}.")
-    return rated, pairs
-
-
 def fit_head_stage(recipe: Recipe, output: str | Path) -> RewardHead:
-    """Stage 1: regress every objective on the features of the rated responses."""
+    """Stage 1: regress every objective on the features of the rated responses.
+
+    The head that was trained with the backbone is taken as it is, where the recipe says so.
+    """
     output = Path(output)
     started = time.perf_counter()
     store = FeatureStore.open(output / "features" / "rated")
@@ -185,7 +160,11 @@ def fit_head_stage(recipe: Recipe, output: str | Path) -> RewardHead:
 def fit_head_of(
     statistics: HeadStatistics, recipe: Recipe, output: Path, started: float
 ) -> RewardHead:
-    """Fit the head on statistics, and leave both in the run folder."""
+    """Fit the head on statistics, and leave both in the run folder.
+
+    A head that was trained with the backbone keeps its weights; the penalties are those that
+    ridge would take on its features, for the uncertainty.
+    """
     objectives = recipe.objective_set()
     head = fit_reward_head(
         statistics.of_part(TRAIN),
@@ -194,10 +173,13 @@ def fit_head_of(
         objectives.names,
     )
     store = FeatureStore.open(output / "features" / "rated")
-    fits = _held_out_fits(store, head)
+    if recipe.trains_head_with_backbone:
+        head = replace(head, weight=read_score(output / FINETUNED).double().numpy())
+    fits = held_out_fits(store, head)
     statistics.save(output / "head" / "statistics")
     total = statistics.of_part(TRAIN) + statistics.of_part(SELECTION)
-    wanted = recipe.head.uncertainty
+    # A head that was trained with its backbone is no ridge fit of these sums.
+    wanted = recipe.head.uncertainty and not recipe.trains_head_with_backbone
     uncertainty = save_uncertainty(output / "head", total, head, objectives, store, wanted=wanted)
     seconds = time.perf_counter() - started
     save_head(output / "head", head, objectives, fits, uncertainty, recipe.head.alphas, seconds)
@@ -217,14 +199,14 @@ def fit_gate_stage(
     head, head_report = load_head(output / "head")
     data = read_json(output / "data.json")
     pairs = store.pairs()
-    rewards = _rewards_of_responses(store, head)
+    rewards = rewards_of_responses(store, head)
 
     started = time.perf_counter()
     debiasing = debias(recipe, store, rewards, pairs)
     debiased_at = time.perf_counter()
     all_pairs = reward_pairs(store, pairs, rewards @ debiasing.transform)
     training, validation = split_validation(all_pairs, pairs, recipe)
-    backbone = backbone or load_backbone(recipe)
+    backbone = backbone or load_backbone(recipe, output)
     options = recipe.gate.options(recipe.seed, str(backbone.device))
     with curve_log(recipe.gate.report_to, output / "logs") as log_point:
         gate = fit_gate(
@@ -244,7 +226,9 @@ def fit_gate_stage(
     )
     finished = time.perf_counter()
 
+    tuning = tuning_reports(recipe, output)
     seconds = {
+        **{stage: report["seconds"] for stage, report in tuning.items()},
         "features": data["seconds"],
         "head": head_report["seconds"],
         "debiasing": debiased_at - started,
@@ -261,6 +245,7 @@ def fit_gate_stage(
         fixed=fixed.gate,
         deciding_objective=_planted_truth(recipe),
     )
+    metrics |= tuning
     metrics |= {
         "objectives": head_report["objectives"],
         "head": {key: head_report[key] for key in ("alphas", "selection_errors", "uncertainty")},
@@ -279,19 +264,6 @@ def fit_gate_stage(
     model.save_pretrained(output / "model")
     write_json(output / "metrics.json", metrics)
     return model
-
-
-def _held_out_fits(store: FeatureStore, head: RewardHead) -> list[RegressionFit]:
-    ratings, held_out = store.ratings()
-    return regression_fits(_rewards_of_responses(store, head)[held_out], ratings[held_out])
-
-
-def _rewards_of_responses(
-    store: FeatureStore, head: RewardHead
-) -> Float[np.ndarray, "responses objectives"]:
-    """Predicted rewards of all responses: the features are read once and forgotten."""
-    shards = [head.rewards(shard.float().numpy()) for shard in store.response_features()]
-    return np.concatenate(shards).astype(np.float64)
 
 
 def _heads(

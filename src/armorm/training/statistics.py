@@ -154,7 +154,7 @@ class HeadStatistics:
 
     def _check_same(self, other: HeadStatistics) -> None:
         for what, mine, theirs in (
-            ("backbones", _essence(self.backbone), _essence(other.backbone)),
+            ("backbones", essence(self.backbone), essence(other.backbone)),
             ("objectives", self.objectives, other.objectives),
         ):
             if mine != theirs:
@@ -229,6 +229,6 @@ def _selected(prompt_keys: list[str], fraction: float, seed: int) -> npt.NDArray
     return np.array([drawn[key] for key in prompt_keys], dtype=bool)
 
 
-def _essence(backbone: dict[str, Any]) -> dict[str, Any]:
+def essence(backbone: dict[str, Any]) -> dict[str, Any]:
     """What decides the features; where the weights lie does not."""
     return {key: value for key, value in backbone.items() if key not in ("name", "revision")}
