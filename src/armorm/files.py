@@ -5,25 +5,37 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside the name, flush to the disk, then rename: a kill leaves no half file."""
+@contextmanager
+def open_atomically(path: Path) -> Iterator[IO[bytes]]:
+    """Write beside the name, flush to the disk, then rename: a kill leaves no half file.
+
+    Processes on several machines may write the same name; the last one to finish wins.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError:
+    except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file that is at hand as a whole; see :func:`open_atomically`."""
+    with open_atomically(path) as file:
+        file.write(content)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -21,9 +21,14 @@ from armorm.cli.options import (
     Quiet,
     SkipInvalid,
     Steer,
+    WorkerCount,
+    WorkerGpus,
+    engine_arguments,
     load_model,
     print_json,
+    ray_workers,
     show_progress,
+    steering_factors,
     text_or_file,
 )
 
@@ -45,7 +50,7 @@ def score(
         Path,
         typer.Argument(
             help="Conversations: JSON lines (also .gz), Parquet or Arrow, with `messages`, or "
-            "`prompt` and `response`.",
+            "`prompt` and `response`. With --engine ray also a pattern: 'in/*.parquet'.",
             metavar="IN",
             show_default=False,
         ),
@@ -64,8 +69,16 @@ def score(
         bool,
         typer.Option("--uncertainty", help="Also deviations, score_deviation, novelty, novel."),
     ] = False,
-    engine: EngineChoice = "transformers",
+    engine: Annotated[
+        Literal["transformers", "vllm", "ray"],
+        typer.Option(
+            help="What runs the backbone; vllm is installed apart. ray: workers on this machine "
+            "or a cluster, with transformers in each.",
+        ),
+    ] = "transformers",
     engine_option: EngineOptions = None,
+    workers: WorkerCount = None,
+    worker_gpus: WorkerGpus = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -74,27 +87,33 @@ def score(
     Each row is kept and gets score, rewards, gating and coefficients. An interrupted run goes on
     where it stopped when the same command is given again.
     """
-    from armorm.evaluation.scoring import score_file
+    shared_among = ray_workers(engine, workers, worker_gpus)
+    loading: dict[str, Any] = {
+        "device": device,
+        "dtype": dtype,
+        "max_length": max_length,
+        "overlong": overlong,
+        "batch_tokens": batch_tokens,
+    }
+    handling: dict[str, Any] = {
+        "uncertainty": uncertainty,
+        "skip_invalid": skip_invalid,
+        "show_progress": show_progress(quiet),
+    }
+    if engine == "ray":
+        from armorm.scaling.scoring import ModelSettings, score_with_ray
 
-    loaded = load_model(
-        model,
-        device=device,
-        dtype=dtype,
-        max_length=max_length,
-        overlong=overlong,
-        batch_tokens=batch_tokens,
-        steer=steer,
-        engine=engine,
-        engine_options=engine_option,
-    )
-    summary = score_file(
-        loaded,
-        source,
-        output,
-        uncertainty=uncertainty,
-        skip_invalid=skip_invalid,
-        show_progress=show_progress(quiet),
-    )
+        assert shared_among is not None
+        loading |= engine_arguments("transformers", engine_option)
+        settings = ModelSettings(model, loading, steering_factors(steer))
+        summary = score_with_ray(settings, source, output, shared_among, **handling)
+    else:
+        from armorm.evaluation.scoring import score_file
+
+        loaded = load_model(
+            model, steer=steer, engine=engine, engine_options=engine_option, **loading
+        )
+        summary = score_file(loaded, source, output, **handling)
     if as_json:
         print_json(summary.as_dict())
     else:

@@ -13,6 +13,7 @@ from armorm.errors import RecipeError
 
 if TYPE_CHECKING:
     from armorm.model import RewardModel
+    from armorm.scaling.pool import Workers
 
 TEXT_HELP = "Text, or @FILE."
 
@@ -54,6 +55,23 @@ EngineOptions = Annotated[
         metavar="NAME=VALUE",
     ),
 ]
+WorkerCount = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        min=1,
+        help="With --engine ray. Default: one for each GPU; without any, one for each machine.",
+        show_default=False,
+    ),
+]
+WorkerGpus = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help="With --engine ray: GPUs of each worker, also 2 or 0.5.",
+        show_default=False,
+    ),
+]
 BatchTokens = Annotated[int | None, typer.Option(help="Most tokens run at once.")]
 Steer = Annotated[
     list[str] | None,
@@ -90,9 +108,24 @@ def load_model(
         max_length=max_length,
         overlong=overlong,
         batch_tokens=batch_tokens,
-        **_engine_arguments(engine, engine_options),
+        **engine_arguments(engine, engine_options),
     )
-    return model.steer(_factors(steer)) if steer else model
+    return model.steer(steering_factors(steer)) if steer else model
+
+
+def ray_workers(engine: str | None, count: int | None, gpus: float | None) -> Workers | None:
+    """The workers, if Ray is asked for.
+
+    Raises:
+        RecipeError: workers are described, but Ray is not asked for.
+    """
+    if engine == "ray":
+        from armorm.scaling.pool import Workers
+
+        return Workers(count, gpus)
+    if (count, gpus) != (None, None):
+        raise RecipeError("--workers and --worker-gpus belong to --engine ray.")
+    return None
 
 
 def hide_library_progress() -> None:
@@ -116,7 +149,8 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def _engine_arguments(engine: EngineName, options: list[str] | None) -> dict[str, Any]:
+def engine_arguments(engine: EngineName, options: list[str] | None) -> dict[str, Any]:
+    """What ``--engine`` and ``--engine-option`` add to the arguments of ``from_pretrained``."""
     import yaml
 
     pairs = [option.partition("=") for option in options or ()]
@@ -130,9 +164,10 @@ def _engine_arguments(engine: EngineName, options: list[str] | None) -> dict[str
     return given if engine == "transformers" else {"engine": engine, "engine_options": given}
 
 
-def _factors(steer: list[str]) -> dict[str, float]:
+def steering_factors(steer: list[str] | None) -> dict[str, float]:
+    """What ``--steer`` says, by objective."""
     factors = {}
-    for item in steer:
+    for item in steer or ():
         name, _, factor = item.rpartition("=")
         try:
             factors[name] = float(factor)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,8 +14,11 @@ from armorm.cli.options import (
     Quiet,
     RecipeArgument,
     SkipInvalid,
+    WorkerCount,
+    WorkerGpus,
     hide_library_progress,
     print_json,
+    ray_workers,
     show_progress,
 )
 
@@ -91,15 +94,37 @@ def features(
     output: OutputFolder,
     overrides: Overrides = None,
     skip_invalid: SkipInvalid = False,
+    engine: Annotated[
+        Literal["ray"] | None,
+        typer.Option(
+            help="ray: share the work among workers on this machine or a cluster; the recipe says "
+            "what runs the backbone in each.",
+            show_default=False,
+        ),
+    ] = None,
+    workers: WorkerCount = None,
+    worker_gpus: WorkerGpus = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Read the recipe's data and extract the features of both stages into DIR/features."""
+    """Read the recipe's data and extract the features of both stages into DIR/features.
+
+    An interrupted run goes on where it stopped when the same command is given again.
+    """
     from armorm.files import read_json
     from armorm.training import features_stage
 
     loaded = _load(recipe, overrides, skip_invalid)
-    features_stage(loaded, output, show_progress=show_progress(quiet))
+    shared_among = ray_workers(engine, workers, worker_gpus)
+    if shared_among is None:
+        features_stage(loaded, output, show_progress=show_progress(quiet))
+    else:
+        from armorm.scaling.features import ray_extraction
+
+        with ray_extraction(loaded, output, shared_among) as make_store:
+            features_stage(
+                loaded, output, make_store=make_store, show_progress=show_progress(quiet)
+            )
     account = read_json(output / "data.json")
     if as_json:
         print_json(account)

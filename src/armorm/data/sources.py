@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import glob
 import gzip
 import itertools
@@ -31,6 +32,16 @@ class RawRow(NamedTuple):
     file: str
     row: int
     fields: Mapping[str, Any] | InputError
+
+
+class Start(NamedTuple):
+    """Where in a file to begin: rows (lines, of JSON lines) and bytes before it."""
+
+    before: int = 0
+    offset: int = 0
+
+
+TOP = Start()
 
 
 class HeldOut(BaseModel):
@@ -157,7 +168,7 @@ class DataSource(BaseModel):
             yield from self._hub_rows(self.dataset, base)
         else:
             assert self.path is not None
-            for file in _matching_files(self.path, base):
+            for file in matching_files(self.path, base):
                 yield from file_rows(file)
 
     def _catalog_rows(
@@ -190,8 +201,12 @@ class DataSource(BaseModel):
         return None if self.root is None else _resolved(self.root, base)
 
 
-def file_rows(file: Path) -> Iterator[RawRow]:
+def file_rows(file: Path, start: Start = TOP) -> Iterator[RawRow]:
     """The rows of one JSON-lines, Parquet or Arrow file.
+
+    Args:
+        file: The file.
+        start: The first row; see :mod:`armorm.data.ranges`.  ``offset`` is for JSON lines.
 
     Raises:
         RecipeError: the file is of none of these formats.
@@ -199,11 +214,11 @@ def file_rows(file: Path) -> Iterator[RawRow]:
     """
     suffixes = file.suffixes[-2:] if file.suffix == ".gz" else file.suffixes[-1:]
     if suffixes and suffixes[0] in JSON_LINES:
-        yield from _json_lines(file)
+        yield from _json_lines(file, start)
     elif suffixes == [".parquet"]:
-        yield from _parquet_rows(file)
+        yield from _parquet_rows(file, start.before)
     elif suffixes and suffixes[0] in ARROW and len(suffixes) == 1:
-        yield from _arrow_rows(file)
+        yield from _arrow_rows(file, start.before)
     else:
         raise RecipeError(
             f"{file}: unknown format. Use JSON lines ({', '.join(JSON_LINES)}, also with .gz), "
@@ -211,7 +226,12 @@ def file_rows(file: Path) -> Iterator[RawRow]:
         )
 
 
-def _matching_files(pattern: str, base: Path | None) -> list[Path]:
+def matching_files(pattern: str, base: Path | None = None) -> list[Path]:
+    """The files of a name or glob pattern, sorted.
+
+    Raises:
+        RecipeError: there is none.
+    """
     full = _resolved(pattern, base)
     files = [Path(name) for name in sorted(glob.glob(str(full)))]  # noqa: PTH207
     if not files:
@@ -224,9 +244,11 @@ def _resolved(path: str, base: Path | None) -> Path:
     return full if base is None or full.is_absolute() else base / full
 
 
-def _json_lines(file: Path) -> Iterator[RawRow]:
+def _json_lines(file: Path, start: Start) -> Iterator[RawRow]:
     with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as lines:
-        number = 0
+        if start.offset:
+            lines.seek(start.offset)
+        number = start.before
         while True:
             number += 1
             try:
@@ -257,7 +279,7 @@ def _unreadable(error: Exception) -> InputError:
     )
 
 
-def _parquet_rows(file: Path) -> Iterator[RawRow]:
+def _parquet_rows(file: Path, before: int) -> Iterator[RawRow]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -266,10 +288,15 @@ def _parquet_rows(file: Path) -> Iterator[RawRow]:
     except (pa.ArrowInvalid, OSError) as error:
         yield RawRow(str(file), 0, _unreadable(error))
         return
-    yield from _batched_rows(file, parquet.iter_batches(batch_size=1024))
+    groups = list(range(parquet.num_row_groups))
+    ends = list(itertools.accumulate(parquet.metadata.row_group(i).num_rows for i in groups))
+    first = bisect.bisect_right(ends, before)
+    passed = ends[first - 1] if first else 0
+    batches = parquet.iter_batches(batch_size=1024, row_groups=groups[first:])
+    yield from _batched_rows(file, batches, before, passed)
 
 
-def _arrow_rows(file: Path) -> Iterator[RawRow]:
+def _arrow_rows(file: Path, before: int) -> Iterator[RawRow]:
     import pyarrow as pa
 
     with pa.memory_map(str(file)) as mapped:
@@ -283,15 +310,16 @@ def _arrow_rows(file: Path) -> Iterator[RawRow]:
             except pa.ArrowInvalid as error:
                 yield RawRow(str(file), 0, _unreadable(error))
                 return
-        yield from _batched_rows(file, batches)
+        yield from _batched_rows(file, batches, before)
 
 
-def _batched_rows(file: Path, batches: Any) -> Iterator[RawRow]:
-    number = 0
+def _batched_rows(file: Path, batches: Any, before: int, passed: int = 0) -> Iterator[RawRow]:
+    """The rows after the first ``before`` of a file; ``batches`` begin after ``passed`` rows."""
     for batch in batches:
-        for fields in batch.to_pylist():
-            number += 1
+        first = max(before - passed, 0)
+        for number, fields in enumerate(batch[first:].to_pylist(), start=passed + first + 1):
             yield RawRow(str(file), number, fields)
+        passed += len(batch)
 
 
 def count_rows(file: Path) -> int | None:

@@ -98,9 +98,9 @@ def score_file(
         model,
         source,
         output,
-        encode=_encode_conversation,
-        describe=lambda row, rewards: {**row, **rewards.as_dicts()[0]},
-        task="score with uncertainty" if uncertainty else "score",
+        encode=encode_conversation,
+        describe=describe_conversation,
+        task=task_name(uncertainty),
         uncertainty=uncertainty,
         skip_invalid=skip_invalid,
         rows_at_once=rows_at_once,
@@ -142,7 +142,7 @@ def score_rows(
     """
     started = time.perf_counter()
     files = _Files(output)
-    journal = files.take_up(_Journal(f"{task}: {model.fingerprint()}", _fingerprint(source)))
+    journal = files.take_up(_Journal(f"{task}: {model.fingerprint()}", fingerprint(source)))
     resumed_at = journal.rows
     rows = itertools.islice(file_rows(source), resumed_at, None)
     total = count_rows(source)
@@ -152,8 +152,8 @@ def score_rows(
         progress_bar(task.split()[0], total, "rows", show_progress) as advance,
     ):
         advance(resumed_at)
-        for chunk in _chunks(rows, rows_at_once):
-            lines, errors = _score_chunk(model, chunk, encode, describe, skip_invalid, uncertainty)
+        for chunk in chunks(rows, rows_at_once):
+            lines, errors = score_chunk(model, chunk, encode, describe, skip_invalid, uncertainty)
             journal.output_bytes = _append(scored, lines)
             journal.invalid_bytes = _append(invalid, [error.as_dict() for error in errors])
             journal.rows += len(chunk)
@@ -210,7 +210,7 @@ class _Files:
             self.invalid.unlink(missing_ok=True)
 
 
-def _score_chunk(
+def score_chunk(
     model: RewardModel,
     chunk: list[RawRow],
     encode: Encode,
@@ -218,6 +218,11 @@ def _score_chunk(
     skip_invalid: bool,
     uncertainty: bool,
 ) -> tuple[list[dict[str, Any]], list[InputError]]:
+    """Score some rows together; returns the output rows and the bad rows.
+
+    Raises:
+        InputError: the first bad row, unless ``skip_invalid``.
+    """
     kept: list[Mapping[str, Any]] = []
     encoded: list[EncodedPrompt] = []
     errors: list[InputError] = []
@@ -239,7 +244,13 @@ def _score_chunk(
     return [describe(row, mine) for row, mine in zip(kept, per_row, strict=True)], errors
 
 
-def _encode_conversation(model: RewardModel, row: Mapping[str, Any]) -> EncodedPrompt:
+def task_name(uncertainty: bool) -> str:
+    """What ``armorm score`` does: an unfinished output of something else is not continued."""
+    return "score with uncertainty" if uncertainty else "score"
+
+
+def encode_conversation(model: RewardModel, row: Mapping[str, Any]) -> EncodedPrompt:
+    """How ``armorm score`` reads a row."""
     if "messages" in row:
         prompt, response = located_in("messages", validate_conversation, row["messages"])
     elif "prompt" in row and "response" in row:
@@ -253,6 +264,11 @@ def _encode_conversation(model: RewardModel, row: Mapping[str, Any]) -> EncodedP
             "Add messages, or prompt and response.",
         )
     return encode_or_refuse(model, "messages", prompt, [response])
+
+
+def describe_conversation(row: Mapping[str, Any], rewards: Rewards) -> dict[str, Any]:
+    """What ``armorm score`` makes of a row."""
+    return {**row, **rewards.as_dicts()[0]}
 
 
 def encode_or_refuse(
@@ -279,22 +295,29 @@ def encode_or_refuse(
     return encoded
 
 
-def _append(file: IO[bytes], rows: list[dict[str, Any]]) -> int:
-    """Append JSON lines, make them certain, and return the size of the file."""
+def write_lines(file: IO[bytes], rows: list[dict[str, Any]]) -> None:
+    """Append rows as JSON lines."""
     for row in rows:
         text = json.dumps(row, ensure_ascii=False, default=str)
         file.write(text.encode("utf-8", "surrogatepass") + b"\n")
+
+
+def _append(file: IO[bytes], rows: list[dict[str, Any]]) -> int:
+    """Append JSON lines, make them certain, and return the size of the file."""
+    write_lines(file, rows)
     file.flush()
     os.fsync(file.fileno())
     return file.tell()
 
 
-def _chunks(rows: Iterator[RawRow], size: int) -> Iterator[list[RawRow]]:
+def chunks(rows: Iterator[RawRow], size: int) -> Iterator[list[RawRow]]:
+    """The rows that are scored together."""
     while chunk := list(itertools.islice(rows, size)):
         yield chunk
 
 
-def _fingerprint(source: Path) -> str:
+def fingerprint(source: Path) -> str:
+    """What tells a file from another one, without reading it."""
     if not source.is_file():
         raise ArmormError(f"There is no file {str(source)!r}.")
     status = source.stat()

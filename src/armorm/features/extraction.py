@@ -102,7 +102,7 @@ def extract_features(
     started = time.perf_counter()
     work = plan_work(
         rows,
-        backbone,
+        BackboneSettings.of(backbone),
         path,
         objectives=objectives,
         feature_dtype=feature_dtype,
@@ -112,18 +112,27 @@ def extract_features(
     with progress_bar(work.title, work.total, "responses", show_progress) as advance:
         counts = _extract_shards(work, backbone, process, advance)
     if on_summary is not None:
-        on_summary(
-            ExtractionSummary(
-                shards=len(work.shards),
-                resumed_shards=len(work.shards) - counts["shards"],
-                responses=counts["responses"],
-                prompts=counts["prompts"],
-                tokens=counts["tokens"],
-                computed_tokens=counts["computed_tokens"],
-                seconds=time.perf_counter() - started,
-            )
-        )
+        on_summary(work.summary(counts, started))
     return process.finish_together(work.writer)
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneSettings:
+    """What a store depends on besides the rows.
+
+    Attributes:
+        identity: See :class:`FeatureBackbone`.
+        max_length: Most tokens of a conversation.
+        overlong: What happens to longer ones.
+    """
+
+    identity: dict[str, Any]
+    max_length: int | None
+    overlong: str
+
+    @classmethod
+    def of(cls, backbone: FeatureBackbone) -> BackboneSettings:
+        return cls(backbone.identity, backbone.encoder.max_length, backbone.encoder.overlong)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,10 +165,22 @@ class ExtractionWork:
     def responses(self, shard: int) -> int:
         return sum(len(self.rows[i].responses) for i in self.shards[shard])
 
+    def summary(self, counts: Counter[str], started: float) -> ExtractionSummary:
+        """What a run did, from the sum of what :func:`extract_shard` returned."""
+        return ExtractionSummary(
+            shards=len(self.shards),
+            resumed_shards=len(self.shards) - counts["shards"],
+            responses=counts["responses"],
+            prompts=counts["prompts"],
+            tokens=counts["tokens"],
+            computed_tokens=counts["computed_tokens"],
+            seconds=time.perf_counter() - started,
+        )
+
 
 def plan_work(
     rows: Rows,
-    backbone: FeatureBackbone,
+    backbone: BackboneSettings,
     path: str | Path,
     *,
     objectives: ObjectiveSet | None = None,
@@ -172,8 +193,8 @@ def plan_work(
         kind="preferences" if rows and isinstance(rows[0], PreferencePair) else "rated",
         backbone=backbone.identity,
         feature_dtype=feature_dtype,
-        max_length=backbone.encoder.max_length,
-        overlong=backbone.encoder.overlong,
+        max_length=backbone.max_length,
+        overlong=backbone.overlong,
         data_sha256=hash_rows(rows),
         rows=len(rows),
         shards=len(shards),

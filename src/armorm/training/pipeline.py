@@ -14,10 +14,13 @@ from __future__ import annotations
 import json
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -34,6 +37,7 @@ from armorm.features import (
     Process,
     extract_features,
 )
+from armorm.features.extraction import Rows
 from armorm.files import read_json, write_atomically, write_json
 from armorm.heads import (
     GateTraining,
@@ -44,6 +48,7 @@ from armorm.heads import (
 )
 from armorm.model import RewardModel
 from armorm.model.checkpoint import Heads
+from armorm.objectives import ObjectiveSet
 from armorm.training.curves import curve_log
 from armorm.training.debiasing_report import debiasing_report
 from armorm.training.inputs import RecipeData, feature_engine, load_backbone, read_data
@@ -91,15 +96,34 @@ def train(recipe: Recipe, output: str | Path, *, show_progress: bool = False) ->
     return fit_gate_stage(recipe, output, backbone=backbone, show_progress=show_progress)
 
 
+@runtime_checkable
+class MakeStore(Protocol):
+    """Makes a feature store of rows. See :func:`armorm.extract_features`."""
+
+    def __call__(
+        self, rows: Rows, *, path: Path, objectives: ObjectiveSet | None = None, **options: Any
+    ) -> FeatureStore: ...
+
+
 def features_stage(
     recipe: Recipe,
     output: str | Path,
     *,
     backbone: FeatureBackbone | None = None,
     data: RecipeData | None = None,
+    make_store: MakeStore | None = None,
     show_progress: bool = False,
 ) -> None:
-    """Read the data, extract the features of both stages, and account for every row."""
+    """Read the data, extract the features of both stages, and account for every row.
+
+    Args:
+        recipe: What to do.
+        output: The run folder.
+        backbone: The recipe's backbone, where it is loaded already.
+        data: The recipe's data, where it is read already.
+        make_store: What extracts, if not this process; see :mod:`armorm.scaling`.
+        show_progress: Draw progress bars on standard error.
+    """
     output = Path(output)
     started = time.perf_counter()
     rated, pairs = data or read_data(recipe, output)
@@ -112,18 +136,14 @@ def features_stage(
     }
     summaries: list[ExtractionSummary] = []
     options["on_summary"] = summaries.append
-    with feature_engine(recipe, output, backbone) as engine:
+    folder = output / "features"
+    here = _extraction_here(recipe, output, backbone)
+    with nullcontext(make_store) if make_store else here as make:
         stores = {
-            "rated": extract_features(
-                rated.rows,
-                engine,
-                output / "features" / "rated",
-                objectives=recipe.objective_set(),
-                **options,
+            "rated": make(
+                rated.rows, path=folder / "rated", objectives=recipe.objective_set(), **options
             ),
-            "preferences": extract_features(
-                pairs.rows, engine, output / "features" / "preferences", **options
-            ),
+            "preferences": make(pairs.rows, path=folder / "preferences", **options),
         }
     tallies = {"rated": rated.tally, "preferences": pairs.tally}
     account = {
@@ -137,6 +157,14 @@ def features_stage(
         for (kind, store), summary in zip(stores.items(), summaries, strict=True)
     }
     write_json(output / "data.json", {**account, "seconds": time.perf_counter() - started})
+
+
+@contextmanager
+def _extraction_here(
+    recipe: Recipe, output: Path, backbone: FeatureBackbone | None
+) -> Iterator[MakeStore]:
+    with feature_engine(recipe, output, backbone) as engine:
+        yield partial(extract_features, backbone=engine)
 
 
 def fit_head_stage(recipe: Recipe, output: str | Path) -> RewardHead:

@@ -1,0 +1,101 @@
+"""Cutting files into ranges of rows that can be read apart, each from its place."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from armorm.data.sources import JSON_LINES, RawRow, Start, file_rows
+from armorm.errors import RecipeError
+
+
+class FileRange(NamedTuple):
+    """Some rows of a file that stand next to each other.
+
+    Attributes:
+        file: The file.
+        rows: How many rows.
+        before: Rows before it; of JSON lines, lines, empty ones too.
+        offset: Bytes before it; 0 for other formats.
+    """
+
+    file: str
+    rows: int
+    before: int = 0
+    offset: int = 0
+
+
+def cut_file(file: Path, rows: int) -> Iterator[FileRange]:
+    """Ranges of ``rows`` rows, the last one shorter.
+
+    JSON lines are read once for the places of the lines; of Parquet and Arrow only the layout is
+    read.  A file that cannot be read becomes a range of one row, which is the error.
+
+    Raises:
+        RecipeError: the format is unknown, or cannot be entered in the middle (.gz).
+    """
+    if file.suffix == ".gz":
+        raise RecipeError(
+            f"{file}: a compressed file can only be read from its start, so it cannot be shared "
+            f"among workers. Unpack it first: gunzip --keep {file}"
+        )
+    if file.suffix in JSON_LINES:
+        yield from _cut_json_lines(file, rows)
+        return
+    first = next(file_rows(file), None)
+    if first is not None and first.row == 0:
+        yield FileRange(str(file), rows=1)
+        return
+    total = _rows_of_table(file)
+    for before in range(0, total, rows):
+        yield FileRange(str(file), min(rows, total - before), before)
+
+
+def range_rows(part: FileRange) -> Iterator[RawRow]:
+    """The rows of a range, with the numbers that they have in their file."""
+    rows = file_rows(Path(part.file), Start(part.before, part.offset))
+    return itertools.islice(rows, part.rows)
+
+
+def merge_ranges(ranges: list[FileRange], most: int) -> list[FileRange]:
+    """Join neighbours so that about ``most`` ranges are left; files stay apart."""
+    size = -(-len(ranges) // most)
+    merged = []
+    for _, of_file in itertools.groupby(ranges, key=lambda part: part.file):
+        mine = list(of_file)
+        for first in range(0, len(mine), size):
+            group = mine[first : first + size]
+            merged.append(group[0]._replace(rows=sum(part.rows for part in group)))
+    return merged
+
+
+def _cut_json_lines(file: Path, rows: int) -> Iterator[FileRange]:
+    start, number, offset, kept = Start(), 0, 0, 0
+    with file.open("rb") as lines:
+        for line in lines:
+            number += 1
+            offset += len(line)
+            kept += not line.isspace()
+            if kept == rows:
+                yield FileRange(str(file), kept, *start)
+                start, kept = Start(number, offset), 0
+    if kept:
+        yield FileRange(str(file), kept, *start)
+
+
+def _rows_of_table(file: Path) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if file.suffix == ".parquet":
+        rows: int = pq.read_metadata(file).num_rows
+        return rows
+    with pa.memory_map(str(file)) as mapped:
+        try:
+            reader = pa.ipc.open_file(mapped)
+            return sum(len(reader.get_batch(i)) for i in range(reader.num_record_batches))
+        except pa.ArrowInvalid:
+            mapped.seek(0)
+            return sum(len(batch) for batch in pa.ipc.open_stream(mapped))

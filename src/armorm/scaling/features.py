@@ -1,0 +1,144 @@
+"""Feature extraction by a pool of workers."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from armorm.conversations import PreferencePair, RatedResponse
+from armorm.errors import StoreError
+from armorm.features import ExtractionSummary, FeatureStore, load_engine
+from armorm.features.extraction import (
+    BackboneSettings,
+    ExtractionWork,
+    Row,
+    Rows,
+    encode_shard,
+    extract_shard,
+    plan_work,
+)
+from armorm.features.store import StoreWriter
+from armorm.objectives import ObjectiveSet
+from armorm.progress import progress_bar
+from armorm.scaling.pool import Pool, Task, Workers, ray_pool
+from armorm.training.pipeline import MakeStore
+from armorm.training.recipe import Recipe
+from armorm.training.tuning.folders import backbone_folder
+
+
+@contextmanager
+def ray_extraction(recipe: Recipe, run: Path, workers: Workers) -> Iterator[MakeStore]:
+    """What extracts features on Ray while the block runs, for ``features_stage``.
+
+    The recipe's engine runs in each worker.  The output folder must be on a disk that all workers
+    see under the same name.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        ArmormError: the cluster cannot be reached, or the backbone not be loaded.
+    """
+    name = str(backbone_folder(recipe, run))
+    loading = {"name": name, "options": recipe.backbone.engine_arguments()}
+    with ray_pool(workers) as pool:
+        backbone = BackboneSettings(**pool.describe(FeatureJob, {"backbone": loading}))
+
+        def make_store(rows: Rows, *, path: Path, **options: Any) -> FeatureStore:
+            return _extract(pool, loading, backbone, rows, path, **options)
+
+        yield make_store
+
+
+def _extract(
+    pool: Pool,
+    loading: Mapping[str, Any],
+    backbone: BackboneSettings,
+    rows: Rows,
+    path: Path,
+    *,
+    objectives: ObjectiveSet | None = None,
+    feature_dtype: str = "float32",
+    shard_responses: int = 2048,
+    show_progress: bool = False,
+    on_summary: Callable[[ExtractionSummary], None] | None = None,
+) -> FeatureStore:
+    """:func:`armorm.extract_features`, by a pool; the store is the same, byte for byte."""
+    started = time.perf_counter()
+    work = plan_work(
+        rows,
+        backbone,
+        path,
+        objectives=objectives,
+        feature_dtype=feature_dtype,
+        shard_responses=shard_responses,
+    )
+    counts: Counter[str] = Counter()
+    if not work.writer.manifest.complete:
+        settings = {"backbone": loading, "store": str(path.absolute())}
+        with progress_bar(work.title, work.total, "responses", show_progress) as advance:
+            missing = [i for i in range(len(work.shards)) if not work.writer.is_done(i)]
+            advance(work.total - sum(map(work.responses, missing)))
+            tasks = (_task(work, shard) for shard in missing)
+            for made in pool.work(FeatureJob, settings, tasks):
+                advance(work.responses(made.pop("shard")), made["tokens"])
+                counts.update(made)
+    if on_summary is not None:
+        on_summary(work.summary(counts, started))
+    return work.writer.finish()
+
+
+class FeatureJob:
+    """Makes shards of a store that the driver started."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        loading = settings["backbone"]
+        self._backbone = load_engine(loading["name"], **loading["options"])
+        self._store = settings.get("store")
+
+    def describe(self) -> dict[str, Any]:
+        """The fields of :class:`BackboneSettings`."""
+        try:
+            return asdict(BackboneSettings.of(self._backbone))
+        finally:
+            self._backbone.close()
+
+    def make(self, task: Task) -> dict[str, Any]:
+        """Compute and write one shard."""
+        writer = self._join()
+        shard = task["number"]
+        members = [_read_row(writer.manifest.kind, record) for record in task["rows"]]
+        encoded = encode_shard(members, self._backbone)
+        counts = extract_shard(shard, encoded, self._backbone, writer, _no_bar)
+        return {"shard": shard, **counts}
+
+    def _join(self) -> StoreWriter:
+        assert self._store is not None
+        try:
+            return StoreWriter.join(Path(self._store))
+        except StoreError as error:
+            raise StoreError(
+                f"A worker does not see the store that was started: {error} All workers need the "
+                "output folder under the same name, on a shared disk."
+            ) from error
+
+
+def _task(work: ExtractionWork, shard: int) -> Task:
+    return {"number": shard, "rows": [_row_record(*member) for member in work.members(shard)]}
+
+
+def _row_record(number: int, row: Row) -> dict[str, Any]:
+    return {"number": number, **asdict(row)}
+
+
+def _read_row(kind: str, record: dict[str, Any]) -> tuple[int, Row]:
+    fields = {**record, "prompt": tuple(record["prompt"])}
+    number = fields.pop("number")
+    return number, PreferencePair(**fields) if kind == "preferences" else RatedResponse(**fields)
+
+
+def _no_bar(amount: float, tokens: float = 0.0) -> None:
+    """The driver's bar moves when the shard is done."""
