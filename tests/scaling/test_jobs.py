@@ -23,17 +23,18 @@ from armorm.errors import ArmormError, MissingExtraError, RecipeError
 from armorm.evaluation.scoring import score_file
 from armorm.scaling import features, scoring
 from armorm.scaling.answers import answer, result_of
-from armorm.scaling.pool import FittedWorkers, Job, Workers, ray_pool
+from armorm.scaling.pool import FittedWorkers, Job, Pool, Workers, ray_pool
 from armorm.scaling.scoring import ModelSettings, score_with_ray
 from armorm.training.inputs import load_backbone
 from tests.features.test_durability import hashes
 from tests.features.test_store import make_pairs
 
 
-class PoolInThisProcess:
+class PoolInThisProcess(Pool):
     """Does the tasks last first; stops after some."""
 
     def __init__(self) -> None:
+        super().__init__(FittedWorkers(1, 1, 0.0))
         self.most: int | None = None
 
     def describe(self, job: type[Job], settings: Mapping[str, Any]) -> dict[str, Any]:
