@@ -207,3 +207,27 @@ def test_a_total_stays_what_it_was_when_rows_are_added_to_its_parts():
         whole.moment(1) - 2 * (features[:10].T @ rewards[:10, 1]),
         atol=1e-12,
     )
+
+
+@pytest.mark.parametrize("rows", [300, 12])
+def test_a_device_gives_the_sums_and_weights_of_the_cpu(rows):
+    """torch's own products and solves in float64; the CPU stands in for a GPU here."""
+    x, y = _data(rows, 20, 4, seed=3)
+    here, there = RidgeStatistics(20, 4), RidgeStatistics(20, 4, device="cpu")
+    for statistics in (here, there):
+        statistics.BLOCK = 64  # several blocks
+        for start in range(0, rows, 50):
+            statistics.update(x[start : start + 50].astype(np.float32), y[start : start + 50])
+    np.testing.assert_allclose(
+        there.gram(there.patterns), here.gram(here.patterns), rtol=0, atol=1e-10
+    )
+    alphas = [0.0, 1e-3, 10.0]  # without a penalty, fewer rows than features are singular
+    for alpha in alphas:
+        np.testing.assert_allclose(
+            fit_reward_head(there, alphas=[alpha]).weight,
+            fit_reward_head(here, alphas=[alpha]).weight,
+            rtol=0,
+            atol=1e-8,
+        )
+    chosen = fit_reward_head(there, there, alphas)
+    assert chosen.alphas == fit_reward_head(here, here, alphas).alphas

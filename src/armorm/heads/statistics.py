@@ -23,6 +23,7 @@ from safetensors.numpy import save as save_safetensors
 from scipy.linalg import blas
 
 from armorm.errors import ArmormError, StoreError
+from armorm.heads.device import DeviceSums
 from armorm.heads.triangles import pack_triangle, unpack_triangle
 
 Pattern = tuple[int, ...]  # columns of the objectives that a row rates, ascending
@@ -59,23 +60,26 @@ class PatternStatistics:
             np.zeros(rated),
         )
 
-    def add_rows(
+    def add_ratings(self, rewards: Float[np.ndarray, "rows rated"]) -> None:
+        """Add what the ratings alone tell."""
+        self.rows += len(rewards)
+        self.products += blas.dgemm(1.0, rewards.T, rewards.T, trans_b=True)
+        self.sums += rewards.sum(axis=0)
+
+    def add_features(
         self,
         features: Float[np.ndarray, "rows features"],
         rewards: Float[np.ndarray, "rows rated"],
     ) -> None:
-        """Add rows, both in float64.
+        """Add to X'X and X'R, both in float64.
 
         All products are scipy's: numpy brings a BLAS of its own, and the threads of each keep
         spinning for a while after a product, in the way of the other's.
         """
-        self.rows += len(features)
         # A symmetric update writes one triangle in place: half the work of a general product.
         self.gram = blas.dsyrk(1.0, features.T, beta=1.0, c=self.gram, lower=True, overwrite_c=True)
         # In this order the narrow product reads the features along their rows: three times as fast.
         self.moments += blas.dgemm(1.0, rewards.T, features.T, trans_b=True).T
-        self.products += blas.dgemm(1.0, rewards.T, rewards.T, trans_b=True)
-        self.sums += rewards.sum(axis=0)
 
     def add(self, other: PatternStatistics, sign: int = 1) -> None:
         """Add, or with ``sign=-1`` take away, the sums over other rows."""
@@ -137,17 +141,20 @@ class RidgeStatistics:
     Args:
         features: Length d of a feature.
         objectives: Number k of objectives.
+        device: Sum on this device, as torch names it (``cuda``); default on the CPU.
     """
 
     BLOCK = 4096  # rows of one pattern summed at a time: bounds the memory, not the result
 
-    def __init__(self, features: int, objectives: int) -> None:
+    def __init__(self, features: int, objectives: int, device: str | None = None) -> None:
         self.features = features
         self.objectives = objectives
+        self.device = device
         # Sums of one pattern are added up when they are read: a total costs no memory.
         self._sums: dict[Pattern, list[PatternStatistics]] = {}
         self._waiting: dict[Pattern, _Waiting] = {}
         self._block: npt.NDArray[np.float64] | None = None
+        self._on_device: dict[Pattern, DeviceSums] = {}
 
     def update(
         self,
@@ -190,12 +197,21 @@ class RidgeStatistics:
         sums = self._sums.setdefault(pattern, [])
         if not sums or sums[-1].shared:
             sums.append(PatternStatistics.empty(self.features, len(pattern)))
-        if self._block is None:
-            self._block = np.empty((self.BLOCK, self.features))
-        block = self._block[: waiting.rows]
-        np.copyto(block, waiting.features)
-        sums[-1].add_rows(block, waiting.rewards)
+        sums[-1].add_ratings(waiting.rewards)
+        if self.device is not None:
+            self._sums_on(self.device, pattern).add_rows(waiting.features, waiting.rewards)
+        else:
+            if self._block is None:
+                self._block = np.empty((self.BLOCK, self.features))
+            block = self._block[: waiting.rows]
+            np.copyto(block, waiting.features)
+            sums[-1].add_features(block, waiting.rewards)
         waiting.rows = 0
+
+    def _sums_on(self, device: str, pattern: Pattern) -> DeviceSums:
+        if pattern not in self._on_device:
+            self._on_device[pattern] = DeviceSums(self.features, len(pattern), device)
+        return self._on_device[pattern]
 
     def finish(self) -> None:
         """Sum the rows that still wait for a full block, and give the memory for blocks back.
@@ -205,7 +221,12 @@ class RidgeStatistics:
         for pattern, waiting in self._waiting.items():
             if waiting.rows:
                 self._sum(pattern, waiting)
+        for pattern, there in self._on_device.items():
+            sums = self._sums[pattern][-1]
+            sums.gram += there.gram()
+            sums.moments += there.moments()
         self._waiting.clear()
+        self._on_device.clear()
         self._block = None
 
     def sums(self) -> list[tuple[Pattern, PatternStatistics]]:
@@ -228,7 +249,7 @@ class RidgeStatistics:
     def __add__(self, other: RidgeStatistics) -> RidgeStatistics:
         """The statistics of both sets of rows together. It refers to their sums, without a copy."""
         self._check_same(other)
-        total = RidgeStatistics(self.features, self.objectives)
+        total = RidgeStatistics(self.features, self.objectives, self.device)
         for pattern, sums in [*self.sums(), *other.sums()]:
             sums.shared = True
             total._sums.setdefault(pattern, []).append(sums)
@@ -241,7 +262,7 @@ class RidgeStatistics:
             ArmormError: the other rows are more than these, in some label pattern.
         """
         self._check_same(other)
-        rest = RidgeStatistics(self.features, self.objectives)
+        rest = RidgeStatistics(self.features, self.objectives, self.device)
         rest._sums = {pattern: [self._sum_of(pattern)] for pattern in self.patterns}
         for pattern, theirs in other.sums():
             mine = rest._sums.get(pattern, [None])[0]

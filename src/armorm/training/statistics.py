@@ -25,6 +25,7 @@ from armorm.features import FeatureStore
 from armorm.features.store import parquet_bytes
 from armorm.files import read_json, write_atomically, write_json
 from armorm.heads import RidgeStatistics
+from armorm.heads.device import float64_device
 from armorm.heads.statistics import total_statistics
 
 TRAIN, SELECTION = "train", "selection"
@@ -85,7 +86,9 @@ class HeadStatistics:
         keys: list[str],
     ) -> None:
         if part not in self.sums:
-            self.sums[part] = RidgeStatistics(features.shape[1], len(self.objectives))
+            self.sums[part] = RidgeStatistics(
+                features.shape[1], len(self.objectives), float64_device()
+            )
             self.rows[part] = Counter()
         self.sums[part].update(features, ratings)
         self.rows[part].update(keys)
