@@ -190,8 +190,8 @@ def fit_head_of(
 ) -> RewardHead:
     """Fit the head on statistics, and leave both in the run folder.
 
-    A head that was trained with the backbone keeps its weights; the penalties are those that
-    ridge would take on its features, for the uncertainty.
+    A head that was trained with the backbone keeps its weights, and has no uncertainty: it is no
+    ridge fit of these sums. The penalties are those that ridge would take on its features.
     """
     objectives = recipe.objective_set()
     head = fit_reward_head(
@@ -206,12 +206,21 @@ def fit_head_of(
     fits = held_out_fits(store, head)
     statistics.save(output / "head" / "statistics")
     total = statistics.of_part(TRAIN) + statistics.of_part(SELECTION)
-    # A head that was trained with its backbone is no ridge fit of these sums.
-    wanted = recipe.head.uncertainty and not recipe.trains_head_with_backbone
-    uncertainty = save_uncertainty(output / "head", total, head, objectives, store, wanted=wanted)
+    withheld = _why_no_uncertainty(recipe)
+    uncertainty = save_uncertainty(
+        output / "head", total, head, objectives, store, withheld=withheld
+    )
     seconds = time.perf_counter() - started
     save_head(output / "head", head, objectives, fits, uncertainty, recipe.head.alphas, seconds)
     return head
+
+
+def _why_no_uncertainty(recipe: Recipe) -> str | None:
+    if not recipe.head.uncertainty:
+        return "the recipe says head.uncertainty: false"
+    if recipe.trains_head_with_backbone:
+        return "the head was trained with its backbone (head.finetune.final_head), not by ridge"
+    return None
 
 
 def fit_gate_stage(

@@ -29,9 +29,17 @@ def save_uncertainty(
     objectives: ObjectiveSet,
     held_out: FeatureStore,
     *,
-    wanted: bool = True,
+    withheld: str | None = None,
 ) -> dict[str, Any]:
     """Write the head's uncertainty into its folder, measured on the held-out rows of a store.
+
+    Args:
+        folder: Of the head.
+        statistics: The sums it was fitted on.
+        head: The fitted head.
+        objectives: Its objectives.
+        held_out: Features of the rated rows; those that are held out are used.
+        withheld: Why there is to be none.
 
     Returns:
         ``unavailable`` (why there is none, else ``None``); ``held_out_rows``; ``usual_novelty``;
@@ -39,8 +47,8 @@ def save_uncertainty(
         the interval.
     """
     (folder / FILE).unlink(missing_ok=True)
-    if not wanted:
-        return {"unavailable": "the recipe says head.uncertainty: false"}
+    if withheld is not None:
+        return {"unavailable": withheld}
     try:
         uncertainty = fit_uncertainty(statistics, head, objectives.names)
     except ArmormError as error:

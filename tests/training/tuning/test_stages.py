@@ -24,6 +24,7 @@ from armorm.training import (
     features_stage,
     finetune_stage,
     fit_head_stage,
+    head_influence,
     merge_heads,
     pretrain_stage,
     update_head,
@@ -337,6 +338,8 @@ def test_a_head_on_a_fine_tuned_backbone_cannot_claim_to_forget(chain, tmp_path)
         update_head(chain, [], "add")
     with pytest.raises(ArmormError, match="trained with its backbone"):
         merge_heads([chain], chain)
+    with pytest.raises(ArmormError, match="trained together with its backbone"):
+        head_influence(chain, "p", "r")
     ridge = tmp_path / "recipe.yaml"
     ridge.write_text((chain / "recipe.yaml").read_text().replace("trained", "ridge"))
     (tmp_path / "head").symlink_to(chain / "head")
@@ -348,6 +351,8 @@ def test_the_final_head_is_the_trained_one_or_a_ridge_fit(chain, recipe_file, tm
     run = tmp_path / "run"
     shutil.copytree(chain, run)
     trained = fit_head_stage(Recipe.load(recipe_file), run)
+    uncertainty = json.loads((run / "head" / "head.json").read_text())["uncertainty"]
+    assert "trained with its backbone" in uncertainty["unavailable"]
     score = _weights(run / "finetuned")["score.weight"]
     torch.testing.assert_close(torch.from_numpy(trained.weight), score.double())
     report = json.loads((run / "head" / "head.json").read_text())["objectives"]
@@ -408,6 +413,7 @@ def test_a_missing_extra_is_named(recipe_file, tmp_path, monkeypatch, package):
 def test_several_processes_and_other_gpus_are_refused(recipe_file, tmp_path, monkeypatch):
     with pytest.raises(ArmormError, match="CUDA_VISIBLE_DEVICES"):
         pretrain_stage(Recipe.load(recipe_file, ["backbone.device=cuda:1"]), tmp_path)
+    monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ArmormError, match="one process"):
         pretrain_stage(Recipe.load(recipe_file), tmp_path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from armorm.errors import ArmormError
-from armorm.features import Backbone
+from armorm.features import Backbone, Process
 from armorm.features.backbone import default_device
 from armorm.progress import progress_bar
 from armorm.training.recipe import Recipe
@@ -32,7 +31,7 @@ def load_for_training(recipe: Recipe, name: object, section: TuningSection) -> B
     Raises:
         ArmormError: several processes, or a GPU that is not the first.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if Process.current().count > 1:
         raise ArmormError(
             "armorm trains in one process. Start it without torchrun or accelerate launch."
         )
