@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-compat lint types contracts check format clean
+.PHONY: quickstart test test-compat test-vllm lint types contracts check format clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/armorm train recipes/quickstart.yaml -o runs/quickstart
@@ -14,6 +14,10 @@ test: $(VENV)/.installed
 # Exported folders on the oldest transformers they support, in an environment of its own.
 test-compat: $(VENV)/.installed
 	sh scripts/test_compat.sh
+
+# The vLLM plugin on the real vLLM, in an environment of its own.
+test-vllm:
+	PYTHON=$(PYTHON) sh scripts/test_vllm.sh
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -34,4 +38,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt scripts/install.sh
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-compat-* runs build dist
+	rm -rf $(VENV) .venv-compat-* .venv-vllm runs build dist

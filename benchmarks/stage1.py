@@ -36,6 +36,7 @@ def main(
     features: int = 1024,
     repeats: Annotated[int, typer.Option(help="Runs of ours; the fastest counts.")] = 3,
     published: Annotated[bool, typer.Option(help="Run the published way too.")] = True,
+    device: Annotated[str | None, typer.Option(help="Sums and solves here, e.g. cuda.")] = None,
     seed: int = 0,
 ) -> None:
     """Compare both ways of stage 1."""
@@ -45,7 +46,7 @@ def main(
     selection = np.random.default_rng(seed).random(rows) < 0.2
     before = _peak_memory()
     product, symmetric = float64_rates(features)
-    runs = [ours(x, y, selection) for _ in range(repeats)]
+    runs = [ours(x, y, selection, device) for _ in range(repeats)]
     head, gram_seconds, solve_seconds = min(runs, key=lambda run: run[1] + run[2])
     gram_flops = float(len(x)) * features**2  # a symmetric product is half of a general one
     result = {
@@ -67,16 +68,19 @@ def main(
     print(json.dumps({k: _rounded(v) for k, v in result.items()}, indent=2))
 
 
-def ours(x: Features, y: Ratings, selection: Chosen) -> tuple[RewardHead, float, float]:
+def ours(
+    x: Features, y: Ratings, selection: Chosen, device: str | None = None
+) -> tuple[RewardHead, float, float]:
     """Our head, and the seconds of accumulation and of everything after."""
     started = time.perf_counter()
-    train = RidgeStatistics(x.shape[1], OBJECTIVES)
-    select = RidgeStatistics(x.shape[1], OBJECTIVES)
+    train = RidgeStatistics(x.shape[1], OBJECTIVES, device)
+    select = RidgeStatistics(x.shape[1], OBJECTIVES, device)
     for start in range(0, len(x), 8192):
         part = slice(start, start + 8192)
         for statistics, mask in ((train, ~selection[part]), (select, selection[part])):
-            statistics.update(x[part][mask], y[part][mask])
-    _ = train.patterns, select.patterns  # sums what still waits for a full block
+            statistics.update(x[part], np.where(mask[:, None], y[part], np.nan))
+    train.finish()
+    select.finish()
     accumulated = time.perf_counter()
     head = fit_reward_head(train, select, PAPER_ALPHAS)
     return head, accumulated - started, time.perf_counter() - accumulated

@@ -7,9 +7,11 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import Gemma2Config, Gemma2Model
 
 from armorm import Backbone
 from armorm.errors import CheckpointError
+from tests.tiny import TEMPLATES, tiny_tokenizer
 
 PROMPTS = [
     [{"role": "user", "content": "what is the capital of France ?"}],
@@ -88,3 +90,35 @@ def test_a_pickle_is_never_loaded(tiny_folder, tmp_path):
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(CheckpointError, match="no/such/folder"):
         Backbone.from_pretrained(tmp_path / "no/such/folder")
+
+
+def test_capped_attention_is_never_run_without_its_cap(tmp_path):
+    """SDPA knows no cap, and some versions of transformers run it all the same."""
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=TEMPLATES["chatml"].size,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=256,
+        initializer_range=1.0,
+        attn_logit_softcapping=0.5,
+    )
+    Gemma2Model(config).save_pretrained(tmp_path)
+    tiny_tokenizer(TEMPLATES["chatml"]).save_pretrained(tmp_path)
+    backbone = Backbone.from_pretrained(tmp_path, dtype="float32", device="cpu")
+    assert backbone.model.config._attn_implementation == "eager"
+    encoded = _encode(backbone)
+    with pytest.warns(UserWarning, match="not plain causal"):
+        found = backbone.features(encoded).responses
+    oracle = Gemma2Model.from_pretrained(tmp_path, attn_implementation="eager")
+    with torch.no_grad():
+        expected = [
+            oracle(torch.tensor([ids])).last_hidden_state[0, -1]
+            for prompt in encoded
+            for ids in prompt.sequences
+        ]
+    torch.testing.assert_close(found, torch.stack(expected), rtol=0, atol=1e-4)

@@ -129,7 +129,7 @@ def test_a_feature_that_is_not_finite_is_refused():
 
 
 def test_statistics_of_other_shapes_do_not_add_up():
-    with pytest.raises(ArmormError, match="cannot be added"):
+    with pytest.raises(ArmormError, match="cannot be combined"):
         _ = RidgeStatistics(3, 2) + RidgeStatistics(4, 2)
 
 
@@ -187,3 +187,47 @@ def test_an_objective_that_one_part_alone_rates_has_no_error_from_the_others():
     errors = held_out_errors([_statistics(x[:30], y[:30]), _statistics(x[30:], y[30:])], [1.0])
     assert np.isfinite(errors[0, 0])
     assert np.isnan(errors[1, 0])
+
+
+def test_a_total_stays_what_it_was_when_rows_are_added_to_its_parts():
+    """Totals refer to the sums of their parts instead of copying them."""
+    generator = np.random.default_rng(0)
+    features, rewards = generator.standard_normal((30, 4)), generator.standard_normal((30, 2))
+    part = RidgeStatistics(4, 2)
+    part.update(features[:10], rewards[:10])
+    total = part + part
+    before = total.to_bytes()
+    part.update(features[10:], rewards[10:])
+    assert total.to_bytes() == before
+    whole = RidgeStatistics(4, 2)
+    whole.update(features, rewards)
+    np.testing.assert_allclose(part.gram(part.patterns), whole.gram(whole.patterns), atol=1e-12)
+    np.testing.assert_allclose(
+        (part - total if part.rows > total.rows else part).moment(1),
+        whole.moment(1) - 2 * (features[:10].T @ rewards[:10, 1]),
+        atol=1e-12,
+    )
+
+
+@pytest.mark.parametrize("rows", [300, 12])
+def test_a_device_gives_the_sums_and_weights_of_the_cpu(rows):
+    """torch's own products and solves in float64; the CPU stands in for a GPU here."""
+    x, y = _data(rows, 20, 4, seed=3)
+    here, there = RidgeStatistics(20, 4), RidgeStatistics(20, 4, device="cpu")
+    for statistics in (here, there):
+        statistics.BLOCK = 64  # several blocks
+        for start in range(0, rows, 50):
+            statistics.update(x[start : start + 50].astype(np.float32), y[start : start + 50])
+    np.testing.assert_allclose(
+        there.gram(there.patterns), here.gram(here.patterns), rtol=0, atol=1e-10
+    )
+    alphas = [0.0, 1e-3, 10.0]  # without a penalty, fewer rows than features are singular
+    for alpha in alphas:
+        np.testing.assert_allclose(
+            fit_reward_head(there, alphas=[alpha]).weight,
+            fit_reward_head(here, alphas=[alpha]).weight,
+            rtol=0,
+            atol=1e-8,
+        )
+    chosen = fit_reward_head(there, there, alphas)
+    assert chosen.alphas == fit_reward_head(here, here, alphas).alphas

@@ -9,7 +9,9 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 
 from armorm import ArmormError, RidgeStatistics, fit_reward_head
-from armorm.heads import fit_uncertainty, most_influential_rows
+from armorm.errors import StoreError
+from armorm.heads import HeadUncertainty, fit_uncertainty, most_influential_rows
+from armorm.heads.metrics import coverage
 
 NOISE = 0.4
 
@@ -66,6 +68,79 @@ def test_novelty_is_one_for_rated_rows_and_tells_strangers_apart():
     assert roc_auc_score(np.repeat([0, 1], 500), novelty) > 0.95
 
 
+def test_errors_go_together_as_residuals_do_where_both_are_rated():
+    generator = np.random.default_rng(4)
+    x = generator.normal(size=(900, 6))
+    common = generator.normal(size=(900, 1))
+    y = (
+        x @ generator.normal(size=(6, 3))
+        + common * [1.0, -0.8, 0.5]
+        + generator.normal(size=(900, 3))
+    )
+    y[:300, 2], y[300:600, 1] = np.nan, np.nan  # columns 1 and 2 meet in the last rows only
+    head, uncertainty = _fit(x, y)
+    residuals = y - x @ head.weight.T
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        both = ~np.isnan(residuals[:, [one, other]]).any(axis=1)
+        a, b = residuals[both, one], residuals[both, other]
+        expected = a @ b / np.sqrt((a @ a) * (b @ b))
+        assert uncertainty.correlation[one, other] == pytest.approx(expected, abs=1e-9)
+    y[600:, 2] = np.nan
+    never_together = _fit(x, y)[1].correlation
+    assert never_together[1, 2] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_the_deviation_of_a_score_is_that_of_the_sum_of_ratings():
+    """All objectives rated in the same rows: simulate raters whose errors go together."""
+    generator = np.random.default_rng(6)
+    x = generator.normal(size=(4000, 5))
+    covariance = NOISE**2 * np.array([[1.0, 0.7, 0.0], [0.7, 1.0, -0.4], [0.0, -0.4, 1.0]])
+    truth = generator.normal(size=(5, 3))
+    rate = lambda x: x @ truth + generator.multivariate_normal(np.zeros(3), covariance, len(x))  # noqa: E731
+    head, uncertainty = _fit(x, rate(x), alpha=0.01)
+    new = generator.normal(size=(6000, 5))
+    coefficients = np.tile([0.7, 0.5, -0.3], (6000, 1))
+    found = uncertainty.score_deviations(uncertainty.deviations(new), coefficients)
+    errors = (coefficients * (rate(new) - new @ head.weight.T)).sum(axis=1)
+    assert np.mean((errors / found) ** 2) == pytest.approx(1.0, abs=0.06)
+    independent = np.sqrt(((coefficients * uncertainty.deviations(new)) ** 2).sum(axis=1))
+    assert not np.allclose(found, independent, rtol=0.05)  # it matters that they go together
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_correlations_from_different_rows_never_contradict_each_other(seed):
+    generator = np.random.default_rng(seed)
+    x, y = generator.normal(size=(60, 3)), generator.normal(size=(60, 5))
+    y[generator.random(y.shape) < 0.6] = np.nan
+    y[0] = 0.0
+    correlation = _fit(x, y)[1].correlation
+    np.testing.assert_allclose(np.diag(correlation), 1.0)
+    assert np.linalg.eigvalsh(correlation).min() > -1e-9
+
+
+def test_it_is_the_same_after_a_round_through_a_file():
+    x, y, _ = _data()
+    uncertainty = _fit(x, y)[1].with_usual_novelty(np.arange(101.0))
+    again = HeadUncertainty.from_bytes(uncertainty.to_bytes())
+    new = np.random.default_rng(1).normal(size=(5, 12))
+    np.testing.assert_allclose(again.deviations(new), uncertainty.deviations(new), rtol=1e-6)
+    np.testing.assert_allclose(again.novelty(new), uncertainty.novelty(new), rtol=1e-5)
+    np.testing.assert_array_equal(again.correlation, uncertainty.correlation)
+    assert again.usual_novelty == 99.0  # 99 of a hundred stay below
+    assert again.weight_sha256 == uncertainty.weight_sha256
+    unknown = uncertainty.with_usual_novelty(np.empty(0))
+    assert HeadUncertainty.from_bytes(unknown.to_bytes()).usual_novelty is None
+    with pytest.raises(StoreError, match="cannot be read"):
+        HeadUncertainty.from_bytes(b"something else")
+
+
+def test_coverage_counts_the_ratings_within_the_interval():
+    predicted, deviations = np.zeros((4, 2)), np.ones((4, 2))
+    ratings = np.array([[0.5, np.nan], [-1.0, np.nan], [1.5, np.nan], [-1.9, np.nan]])
+    expected = {"0.5": 0.25, "0.8": 0.5, "0.9": 0.75, "0.95": 1.0}
+    assert coverage(predicted, deviations, ratings) == [expected, dict.fromkeys(expected)]
+
+
 def test_influence_equals_leaving_the_row_out_and_fitting_again():
     x, y, _ = _data(rows=60)
     head, uncertainty = _fit(x, y)
@@ -86,6 +161,8 @@ def test_influence_equals_leaving_the_row_out_and_fitting_again():
     for influence in found:
         assert influence.effect == pytest.approx(effects[influence.row], rel=1e-8)
         assert influence.rating == y[influence.row, objective]
+        fitted = whole.predict(x[[influence.row]])[0]
+        assert influence.predicted == pytest.approx(fitted, rel=1e-8)
 
 
 def test_too_few_rows_to_tell_the_noise_is_said():

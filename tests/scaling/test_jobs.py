@@ -27,7 +27,7 @@ from armorm.scaling import features, scoring
 from armorm.scaling.answers import answer, result_of
 from armorm.scaling.pool import FittedWorkers, Job, Pool, Workers, ray_pool
 from armorm.scaling.scoring import ModelSettings, score_with_ray
-from armorm.training.pipeline import load_backbone
+from armorm.training.inputs import load_backbone
 from tests.features.test_durability import hashes
 from tests.features.test_store import make_pairs
 
@@ -194,10 +194,10 @@ def test_features_of_pairs_are_the_same_bytes(pool, tiny_folder, loading, tmp_pa
         backbone={"model": str(tiny_folder), **loading},
         data={"rated": sources, "preferences": sources},
     )
-    extract_features(rows, load_backbone(recipe), tmp_path / "alone", shard_responses=5)
+    extract_features(rows, load_backbone(recipe, tmp_path), tmp_path / "alone", shard_responses=5)
     made: list[Any] = []
     options = {"shard_responses": 5, "on_summary": made.append}
-    with features.ray_extraction(recipe, Workers()) as make_store:
+    with features.ray_extraction(recipe, tmp_path, Workers()) as make_store:
         pool.most = 3
         with pytest.raises(KeyboardInterrupt):
             make_store(rows, path=tmp_path / "shared", **options)

@@ -26,7 +26,7 @@ from armorm.evaluation.scoring import score_file
 from armorm.scaling.features import ray_extraction
 from armorm.scaling.pool import MOST_ATTEMPTS, Workers, ray_pool
 from armorm.scaling.scoring import ModelSettings, score_with_ray
-from armorm.training.pipeline import load_backbone
+from armorm.training.inputs import load_backbone
 from tests.features.test_durability import hashes
 from tests.features.test_store import OBJECTIVES, make_rated
 from tests.scaling.light_jobs import LightJob
@@ -82,7 +82,7 @@ def test_features_are_the_same_bytes_though_a_worker_was_killed(tiny_folder, loa
         backbone={"model": str(tiny_folder), **loading},
         data={"rated": sources, "preferences": sources},
     )
-    whole = extract_features(rows, load_backbone(recipe), tmp_path / "whole", **options)
+    whole = extract_features(rows, load_backbone(recipe, tmp_path), tmp_path / "whole", **options)
     folder, made, killed_at = tmp_path / "ray", [], []
 
     def kill() -> None:
@@ -92,7 +92,7 @@ def test_features_are_the_same_bytes_though_a_worker_was_killed(tiny_folder, loa
 
     killer = threading.Thread(target=kill)
     killer.start()
-    with ray_extraction(recipe, TWO) as make_store:
+    with ray_extraction(recipe, tmp_path, TWO) as make_store:
         make_store(rows, path=folder, on_summary=made.append, **options)
     killer.join(timeout=1)
     assert 5 <= killed_at[0] < whole.manifest.shards

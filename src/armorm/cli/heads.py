@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from armorm.cli.options import Json, Quiet, SkipInvalid, hide_library_progress, print_json
+from armorm.cli.options import (
+    TEXT_HELP,
+    Json,
+    Quiet,
+    SkipInvalid,
+    hide_library_progress,
+    print_json,
+    text_or_file,
+)
 from armorm.cli.options import show_progress as shows
 
 if TYPE_CHECKING:
@@ -28,6 +36,7 @@ def register(app: typer.Typer) -> None:
     group.command("remove")(remove)
     group.command("merge")(merge)
     group.command("errors")(errors)
+    group.command("influence")(influence)
     app.add_typer(group)
 
 
@@ -75,9 +84,45 @@ def errors(run: Run, as_json: Json = False) -> None:
     if as_json:
         print_json(report)
         return
-    from armorm.cli.printing import print_head_errors
+    from armorm.cli.head_printing import print_head_errors
 
     print_head_errors(report)
+
+
+def influence(
+    run: Run,
+    prompt: Annotated[str, typer.Option(help=TEXT_HELP, show_default=False)],
+    response: Annotated[str, typer.Option(help=TEXT_HELP, show_default=False)],
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose prediction. Default: what adds most to the score.", metavar="NAME"
+        ),
+    ] = None,
+    top: Annotated[int, typer.Option("-k", "--top", min=1, help="How many rows.")] = 10,
+    text: Annotated[
+        bool, typer.Option("--text/--no-text", help="Look the rows up in the recipe's data.")
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """The training rows that pushed a prediction most: exact effects of leaving each one out."""
+    from armorm.training import head_influence
+
+    hide_library_progress()
+    report = head_influence(
+        run,
+        text_or_file(prompt),
+        text_or_file(response),
+        objective=objective,
+        top=top,
+        with_text=text,
+    )
+    if as_json:
+        print_json(report.as_dict())
+        return
+    from armorm.cli.head_printing import print_influence
+
+    print_influence(report.as_dict())
 
 
 def _update(

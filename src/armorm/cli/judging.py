@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from armorm.cli.options import (
+    TEXT_HELP,
     BatchTokens,
     Device,
     Dtype,
@@ -33,8 +34,6 @@ from armorm.cli.options import (
 
 if TYPE_CHECKING:
     from armorm.data import DataSource
-
-TEXT_HELP = "Text, or @FILE."
 
 
 def register(app: typer.Typer) -> None:
@@ -66,6 +65,10 @@ def score(
     max_length: MaxLength = None,
     overlong: OverlongOption = "error",
     batch_tokens: BatchTokens = None,
+    uncertainty: Annotated[
+        bool,
+        typer.Option("--uncertainty", help="Also deviations, score_deviation, novelty, novel."),
+    ] = False,
     engine: Annotated[
         Literal["transformers", "vllm", "ray"],
         typer.Option(
@@ -93,6 +96,7 @@ def score(
         "batch_tokens": batch_tokens,
     }
     handling: dict[str, Any] = {
+        "uncertainty": uncertainty,
         "skip_invalid": skip_invalid,
         "show_progress": show_progress(quiet),
     }

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from armorm.model import RewardModel
     from armorm.scaling.pool import Workers
 
+TEXT_HELP = "Text, or @FILE."
+
 Overlong = Literal["error", "skip", "drop_oldest_turns"]
 EngineName = Literal["transformers", "vllm"]
 

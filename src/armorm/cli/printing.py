@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from armorm.evaluation.report import METHODS
+from armorm.evaluation.report import COLLAPSED_GATE, METHODS, solved_correlations
 from armorm.model import Comparison, Explanation
 
 console = Console()
@@ -24,14 +24,13 @@ def print_run(
     report: Path | None,
 ) -> None:
     """What a training run found."""
+    print_tuning(metrics)
     console.print(_accuracy_table(metrics))
     print_objectives(metrics["objectives"])
-    spearman = metrics["verbosity_spearman"]
-    if spearman["before"] is not None:
-        console.print(
-            "Largest |Spearman| of an objective with verbosity, held out: "
-            f"{spearman['before']:.3f} before debiasing, {spearman['after']:.3f} after."
-        )
+    _print_intervals(metrics["head"]["uncertainty"])
+    if metrics["debiasing"]["objective"] is not None:
+        console.print(_debiasing_table(metrics["debiasing"]))
+    _print_gate(metrics)
     if "gate_recovery" in metrics:
         console.print(_recovery_table(metrics))
     if example is not None:
@@ -50,6 +49,40 @@ def print_run(
         console.print("No report.html: pip install 'armorm[report]'", style="yellow")
 
 
+def print_tuning(metrics: Mapping[str, Any]) -> None:
+    """What training the backbone did, where it was trained."""
+    for stage in ("pretraining", "finetuning"):
+        if stage in metrics:
+            report, curve = metrics[stage], metrics[stage]["curve"]
+            console.print(
+                f"{stage}: {report['steps']:,} steps on {report['rows']:,} rows, loss "
+                f"{curve[0]['loss']:.4f} at first, {curve[-1]['loss']:.4f} at last, "
+                f"{report['seconds']:.1f} s"
+            )
+            if report["too_long"]:
+                console.print(f"{report['too_long']:,} rows too long, left out.", style="yellow")
+    if "pretraining" in metrics:
+        held_out = metrics["pretraining"]["accuracy"]
+        console.print(
+            f"Bradley–Terry accuracy: {_percent(held_out['held_out'])} of "
+            f"{held_out['held_out_pairs']:,} held-out pairs"
+        )
+    if "finetuning" in metrics:
+        console.print(_finetuning_table(metrics["finetuning"]["held_out"]))
+
+
+def _finetuning_table(held_out: Mapping[str, Any]) -> Table:
+    table = Table(title="Fine-tuning: fit on held-out ratings")
+    table.add_column("objective")
+    for column in ("R² of the probe", "fine-tuned", "Spearman of the probe", "fine-tuned"):
+        table.add_column(column, justify="right")
+    for name, probe in held_out["probe"].items():
+        found = held_out["finetuned"][name]
+        figures = (probe["r2"], found["r2"], probe["spearman"], found["spearman"])
+        table.add_row(escape(name), *map(_decimal, figures))
+    return table
+
+
 def _accuracy_table(metrics: Mapping[str, Any]) -> Table:
     pairs = metrics["pairs"]
     table = Table(title="Accuracy on held-out preference pairs")
@@ -57,7 +90,7 @@ def _accuracy_table(metrics: Mapping[str, Any]) -> Table:
     table.add_column(f"all ({pairs['held_out']})", justify="right")
     table.add_column(f"shorter won ({pairs['shorter_won']})", justify="right")
     for method, label in METHODS.items():
-        name = f"{label}: {metrics[method]}" if method in metrics else label
+        name = f"{label}: {metrics[method]}" if method == "best_single_objective" else label
         table.add_row(
             escape(name),
             _percent(metrics["accuracy"][method]),
@@ -81,6 +114,55 @@ def print_objectives(objectives: Mapping[str, Mapping[str, Any]]) -> None:
             f"{fit['alpha']:g}",
         )
     console.print(table)
+
+
+def _print_intervals(uncertainty: Mapping[str, Any]) -> None:
+    if uncertainty["unavailable"] is not None:
+        console.print(
+            f"The model cannot say how sure it is: {escape(uncertainty['unavailable'])}",
+            style="yellow",
+        )
+        return
+    covered = [levels["0.9"] for levels in uncertainty["coverage"].values()]
+    rated = [share for share in covered if share is not None]
+    if rated:
+        console.print(
+            f"90 % intervals cover {min(rated):.1%} to {max(rated):.1%} of the held-out ratings "
+            "of an objective."
+        )
+
+
+def _debiasing_table(debiasing: Mapping[str, Any]) -> Table:
+    confounder = debiasing["confounder"]
+    other = debiasing["objective"] if confounder == "objective" else confounder
+    kind = debiasing["correlation"].capitalize()
+    table = Table(title=f"{kind} correlation with {escape(other)}, before and after debiasing")
+    table.add_column("objective")
+    solved = solved_correlations(debiasing)
+    for rows, found in solved.items():
+        table.add_column(f"{rows.replace('_', ' ')}\nbefore", justify="right", no_wrap=True)
+        table.add_column(f"{found['responses']:,}\nafter", justify="right", no_wrap=True)
+    for name in next(iter(solved.values()))["before"] if solved else ():
+        if name != debiasing["objective"]:
+            pairs = ((found["before"][name], found["after"][name]) for found in solved.values())
+            table.add_row(escape(name), *(f"{value:+.3f}" for pair in pairs for value in pair))
+    return table
+
+
+def _print_gate(metrics: Mapping[str, Any]) -> None:
+    gate, calibration, seeds = metrics["gate"], metrics["calibration"], metrics["gate_seeds"]
+    console.print(
+        f"Gate: entropy {gate['entropy']:.2f} of the largest possible, "
+        f"{gate['prompt_dependence']:.0%} explained by the prompt; calibration error "
+        f"{_decimal(calibration['error'] if calibration else None)}."
+    )
+    if seeds is not None:
+        console.print(
+            f"Over {len(seeds['accuracies'])} seeds: accuracy {seeds['mean']:.1%} ± "
+            f"{seeds['standard_deviation']:.1%} (standard deviation)."
+        )
+    if gate["collapsed"]:
+        console.print(COLLAPSED_GATE, style="bold yellow")
 
 
 def _recovery_table(metrics: Mapping[str, Any]) -> Table:
@@ -131,25 +213,36 @@ def print_pairs(summary: Mapping[str, Any], output: Path) -> None:
 
 
 def print_explanation(explanation: Explanation) -> None:
-    """A score as the sum of its contributions."""
+    """A score as the sum of its contributions, with what is known of its uncertainty."""
     table = Table(title=f"Score {explanation.score:.4f}", show_footer=True)
     table.add_column("objective", footer="score", no_wrap=True)
-    table.add_column("rating", justify="right")
+    table.add_column("rating", justify="right", no_wrap=True)
     table.add_column("reward", justify="right")
     table.add_column("× coeff.", justify="right")
     table.add_column("= adds", justify="right", footer=f"{explanation.score:+.4f}")
     table.add_column("")
     largest = max(abs(share.contribution) for share in explanation.objectives)
     for share in explanation.objectives:
+        sure = "" if share.deviation is None else f" ±{share.deviation:.2f}"
         table.add_row(
             escape(share.objective),
-            f"{share.rating:.2f}",
+            f"{share.rating:.2f}{sure}",
             f"{share.reward:.3f}",
             f"{share.coefficient:+.4f}",
             f"{share.contribution:+.4f}",
             _bar(share.contribution, largest),
         )
     console.print(table)
+    if explanation.deviation is not None:
+        console.print(
+            "± is one standard deviation of a new rating; of the score it is "
+            f"{explanation.deviation:.4f}. "
+            f"Novelty {explanation.novelty:.2f} (1 is a typical rated row)."
+        )
+    if explanation.novel:
+        console.print(
+            "This response is unlike anything rated: its rewards are guesses.", style="bold yellow"
+        )
 
 
 def print_comparison(comparison: Comparison) -> None:
@@ -212,21 +305,3 @@ def _percent(value: float | None) -> str:
 
 def _decimal(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
-
-
-def print_head_errors(report: Mapping[str, Any]) -> None:
-    """The least held-out error of every objective, and the penalty that gives it."""
-    table = Table(title="Mean squared error in unit rewards, from the statistics")
-    table.add_column("objective")
-    for title in ("train / selection", "alpha", "source left out", "alpha"):
-        table.add_column(title, justify="right")
-    for name, errors in report["objectives"].items():
-        cells = []
-        for way in ("parts", "sources"):
-            found = errors[way]
-            best = None if found is None else min(range(len(found)), key=found.__getitem__)
-            cells += (
-                ["", ""] if best is None else [f"{found[best]:.4f}", f"{report['alphas'][best]:g}"]
-            )
-        table.add_row(escape(name), *cells)
-    console.print(table)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     app.command("train")(train)
+    app.command("pretrain")(pretrain)
+    app.command("finetune")(finetune)
     app.command("features")(features)
     app.command("fit-head")(fit_head)
     app.command("fit-gate")(fit_gate)
@@ -42,7 +44,7 @@ def train(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a reward model through both stages: the model is left in DIR/model.
+    """Train a reward model through all stages: the model is left in DIR/model.
 
     An interrupted run goes on where it stopped when the same command is given again.
     """
@@ -51,6 +53,40 @@ def train(
     loaded = _load(recipe, overrides, skip_invalid)
     model = training.train(loaded, output, show_progress=show_progress(quiet))
     _report(output, as_json, model)
+
+
+def pretrain(
+    recipe: RecipeArgument,
+    output: OutputFolder,
+    overrides: Overrides = None,
+    skip_invalid: SkipInvalid = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train the backbone as a Bradley–Terry reward model (section pretraining): DIR/pretrained."""
+    from armorm.training import pretrain_stage
+
+    pretrain_stage(
+        _load(recipe, overrides, skip_invalid), output, show_progress=show_progress(quiet)
+    )
+    _report_tuning("pretraining", output / "pretrained", as_json)
+
+
+def finetune(
+    recipe: RecipeArgument,
+    output: OutputFolder,
+    overrides: Overrides = None,
+    skip_invalid: SkipInvalid = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Stage 1 through the backbone (head.method: finetune): DIR/finetuned."""
+    from armorm.training import finetune_stage
+
+    finetune_stage(
+        _load(recipe, overrides, skip_invalid), output, show_progress=show_progress(quiet)
+    )
+    _report_tuning("finetuning", output / "finetuned", as_json)
 
 
 def features(
@@ -85,7 +121,7 @@ def features(
     else:
         from armorm.scaling.features import ray_extraction
 
-        with ray_extraction(loaded, shared_among) as make_store:
+        with ray_extraction(loaded, output, shared_among) as make_store:
             features_stage(
                 loaded, output, make_store=make_store, show_progress=show_progress(quiet)
             )
@@ -139,6 +175,18 @@ def _load(recipe: Path, overrides: list[str] | None, skip_invalid: bool = False)
     hide_library_progress()
     extra = ["data.invalid=skip"] if skip_invalid else []
     return Recipe.load(recipe, [*(overrides or []), *extra])
+
+
+def _report_tuning(stage: str, folder: Path, as_json: bool) -> None:
+    from armorm.files import read_json
+
+    report = read_json(folder / "training.json")["report"]
+    if as_json:
+        print_json(report)
+    else:
+        from armorm.cli.printing import print_tuning
+
+        print_tuning({stage: report})
 
 
 def _report(output: Path, as_json: bool, model: object) -> None:

@@ -3,7 +3,7 @@
 from armorm.data.corpus import Corpus, generate_corpus
 from armorm.data.reading import Loaded, read_preferences, read_rated
 from armorm.data.sources import DataSource, HeldOut, InvalidPolicy
-from armorm.data.splitting import separate_prompts
+from armorm.data.splitting import held_out_prompts, keep_apart, separate_prompts
 
 __all__ = [
     "Corpus",
@@ -12,6 +12,8 @@ __all__ = [
     "InvalidPolicy",
     "Loaded",
     "generate_corpus",
+    "held_out_prompts",
+    "keep_apart",
     "read_preferences",
     "read_rated",
     "separate_prompts",

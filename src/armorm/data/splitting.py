@@ -17,13 +17,18 @@ def separate_prompts(rated: Loaded[RatedResponse], pairs: Loaded[PreferencePair]
 
     A split by prompt hash never needs this; a split taken from columns may.
     """
-    held_out = {prompt_key(row.prompt) for row in rated.rows if row.held_out}
-    held_out |= {prompt_key(row.prompt) for row in pairs.rows if row.held_out}
-    _keep_apart(rated, held_out)
-    _keep_apart(pairs, held_out)
+    held_out = held_out_prompts(rated) | held_out_prompts(pairs)
+    keep_apart(rated, held_out)
+    keep_apart(pairs, held_out)
 
 
-def _keep_apart(loaded: Loaded[Row], held_out: set[str]) -> None:
+def held_out_prompts(loaded: Loaded[Row]) -> set[str]:
+    """Keys of the prompts that are held out."""
+    return {prompt_key(row.prompt) for row in loaded.rows if row.held_out}
+
+
+def keep_apart(loaded: Loaded[Row], held_out: set[str]) -> None:
+    """Drop, and count, the training rows of these prompts."""
     kept = [row for row in loaded.rows if row.held_out or prompt_key(row.prompt) not in held_out]
     for _ in range(len(loaded.rows) - len(kept)):
         loaded.tally.skip(LEAK)

@@ -6,19 +6,17 @@ escaping, so no prompt or response becomes HTML.
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 
 from armorm.data import DataSource, read_preferences
+from armorm.evaluation import figures
 from armorm.files import write_atomically
+from armorm.heads.metrics import LEVELS
 from armorm.model import Comparison, RewardModel
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 METHODS = {
     "gate": "gate",
@@ -26,7 +24,10 @@ METHODS = {
     "best_single_objective": "best single objective",
     "length": "longer response",
 }
-GOOD, BAD, QUIET = "#1a7f5a", "#b4443c", "#8a93a3"
+COLLAPSED_GATE = (
+    "The gate has collapsed: one objective takes nearly all weight on every prompt. Try fewer "
+    "steps, a lower starting beta, or a higher temperature."
+)
 
 Example = tuple[Mapping[str, str], Comparison]
 
@@ -56,20 +57,8 @@ def write_run_report(run: Path, metrics: Mapping[str, Any], example: Example | N
         import matplotlib as mpl
     except ImportError:
         return None
-    style = {
-        "svg.fonttype": "none",
-        "font.size": 10,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "svg.hashsalt": "armorm",
-    }
-    with mpl.rc_context(style):
-        pictures = {
-            "accuracy": _svg(_accuracy_figure(metrics)),
-            "coefficients": _svg(_coefficient_figure(metrics["coefficients"])),
-            "objectives": _svg(_objective_figure(metrics["objectives"])),
-            "comparison": _svg(_comparison_figure(example[1])) if example else None,
-        }
+    with mpl.rc_context(figures.STYLE):
+        pictures = {name: figures.as_svg(figure) for name, figure in _pictures(metrics, example)}
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("armorm.evaluation", "templates"),
         autoescape=True,
@@ -78,85 +67,74 @@ def write_run_report(run: Path, metrics: Mapping[str, Any], example: Example | N
     environment.filters["percent"] = lambda value: "–" if value is None else f"{value:.1%}"
     environment.filters["decimal"] = lambda value: "–" if value is None else f"{value:.3f}"
     page = environment.get_template("run.html.jinja").render(
-        run=run.name, metrics=metrics, methods=METHODS, pictures=pictures, example=example
+        run=run.name,
+        metrics=metrics,
+        methods=METHODS,
+        levels=LEVELS,
+        pictures=pictures,
+        example=example,
+        collapsed_gate=COLLAPSED_GATE,
+        largest=_largest_correlations(metrics["debiasing"]),
     )
     file = run / "report.html"
     write_atomically(file, page.encode("utf-8", "surrogatepass"))
     return file
 
 
-def _accuracy_figure(metrics: Mapping[str, Any]) -> Figure:
-    figure, axes = _figure(7.0, 2.6)
-    for offset, key, label, color in (
-        (-0.18, "accuracy", "all pairs", GOOD),
-        (0.18, "accuracy_shorter_won", "shorter response won", QUIET),
-    ):
-        values = [100 * (metrics[key][method] or 0.0) for method in METHODS]
-        places = [i + offset for i in range(len(METHODS))]
-        bars = axes.barh(places, values, height=0.34, color=color, label=label)
-        axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=9)
-    axes.axvline(50, color="#444", linewidth=0.8, linestyle=":")
-    axes.set_yticks(range(len(METHODS)), list(METHODS.values()))
-    axes.invert_yaxis()
-    axes.set_xlim(0, 108)
-    axes.set_xlabel("accuracy on held-out pairs, % (dotted: chance)")
-    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.4, 1.18), ncols=2)
-    return figure
+def solved_correlations(debiasing: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Of a debiasing report, what the debiasing was solved for, by set of rows."""
+    wanted = (debiasing["confounder"], debiasing["correlation"])
+    return {
+        found["rows"]: found
+        for found in debiasing["found"]
+        if (found["confounder"], found["correlation"]) == wanted
+    }
 
 
-def _coefficient_figure(coefficients: Mapping[str, Mapping[str, float]]) -> Figure:
-    subsets = list(coefficients)
-    objectives = list(next(iter(coefficients.values())))
-    values = [[coefficients[subset][name] for name in objectives] for subset in subsets]
-    limit = max(abs(value) for row in values for value in row) or 1.0
-    figure, axes = _figure(2.6 + 0.62 * len(objectives), 1.9 + 0.36 * len(subsets))
-    axes.imshow(values, cmap="RdYlGn", vmin=-limit, vmax=limit, aspect="auto")
-    axes.set_xticks(range(len(objectives)), objectives, rotation=40, ha="right")
-    axes.set_yticks(range(len(subsets)), subsets)
-    for y, row in enumerate(values):
-        for x, value in enumerate(row):
-            axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=8)
-    axes.tick_params(length=0)
-    return figure
+def _largest_correlations(debiasing: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Of every correlation with every confounder, the largest over the other objectives."""
+    return [
+        {
+            **{key: found[key] for key in ("rows", "responses", "confounder", "correlation")},
+            **{
+                when: max(
+                    (abs(value) for name, value in found[when].items() if name != left_out),
+                    default=None,
+                )
+                for when in ("before", "after")
+            },
+        }
+        for left_out in [debiasing["objective"]]
+        for found in debiasing["found"]
+    ]
 
 
-def _objective_figure(objectives: Mapping[str, Mapping[str, Any]]) -> Figure:
-    names = list(objectives)
-    figure, axes = _figure(7.0, 1.0 + 0.26 * len(names))
-    values = [objectives[name]["spearman"] or 0.0 for name in names]
-    colors = [GOOD if value > 0 else BAD for value in values]
-    bars = axes.barh(names, values, color=colors, height=0.6)
-    axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=9)
-    axes.invert_yaxis()
-    axes.set_xlim(min(0.0, *values), 1.08)
-    axes.set_xlabel("Spearman correlation of predicted and held-out ratings")
-    return figure
-
-
-def _comparison_figure(comparison: Comparison) -> Figure:
-    names = [difference.objective for difference in comparison.objectives]
-    values = [difference.contribution for difference in comparison.objectives]
-    figure, axes = _figure(7.0, 1.0 + 0.28 * len(names))
-    axes.barh(names, values, color=[GOOD if value > 0 else BAD for value in values], height=0.6)
-    axes.axvline(0, color="#444", linewidth=0.8)
-    axes.locator_params(axis="x", nbins=5)
-    axes.invert_yaxis()
-    axes.set_xlabel("← for b      contribution to score(a) − score(b)      for a →")
-    return figure
-
-
-def _figure(width: float, height: float) -> tuple[Figure, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.add_subplot()
-
-
-def _svg(figure: Figure) -> str:
-    """The figure as an SVG element; matplotlib escapes the labels it draws."""
-    from markupsafe import Markup
-
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    return Markup(text[text.index("<svg") :])
+def _pictures(metrics: Mapping[str, Any], example: Example | None) -> Iterator[tuple[str, Any]]:
+    yield "accuracy", figures.accuracy_figure(metrics, METHODS)
+    yield "coefficients", figures.coefficient_figure(metrics["coefficients"])
+    sources = metrics["coefficients_by_source"]
+    if len(sources) > 1 and sources != metrics["coefficients"]:
+        yield "sources", figures.coefficient_figure(sources)
+    yield "objectives", figures.objective_figure(metrics["objectives"])
+    if metrics["gate_curve"]:
+        yield "curve", figures.curve_figure(metrics["gate_curve"])
+    if metrics["calibration"] is not None:
+        yield "reliability", figures.reliability_figure(metrics["calibration"]["bins"])
+    debiasing = metrics["debiasing"]
+    if debiasing["objective"] is not None and (solved := solved_correlations(debiasing)):
+        confounder = debiasing["confounder"]
+        yield (
+            "debiasing",
+            figures.debiasing_figure(
+                solved,
+                debiasing["objective"],
+                debiasing["objective"] if confounder == "objective" else confounder,
+                debiasing["correlation"],
+            ),
+        )
+    head = metrics["head"]
+    if head["selection_errors"]:
+        names = list(metrics["objectives"])
+        yield "penalties", figures.penalty_figure(head["alphas"], head["selection_errors"], names)
+    if example is not None:
+        yield "comparison", figures.comparison_figure(example[1])

@@ -76,6 +76,7 @@ def score_file(
     source: Path,
     output: Path,
     *,
+    uncertainty: bool = False,
     skip_invalid: bool = False,
     rows_at_once: int = 256,
     show_progress: bool = False,
@@ -83,13 +84,15 @@ def score_file(
     """Score every conversation of a file.
 
     Rows hold ``messages``, or ``prompt`` and ``response``; each is written to ``output`` as it
-    came, with ``score``, ``rewards``, ``gating`` and ``coefficients`` added.  The output appears
+    came, with ``score``, ``rewards``, ``gating`` and ``coefficients`` added, and on request
+    ``deviations``, ``score_deviation``, ``novelty`` and ``novel``.  The output appears
     under its name when it is whole; until then it is ``<output>.part``, and running the same
     command again goes on where it stopped.
 
     Raises:
         InputError: a row is invalid, unless ``skip_invalid``.
-        ArmormError: the unfinished output belongs to another model or input.
+        ArmormError: the unfinished output belongs to another model or input, or ``uncertainty``
+            is asked of a model that does not tell it.
     """
     return score_rows(
         model,
@@ -97,7 +100,8 @@ def score_file(
         output,
         encode=encode_conversation,
         describe=describe_conversation,
-        task="score",
+        task=task_name(uncertainty),
+        uncertainty=uncertainty,
         skip_invalid=skip_invalid,
         rows_at_once=rows_at_once,
         show_progress=show_progress,
@@ -112,6 +116,7 @@ def score_rows(
     encode: Encode,
     describe: Describe,
     task: str,
+    uncertainty: bool = False,
     skip_invalid: bool = False,
     rows_at_once: int = 256,
     show_progress: bool = False,
@@ -126,6 +131,7 @@ def score_rows(
         describe: See :data:`Describe`.
         task: What is done, with all its settings: an unfinished output of another task is not
             continued.  Its first word names the progress bar.
+        uncertainty: Whether ``describe`` needs the uncertainty of the rewards.
         skip_invalid: List bad rows in ``<output>.invalid`` instead of stopping.
         rows_at_once: Rows between two journal entries.
         show_progress: Draw a progress bar on standard error.
@@ -147,7 +153,7 @@ def score_rows(
     ):
         advance(resumed_at)
         for chunk in chunks(rows, rows_at_once):
-            lines, errors = score_chunk(model, chunk, encode, describe, skip_invalid)
+            lines, errors = score_chunk(model, chunk, encode, describe, skip_invalid, uncertainty)
             journal.output_bytes = _append(scored, lines)
             journal.invalid_bytes = _append(invalid, [error.as_dict() for error in errors])
             journal.rows += len(chunk)
@@ -210,6 +216,7 @@ def score_chunk(
     encode: Encode,
     describe: Describe,
     skip_invalid: bool,
+    uncertainty: bool,
 ) -> tuple[list[dict[str, Any]], list[InputError]]:
     """Score some rows together; returns the output rows and the bad rows.
 
@@ -232,8 +239,14 @@ def score_chunk(
             errors.append(located)
     if not kept:
         return [], errors
-    per_row = model.score_encoded(encoded).split([len(one.sequences) for one in encoded])
-    return [describe(row, rewards) for row, rewards in zip(kept, per_row, strict=True)], errors
+    rewards = model.score_encoded(encoded, uncertainty=uncertainty)
+    per_row = rewards.split([len(one.sequences) for one in encoded])
+    return [describe(row, mine) for row, mine in zip(kept, per_row, strict=True)], errors
+
+
+def task_name(uncertainty: bool) -> str:
+    """What ``armorm score`` does: an unfinished output of something else is not continued."""
+    return "score with uncertainty" if uncertainty else "score"
 
 
 def encode_conversation(model: RewardModel, row: Mapping[str, Any]) -> EncodedPrompt:

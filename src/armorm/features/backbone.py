@@ -118,17 +118,19 @@ class Backbone:
         """
         from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-        from armorm.hub.modeling_armorm import ArmoRMConfig
+        from armorm.hub.modeling_armorm import ArmoRMConfig, caps_attention
 
         folder = resolve_model_folder(name_or_path, revision)
         device = device or default_device()
         options: dict[str, Any] = {"device_map": device, **model_options}
-        if attn_implementation is not None:
-            options["attn_implementation"] = attn_implementation
         try:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
             if isinstance(config, ArmoRMConfig):
                 config = config.backbone_config
+            if attn_implementation is None and caps_attention(config):
+                attn_implementation = "eager"
+            if attn_implementation is not None:
+                options["attn_implementation"] = attn_implementation
             with _without_load_report():
                 model, report = AutoModel.from_pretrained(
                     folder,

@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -308,6 +308,11 @@ def hash_rows(rows: Rows) -> str:
     return digest.hexdigest()
 
 
+def content_key(prompt: str, response: str, ratings: Mapping[str, float]) -> str:
+    """What a rated row is known by: a hash of its prompt's key, its response and its ratings."""
+    return sha256_of_json([prompt, response, dict(ratings)])[:32]
+
+
 def _merge_prompts(
     encoded: Sequence[EncodedPrompt | None],
 ) -> tuple[list[EncodedPrompt], list[tuple[int, int]]]:
@@ -365,7 +370,7 @@ def _index_lines(
                 "side": side,
                 "id": row.id,
                 "prompt_key": key,
-                "content_key": sha256_of_json([key, text, dict(ratings)])[:32],
+                "content_key": content_key(key, text, ratings),
                 "source": row.source,
                 "subset": subset,
                 "held_out": row.held_out,

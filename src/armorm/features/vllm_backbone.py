@@ -127,7 +127,6 @@ class VllmBackbone:
             "runner": "pooling",
             "dtype": str(resolve_dtype(dtype, default_device())).removeprefix("torch."),
             "trust_remote_code": trust_remote_code,
-            "skip_tokenizer_init": True,
             "hf_overrides": {"architectures": [states_architecture(folder)]},
             "max_model_len": max_length,
             "max_num_batched_tokens": batch_tokens,

@@ -12,6 +12,7 @@ brought to zero may also be the correlation with a measured confounder, such as 
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -87,11 +88,15 @@ def fit_debiasing(
     correlate = _correlation_with(measured, correlation)
     penalties = np.zeros(objectives)
     penalties[verbosity] = 1.0
-    before = np.array([correlate(column) for column in rewards.T])
+    columns = np.ascontiguousarray(rewards.T)
+    with ThreadPoolExecutor() as pool:  # most of the time goes into sorting, which leaves the GIL
+        before = np.array(list(pool.map(correlate, columns)))
+        leans = before != 0 if negative == "solve" else before > 0
+        solved = [i for i in range(objectives) if i != verbosity and leans[i]]
+        roots = list(pool.map(lambda i: _root(columns[i], subtracted, correlate), solved))
     after = np.where(np.arange(objectives) == verbosity, 0.0, before)
-    for i in range(objectives):
-        if i != verbosity and (before[i] > 0 or (negative == "solve" and before[i] < 0)):
-            penalties[i], after[i] = _root(rewards[:, i], subtracted, correlate)
+    for i, (penalty, left) in zip(solved, roots, strict=True):
+        penalties[i], after[i] = penalty, left
     transform = np.eye(objectives)
     transform[verbosity] -= penalties
     return VerbosityDebiasing(transform, penalties, verbosity, correlation, before, after)

@@ -28,11 +28,13 @@ class Influence(NamedTuple):
         row: Number of the row, in the order the rows were given.
         effect: Predicted unit reward with the row minus without it.
         rating: The row's own unit reward.
+        predicted: What the weights predict for the row.
     """
 
     row: int
     effect: float
     rating: float
+    predicted: float
 
 
 def most_influential_rows(
@@ -63,7 +65,9 @@ def most_influential_rows(
         effects = (x @ direction) * residuals / (1.0 - leverage(factor, x))
         for place in np.argsort(-np.abs(effects))[:top]:
             row = int(rated[place])
-            found = Influence(start + row, float(effects[place]), float(rewards[row]))
+            rating = float(rewards[row])
+            predicted = rating - float(residuals[place])
+            found = Influence(start + row, float(effects[place]), rating, predicted)
             heapq.heappush(best, (abs(found.effect), found))
             if len(best) > top:
                 heapq.heappop(best)

@@ -49,6 +49,36 @@ def _fit(predicted: npt.NDArray[np.float64], rewards: npt.NDArray[np.float64]) -
     return RegressionFit(float(r2), spearman, len(rewards))
 
 
+LEVELS = (0.5, 0.8, 0.9, 0.95)
+"""Nominal shares that intervals are checked at."""
+
+
+def coverage(
+    predicted: Float[np.ndarray, "rows objectives"],
+    deviations: Float[np.ndarray, "rows objectives"],
+    rewards: Float[np.ndarray, "rows objectives"],
+) -> list[dict[str, float | None]]:
+    """Share of the ratings that lie within their central normal interval, per objective.
+
+    Args:
+        predicted: Predicted rewards.
+        deviations: Their standard deviations.
+        rewards: What was rated, NaN where it was not.
+
+    Returns:
+        ``{nominal: measured}`` of each objective; ``None`` where nothing rates it.
+    """
+    found: list[dict[str, float | None]] = []
+    for prediction, deviation, reward in zip(predicted.T, deviations.T, rewards.T, strict=True):
+        rated = ~np.isnan(reward)
+        distance = np.abs(reward[rated] - prediction[rated]) / deviation[rated]
+        within = {level: distance <= scipy.stats.norm.ppf(0.5 + level / 2) for level in LEVELS}
+        found.append(
+            {f"{level:g}": float(w.mean()) if len(w) else None for level, w in within.items()}
+        )
+    return found
+
+
 def accuracy(margins: npt.ArrayLike) -> float | None:
     """Share of pairs whose chosen response scores strictly higher; a tie is wrong.
 

@@ -9,7 +9,7 @@ All penalties are solved, and their held-out errors computed, from sufficient st
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +19,7 @@ from jaxtyping import Float
 from scipy.linalg import blas, lapack
 
 from armorm.errors import ArmormError
+from armorm.heads.device import solve_path_on
 from armorm.heads.statistics import Pattern, RidgeStatistics, total_statistics
 
 PAPER_ALPHAS = tuple(10.0**power for power in range(-4, 5))
@@ -133,7 +134,7 @@ def _held_out_squares(
     errors = np.full((fitted.objectives, len(alphas)), np.nan)
     for patterns, members in _objectives_by_patterns(fitted).items():
         moments = np.stack([fitted.moment(i) for i in members], axis=1)
-        solutions = _solve_path(fitted.gram(patterns), moments, alphas)
+        solutions = _solve_path(fitted.gram(patterns), moments, alphas, fitted.device)
         for held_patterns, held_members in _objectives_by_patterns(held, members).items():
             places = [members.index(i) for i in held_members]
             errors[held_members] = _squared_errors(
@@ -163,7 +164,7 @@ def _fit(
         for alpha in sorted({alphas[i] for i in members}):
             together = [i for i in members if alphas[i] == alpha]
             moments = np.stack([statistics.moment(i) for i in together], axis=1)
-            weight[together] = _solve_path(gram, moments, [alpha])[0].T
+            weight[together] = _solve_path(gram, moments, [alpha], statistics.device)[0].T
     return RewardHead(weight, tuple(alphas), tuple(rows.tolist()), errors)
 
 
@@ -189,6 +190,7 @@ def _solve_path(
     gram: Float[np.ndarray, "features features"],
     moments: Float[np.ndarray, "features members"],
     alphas: Sequence[float],
+    device: str | None = None,
 ) -> Float[np.ndarray, "alphas features members"]:
     """(X'X + alpha I)^-1 X'r for every penalty.
 
@@ -197,15 +199,29 @@ def _solve_path(
     """
     solutions = np.empty((len(alphas), *moments.shape))
     spectrum: _Spectrum | None = None
-    workspace = np.empty_like(gram, order="F")  # fresh memory for every factor costs page faults
-    for number, alpha in enumerate(alphas):
-        factor = cholesky_of_ridge(gram, alpha, workspace)
-        if factor is not None:
-            solutions[number] = lapack.dpotrs(factor, moments, lower=True)[0]
-        else:
+    regular = (
+        _regular_solutions(gram, moments, alphas)
+        if device is None
+        else solve_path_on(device, gram, moments, alphas)
+    )
+    for number, (alpha, solution) in enumerate(zip(alphas, regular, strict=True)):
+        if solution is None:
             spectrum = spectrum or _Spectrum(gram)
-            solutions[number] = spectrum.solve(moments, alpha)
+            solution = spectrum.solve(moments, alpha)
+        solutions[number] = solution
     return solutions
+
+
+def _regular_solutions(
+    gram: Float[np.ndarray, "features features"],
+    moments: Float[np.ndarray, "features members"],
+    alphas: Sequence[float],
+) -> Iterator[Float[np.ndarray, "features members"] | None]:
+    """A solution per penalty; ``None`` where the matrix is singular in float64."""
+    workspace = np.empty_like(gram, order="F")  # fresh memory for every factor costs page faults
+    for alpha in alphas:
+        factor = cholesky_of_ridge(gram, alpha, workspace)
+        yield None if factor is None else lapack.dpotrs(factor, moments, lower=True)[0]
 
 
 def cholesky_of_ridge(

@@ -1,7 +1,7 @@
 """Sufficient statistics of masked ridge regression: all that stage 1 needs from the rows.
 
 Everything that ridge regression, its held-out errors and its uncertainty need from the data is
-X'X, X'r and r'r over the rows that rate an objective.  Rows that carry the same labels share one
+X'X, X'R and R'R over the rows that rate an objective.  Rows that carry the same labels share one
 X'X, so the sums are kept per *label pattern*: the paper's 19 objectives come in 8 patterns.  The
 sums add up over shards, machines and data sets, and subtract again, so the rows are read once and
 can be forgotten exactly.
@@ -10,10 +10,12 @@ can be forgotten exactly.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy.linalg
 from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
@@ -21,6 +23,8 @@ from safetensors.numpy import save as save_safetensors
 from scipy.linalg import blas
 
 from armorm.errors import ArmormError, StoreError
+from armorm.heads.device import DeviceSums
+from armorm.heads.triangles import pack_triangle, unpack_triangle
 
 Pattern = tuple[int, ...]  # columns of the objectives that a row rates, ascending
 
@@ -34,15 +38,17 @@ class PatternStatistics:
         gram: X'X, its lower triangle in Fortran order as LAPACK reads it; above is zero.  Shape
             (features, features).
         moments: X'R over the pattern's objectives. Shape (features, rated).
-        squares: Sum of squared rewards per objective. Shape (rated,).
+        products: R'R: sums of products of rewards. Shape (rated, rated).
         sums: Sum of rewards per objective. Shape (rated,).
+        shared: A total refers to these sums, so they may not change any more.
     """
 
     rows: int
     gram: Float[np.ndarray, "features features"]
     moments: Float[np.ndarray, "features rated"]
-    squares: Float[np.ndarray, " rated"]
+    products: Float[np.ndarray, "rated rated"]
     sums: Float[np.ndarray, " rated"]
+    shared: bool = False
 
     @classmethod
     def empty(cls, features: int, rated: int) -> PatternStatistics:
@@ -50,40 +56,83 @@ class PatternStatistics:
             0,
             np.zeros((features, features), order="F"),
             np.zeros((features, rated)),
-            np.zeros(rated),
+            np.zeros((rated, rated)),
             np.zeros(rated),
         )
 
-    def add_rows(
+    def add_ratings(self, rewards: Float[np.ndarray, "rows rated"]) -> None:
+        """Add what the ratings alone tell."""
+        self.rows += len(rewards)
+        self.products += blas.dgemm(1.0, rewards.T, rewards.T, trans_b=True)
+        self.sums += rewards.sum(axis=0)
+
+    def add_features(
         self,
         features: Float[np.ndarray, "rows features"],
         rewards: Float[np.ndarray, "rows rated"],
     ) -> None:
-        """Add rows, both in float64."""
-        self.rows += len(features)
+        """Add to X'X and X'R, both in float64.
+
+        All products are scipy's: numpy brings a BLAS of its own, and the threads of each keep
+        spinning for a while after a product, in the way of the other's.
+        """
         # A symmetric update writes one triangle in place: half the work of a general product.
         self.gram = blas.dsyrk(1.0, features.T, beta=1.0, c=self.gram, lower=True, overwrite_c=True)
         # In this order the narrow product reads the features along their rows: three times as fast.
-        self.moments += (rewards.T @ features).T
-        self.squares += np.einsum("ij,ij->j", rewards, rewards)
-        self.sums += rewards.sum(axis=0)
+        self.moments += blas.dgemm(1.0, rewards.T, features.T, trans_b=True).T
 
     def add(self, other: PatternStatistics, sign: int = 1) -> None:
         """Add, or with ``sign=-1`` take away, the sums over other rows."""
         self.rows += sign * other.rows
         self.gram += sign * other.gram
         self.moments += sign * other.moments
-        self.squares += sign * other.squares
+        self.products += sign * other.products
         self.sums += sign * other.sums
 
 
-@dataclass(slots=True)
 class _Waiting:
-    """Rows of one pattern that are not yet summed: large blocks make fast products."""
+    """Rows of one pattern that are not yet summed: large blocks make fast products.
 
-    rows: int = 0
-    features: list[npt.NDArray[np.generic]] = field(default_factory=list)
-    rewards: list[npt.NDArray[np.float64]] = field(default_factory=list)
+    Args:
+        block: Rows to wait for.
+        features: Length d of a feature.
+        rated: Number of rated objectives.
+        dtype: Of the features.
+    """
+
+    def __init__(self, block: int, features: int, rated: int, dtype: np.dtype[Any]) -> None:
+        # Memory that is used again and again: fresh memory costs more than the copying.
+        self._features = np.empty((block, features), dtype)
+        self._rewards = np.empty((block, rated))
+        self.rows = 0
+
+    @property
+    def room(self) -> int:
+        return len(self._features) - self.rows
+
+    @property
+    def features(self) -> Float[np.ndarray, "rows features"]:
+        return self._features[: self.rows]
+
+    @property
+    def rewards(self) -> Float[np.ndarray, "rows rated"]:
+        return self._rewards[: self.rows]
+
+    def take(
+        self,
+        features: Float[np.ndarray, "all features"],
+        rewards: Float[np.ndarray, "all objectives"],
+        rows: npt.NDArray[np.intp],
+        rated: npt.NDArray[np.intp],
+    ) -> None:
+        """Copy these rows, and the columns that they rate. There must be room for them."""
+        place = slice(self.rows, self.rows + len(rows))
+        if features.dtype == self._features.dtype:
+            features.take(rows, axis=0, out=self._features[place], mode="clip")
+        else:
+            self._features[place] = features[rows]
+        self._rewards[place] = rewards[np.ix_(rows, rated)]
+        self.rows = place.stop
 
 
 class RidgeStatistics:
@@ -92,15 +141,20 @@ class RidgeStatistics:
     Args:
         features: Length d of a feature.
         objectives: Number k of objectives.
+        device: Sum on this device, as torch names it (``cuda``); default on the CPU.
     """
 
     BLOCK = 4096  # rows of one pattern summed at a time: bounds the memory, not the result
 
-    def __init__(self, features: int, objectives: int) -> None:
+    def __init__(self, features: int, objectives: int, device: str | None = None) -> None:
         self.features = features
         self.objectives = objectives
-        self._patterns: dict[Pattern, PatternStatistics] = {}
+        self.device = device
+        # Sums of one pattern are added up when they are read: a total costs no memory.
+        self._sums: dict[Pattern, list[PatternStatistics]] = {}
         self._waiting: dict[Pattern, _Waiting] = {}
+        self._block: npt.NDArray[np.float64] | None = None
+        self._on_device: dict[Pattern, DeviceSums] = {}
 
     def update(
         self,
@@ -116,45 +170,90 @@ class RidgeStatistics:
         _check_finite(features)
         rated = ~np.isnan(rewards)
         for rows in _rows_with_equal_labels(rated):
-            mask = rated[rows[0]]
-            if mask.any():
-                pattern = tuple(int(column) for column in np.flatnonzero(mask))
-                self._put(pattern, features[rows], rewards[rows][:, mask])
+            columns = np.flatnonzero(rated[rows[0]])
+            if len(columns):
+                self._put(features, rewards, rows, columns)
 
     def _put(
         self,
-        pattern: Pattern,
         features: Float[np.ndarray, "rows features"],
-        rewards: Float[np.ndarray, "rows rated"],
+        rewards: Float[np.ndarray, "rows objectives"],
+        rows: npt.NDArray[np.intp],
+        columns: npt.NDArray[np.intp],
     ) -> None:
-        waiting = self._waiting.setdefault(pattern, _Waiting())
-        waiting.rows += len(features)
-        waiting.features.append(features)
-        waiting.rewards.append(rewards)
-        if waiting.rows >= self.BLOCK:
-            self._sum(pattern)
+        pattern = tuple(columns.tolist())
+        if pattern not in self._waiting:
+            self._waiting[pattern] = _Waiting(
+                self.BLOCK, self.features, len(columns), features.dtype
+            )
+        waiting = self._waiting[pattern]
+        while len(rows):
+            now, rows = rows[: waiting.room], rows[waiting.room :]
+            waiting.take(features, rewards, now, columns)
+            if not waiting.room:
+                self._sum(pattern, waiting)
 
-    def _sum(self, pattern: Pattern) -> None:
-        waiting = self._waiting.pop(pattern)
-        statistics = self._patterns.setdefault(
-            pattern, PatternStatistics.empty(self.features, len(pattern))
-        )
-        rewards = np.concatenate(waiting.rewards)
-        features = np.concatenate(waiting.features)
-        for start in range(0, len(features), self.BLOCK):
-            block = features[start : start + self.BLOCK].astype(np.float64)
-            statistics.add_rows(block, rewards[start : start + self.BLOCK])
+    def _sum(self, pattern: Pattern, waiting: _Waiting) -> None:
+        sums = self._sums.setdefault(pattern, [])
+        if not sums or sums[-1].shared:
+            sums.append(PatternStatistics.empty(self.features, len(pattern)))
+        sums[-1].add_ratings(waiting.rewards)
+        if self.device is not None:
+            self._sums_on(self.device, pattern).add_rows(waiting.features, waiting.rewards)
+        else:
+            if self._block is None:
+                self._block = np.empty((self.BLOCK, self.features))
+            block = self._block[: waiting.rows]
+            np.copyto(block, waiting.features)
+            sums[-1].add_features(block, waiting.rewards)
+        waiting.rows = 0
+
+    def _sums_on(self, device: str, pattern: Pattern) -> DeviceSums:
+        if pattern not in self._on_device:
+            self._on_device[pattern] = DeviceSums(self.features, len(pattern), device)
+        return self._on_device[pattern]
+
+    def finish(self) -> None:
+        """Sum the rows that still wait for a full block, and give the memory for blocks back.
+
+        Whatever reads the sums does this first.
+        """
+        for pattern, waiting in self._waiting.items():
+            if waiting.rows:
+                self._sum(pattern, waiting)
+        for pattern, there in self._on_device.items():
+            sums = self._sums[pattern][-1]
+            sums.gram += there.gram()
+            sums.moments += there.moments()
+        self._waiting.clear()
+        self._on_device.clear()
+        self._block = None
+
+    def sums(self) -> list[tuple[Pattern, PatternStatistics]]:
+        """All sums with their label patterns, in order; a pattern may come several times."""
+        return [(pattern, one) for pattern in self.patterns for one in self._sums[pattern]]
 
     @property
-    def patterns(self) -> dict[Pattern, PatternStatistics]:
-        """The sums of each label pattern."""
-        for pattern in list(self._waiting):
-            self._sum(pattern)
-        return self._patterns
+    def patterns(self) -> tuple[Pattern, ...]:
+        """The label patterns, in order."""
+        self.finish()
+        return tuple(sorted(self._sums))
+
+    def _sum_of(self, pattern: Pattern) -> PatternStatistics:
+        """The sums of one pattern as one, which belongs to the caller."""
+        total = PatternStatistics.empty(self.features, len(pattern))
+        for one in self._sums.get(pattern, ()):
+            total.add(one)
+        return total
 
     def __add__(self, other: RidgeStatistics) -> RidgeStatistics:
-        """The statistics of both sets of rows together."""
-        return self._combined(other, 1)
+        """The statistics of both sets of rows together. It refers to their sums, without a copy."""
+        self._check_same(other)
+        total = RidgeStatistics(self.features, self.objectives, self.device)
+        for pattern, sums in [*self.sums(), *other.sums()]:
+            sums.shared = True
+            total._sums.setdefault(pattern, []).append(sums)
+        return total
 
     def __sub__(self, other: RidgeStatistics) -> RidgeStatistics:
         """The statistics of these rows without the other ones, which must be among them.
@@ -162,76 +261,78 @@ class RidgeStatistics:
         Raises:
             ArmormError: the other rows are more than these, in some label pattern.
         """
-        for pattern, theirs in other.patterns.items():
-            mine = self.patterns.get(pattern)
+        self._check_same(other)
+        rest = RidgeStatistics(self.features, self.objectives, self.device)
+        rest._sums = {pattern: [self._sum_of(pattern)] for pattern in self.patterns}
+        for pattern, theirs in other.sums():
+            mine = rest._sums.get(pattern, [None])[0]
             if mine is None or mine.rows < theirs.rows:
                 raise ArmormError(
                     f"{theirs.rows} rows with the labels {pattern} cannot be taken out of "
                     f"{mine.rows if mine else 0}: they were never added."
                 )
-        return self._combined(other, -1)
+            mine.add(theirs, -1)
+        rest._sums = {pattern: sums for pattern, sums in rest._sums.items() if sums[0].rows}
+        return rest
 
-    def _combined(self, other: RidgeStatistics, sign: int) -> RidgeStatistics:
+    def _check_same(self, other: RidgeStatistics) -> None:
         if (self.features, self.objectives) != (other.features, other.objectives):
             raise ArmormError(
                 f"Statistics of {self.features} features and {self.objectives} objectives cannot "
-                f"be added to those of {other.features} and {other.objectives}."
+                f"be combined with those of {other.features} and {other.objectives}."
             )
-        total = RidgeStatistics(self.features, self.objectives)
-        for pattern in sorted(self.patterns.keys() | other.patterns.keys()):
-            both = PatternStatistics.empty(self.features, len(pattern))
-            if pattern in self.patterns:
-                both.add(self.patterns[pattern])
-            if pattern in other.patterns:
-                both.add(other.patterns[pattern], sign)
-            if both.rows:
-                total._patterns[pattern] = both
-        return total
 
     @property
     def rows(self) -> int:
         """Number of rows that rate anything."""
-        return sum(pattern.rows for pattern in self.patterns.values())
+        return sum(sums.rows for _, sums in self.sums())
 
     def rows_rating(self, objective: int) -> int:
         """Number of rows that rate the objective (a column)."""
-        return sum(p.rows for pattern, p in self.patterns.items() if objective in pattern)
+        return sum(sums.rows for pattern, sums in self.sums() if objective in pattern)
 
     def patterns_rating(self, objective: int) -> tuple[Pattern, ...]:
         """The label patterns in which the objective occurs."""
-        return tuple(sorted(pattern for pattern in self.patterns if objective in pattern))
+        return tuple(pattern for pattern in self.patterns if objective in pattern)
 
     def gram(self, patterns: Iterable[Pattern]) -> Float[np.ndarray, "features features"]:
         """X'X over the rows of some patterns: its lower triangle, in Fortran order."""
+        wanted = set(patterns)
         total = np.zeros((self.features, self.features), order="F")
-        for pattern in patterns:
-            if pattern in self.patterns:
-                total += self.patterns[pattern].gram
+        for pattern, sums in self.sums():
+            if pattern in wanted:
+                total += sums.gram
         return total
 
     def moment(self, objective: int) -> Float[np.ndarray, " features"]:
         """X'r over the rows that rate the objective."""
         total = np.zeros(self.features)
-        for pattern in self.patterns_rating(objective):
-            total += self.patterns[pattern].moments[:, pattern.index(objective)]
+        for pattern, sums in self.sums():
+            if objective in pattern:
+                total += sums.moments[:, pattern.index(objective)]
         return total
 
     def squares(self, objective: int) -> float:
         """Sum of squared rewards over the rows that rate the objective."""
-        patterns = self.patterns_rating(objective)
-        return float(sum(self.patterns[p].squares[p.index(objective)] for p in patterns))
+        total = 0.0
+        for pattern, sums in self.sums():
+            if objective in pattern:
+                place = pattern.index(objective)
+                total += float(sums.products[place, place])
+        return total
 
     def to_bytes(self) -> bytes:
         """A safetensors file: per pattern ``<columns>.gram`` (its lower triangle, row by row),
-        ``.moments``, ``.squares``, ``.sums`` and ``.rows``, where columns are as in ``0-2-3``."""
+        ``.moments``, ``.products``, ``.sums`` and ``.rows``, where columns are as in ``0-2-3``."""
         shape = np.array([self.features, self.objectives])
         tensors: dict[str, npt.NDArray[np.generic]] = {"shape": shape}
-        for pattern, statistics in sorted(self.patterns.items()):
+        for pattern in self.patterns:
+            statistics = self._sum_of(pattern)
             name = "-".join(map(str, pattern))
             tensors[f"{name}.rows"] = np.array([statistics.rows])
-            tensors[f"{name}.gram"] = _pack(statistics.gram)
+            tensors[f"{name}.gram"] = pack_triangle(statistics.gram)
             tensors[f"{name}.moments"] = np.ascontiguousarray(statistics.moments)
-            tensors[f"{name}.squares"] = statistics.squares
+            tensors[f"{name}.products"] = statistics.products
             tensors[f"{name}.sums"] = statistics.sums
         content: bytes = save_safetensors(tensors)
         return content
@@ -251,13 +352,15 @@ class RidgeStatistics:
                 name, _, part = key.partition(".")
                 if part == "rows":
                     pattern = tuple(int(column) for column in name.split("-"))
-                    statistics._patterns[pattern] = PatternStatistics(
-                        int(tensors[key][0]),
-                        _unpack(tensors[f"{name}.gram"], features),
-                        tensors[f"{name}.moments"],
-                        tensors[f"{name}.squares"],
-                        tensors[f"{name}.sums"],
-                    )
+                    statistics._sums[pattern] = [
+                        PatternStatistics(
+                            int(tensors[key][0]),
+                            unpack_triangle(tensors[f"{name}.gram"], features),
+                            tensors[f"{name}.moments"],
+                            tensors[f"{name}.products"],
+                            tensors[f"{name}.sums"],
+                        )
+                    ]
         except (SafetensorError, KeyError, ValueError) as error:
             raise StoreError(f"Ridge statistics cannot be read: {error}") from error
         return statistics
@@ -287,28 +390,13 @@ def _rows_with_equal_labels(rated: npt.NDArray[np.bool_]) -> list[npt.NDArray[np
 def _check_finite(features: Float[np.ndarray, "rows features"]) -> None:
     # One product shows any value that is not finite, at a fraction of the cost of looking.
     with np.errstate(all="ignore"):
-        suspicious = ~np.isfinite(features.sum(axis=1, dtype=np.float64))
+        multiply = scipy.linalg.get_blas_funcs("gemv", (features,))
+        sums = multiply(1.0, features.T, np.ones(features.shape[1]), trans=1)
+        suspicious = ~np.isfinite(sums)
+    # A sum may also overflow where every value is finite.
+    suspicious[suspicious] = ~np.isfinite(features[suspicious]).all(axis=1)
     if suspicious.any():
         raise ArmormError(
             f"Feature row {int(np.argmax(suspicious))} is not finite. Did the backbone overflow? "
             "Try bfloat16 or float32 instead of float16."
         )
-
-
-def _pack(gram: Float[np.ndarray, "features features"]) -> Float[np.ndarray, " packed"]:
-    size = len(gram)
-    packed = np.empty(size * (size + 1) // 2)
-    start = 0
-    for row in range(size):
-        packed[start : start + row + 1] = gram[row, : row + 1]
-        start += row + 1
-    return packed
-
-
-def _unpack(packed: Float[np.ndarray, " packed"], size: int) -> Float[np.ndarray, "size size"]:
-    gram = np.zeros((size, size), order="F")
-    start = 0
-    for row in range(size):
-        gram[row, : row + 1] = packed[start : start + row + 1]
-        start += row + 1
-    return gram

@@ -9,22 +9,36 @@ Ridge regression is Bayesian linear regression with a Gaussian prior.  With A = 
 
 A response unlike anything rated has a leverage far above that of the rated rows, whose mean is
 dof / n: their ratio is the *novelty* of a response, 1 for a typical rated row.
+
+A score adds up rewards, so its deviation needs how their errors go together.  The correlation of
+the errors of two objectives is taken to be that of their residuals over the rows that rate both,
+which the statistics also give, and zero where no row does; the coefficients are taken as known.
+For objectives that the same rows rate with the same penalty this is exact; for others it stands
+in for a covariance that depends on the response.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 from jaxtyping import Float
-from scipy.linalg import lapack
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_safetensors
+from safetensors.numpy import save as save_safetensors
+from scipy.linalg import blas, lapack
 
-from armorm.errors import ArmormError
+from armorm.errors import ArmormError, StoreError
 from armorm.heads.regression import RewardHead, cholesky_of_ridge
 from armorm.heads.statistics import RidgeStatistics
+from armorm.heads.triangles import pack_triangle, unpack_triangle
+
+USUAL_SHARE = 0.99
+"""Share of the held-out rated rows whose novelty is called usual."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +51,22 @@ class HeadUncertainty:
         factors: Lower Cholesky factors of A, one per group. Shape (groups, features, features).
         group: Factor of each objective. Shape (objectives,).
         noise: s of each objective, in unit rewards. Shape (objectives,).
+        correlation: Of the errors of each two objectives. Shape (objectives, objectives).
         novelty_factor: The factor over all rated rows together. Shape (features, features).
         typical_leverage: Mean leverage of the rated rows under ``novelty_factor``.
+        weight_sha256: Fingerprint of the weights whose uncertainty this is.
+        usual_novelty: What the novelty of 99 % of held-out rated rows stays below; ``None`` where
+            none were held out.
     """
 
     factors: Float[np.ndarray, "groups features features"]
     group: npt.NDArray[np.int64]
     noise: Float[np.ndarray, " objectives"]
+    correlation: Float[np.ndarray, "objectives objectives"]
     novelty_factor: Float[np.ndarray, "features features"]
     typical_leverage: float
+    weight_sha256: str
+    usual_novelty: float | None = None
 
     def deviations(
         self, features: Float[np.ndarray, "rows features"]
@@ -57,12 +78,75 @@ class HeadUncertainty:
         )
         return deviations
 
+    def score_deviations(
+        self,
+        deviations: Float[np.ndarray, "rows objectives"],
+        coefficients: Float[np.ndarray, "rows objectives"],
+    ) -> Float[np.ndarray, " rows"]:
+        """Standard deviation of sum_i c_i r_i over new ratings r, the coefficients taken as known.
+
+        Args:
+            deviations: What :meth:`deviations` says of the rows.
+            coefficients: What each objective counts.
+        """
+        parts = coefficients * deviations
+        variance = np.einsum("ri,ij,rj->r", parts, self.correlation, parts)
+        score_deviations: Float[np.ndarray, " rows"] = np.sqrt(np.maximum(variance, 0.0))
+        return score_deviations
+
     def novelty(self, features: Float[np.ndarray, "rows features"]) -> Float[np.ndarray, " rows"]:
         """Leverage over that of a typical rated row: 1 is typical, large is unlike any of them."""
         novelty: Float[np.ndarray, " rows"] = (
             leverage(self.novelty_factor, features) / self.typical_leverage
         )
         return novelty
+
+    def with_usual_novelty(self, novelty: Float[np.ndarray, " rows"]) -> HeadUncertainty:
+        """The same, knowing the novelty of held-out rated rows."""
+        usual = float(np.quantile(novelty, USUAL_SHARE)) if len(novelty) else None
+        return replace(self, usual_novelty=usual)
+
+    def to_bytes(self) -> bytes:
+        """A safetensors file with the attributes by name; of the factors the lower triangles, row
+        by row, in float32: d (d + 1) * 2 bytes each."""
+        usual = np.nan if self.usual_novelty is None else self.usual_novelty
+        content: bytes = save_safetensors(
+            {
+                "factors": np.stack([pack_triangle(f.astype(np.float32)) for f in self.factors]),
+                "group": self.group,
+                "noise": self.noise,
+                "correlation": self.correlation,
+                "novelty_factor": pack_triangle(self.novelty_factor.astype(np.float32)),
+                "typical_leverage": np.array([self.typical_leverage]),
+                "usual_novelty": np.array([usual]),
+                "features": np.array([self.novelty_factor.shape[0]]),
+                "weight_sha256": np.frombuffer(bytes.fromhex(self.weight_sha256), np.uint8),
+            }
+        )
+        return content
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> HeadUncertainty:
+        """What :meth:`to_bytes` wrote.
+
+        Raises:
+            StoreError: it is something else, or damaged.
+        """
+        try:
+            tensors = load_safetensors(content)
+            features, usual = int(tensors["features"][0]), float(tensors["usual_novelty"][0])
+            return cls(
+                factors=np.stack([unpack_triangle(f, features) for f in tensors["factors"]]),
+                group=tensors["group"],
+                noise=tensors["noise"],
+                correlation=tensors["correlation"],
+                novelty_factor=unpack_triangle(tensors["novelty_factor"], features),
+                typical_leverage=float(tensors["typical_leverage"][0]),
+                weight_sha256=tensors["weight_sha256"].tobytes().hex(),
+                usual_novelty=None if np.isnan(usual) else usual,
+            )
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise StoreError(f"The uncertainty of a head cannot be read: {error}") from error
 
 
 def fit_uncertainty(
@@ -80,31 +164,55 @@ def fit_uncertainty(
             leaves its system singular.
     """
     names = names or [f"objective {i}" for i in range(statistics.objectives)]
+    squares, correlation = _residuals(statistics, head.weight)
     numbers: dict[object, int] = {}
     factors: list[npt.NDArray[np.float64]] = []
+    freedoms: list[float] = []
     group = np.empty(statistics.objectives, np.int64)
     noise = np.empty(statistics.objectives)
     for objective, alpha in enumerate(head.alphas):
         patterns = statistics.patterns_rating(objective)
-        gram = statistics.gram(patterns)
         if (patterns, alpha) not in numbers:
             numbers[patterns, alpha] = len(factors)
-            factors.append(_factor(gram, alpha, names[objective]))
+            factors.append(ridge_factor(statistics, objective, alpha, names[objective]))
+            freedoms.append(degrees_of_freedom(factors[-1], alpha))
         group[objective] = numbers[patterns, alpha]
-        freedom = degrees_of_freedom(factors[group[objective]], alpha)
+        freedom = freedoms[group[objective]]
         spare = statistics.rows_rating(objective) - freedom
         if spare < 1:
             raise ArmormError(
                 f"{names[objective]} has {statistics.rows_rating(objective)} rows for {freedom:.0f}"
                 " degrees of freedom: its noise cannot be told from the fit. Rate more rows."
             )
-        weight = head.weight[objective]
-        noise[objective] = np.sqrt(_residual(statistics, objective, gram, weight) / spare)
-    total = statistics.gram(statistics.patterns)
+        noise[objective] = np.sqrt(squares[objective] / spare)
     alpha = float(np.median(head.alphas))
-    novelty_factor = _factor(total, alpha, "the rated rows together")
-    typical = degrees_of_freedom(novelty_factor, alpha) / statistics.rows
-    return HeadUncertainty(np.stack(factors), group, noise, novelty_factor, typical)
+    together = _factor(statistics.gram(statistics.patterns), alpha, "the rated rows together")
+    typical = degrees_of_freedom(together, alpha) / statistics.rows
+    return HeadUncertainty(
+        np.stack(factors),
+        group,
+        noise,
+        correlation,
+        together,
+        typical,
+        fingerprint_of_weight(head.weight),
+    )
+
+
+def fingerprint_of_weight(weight: npt.NDArray[np.floating]) -> str:
+    """A hash of a regression layer, in the float32 that a model folder keeps it in."""
+    return hashlib.sha256(np.ascontiguousarray(weight, np.float32).tobytes()).hexdigest()
+
+
+def ridge_factor(
+    statistics: RidgeStatistics, objective: int, alpha: float, name: str
+) -> Float[np.ndarray, "features features"]:
+    """Lower Cholesky factor of A = X'X + alpha I over the rows that rate an objective.
+
+    Raises:
+        ArmormError: A is singular; ``name`` says whose.
+    """
+    return _factor(statistics.gram(statistics.patterns_rating(objective)), alpha, name)
 
 
 def leverage(
@@ -136,14 +244,32 @@ def _factor(
     return np.tril(factor)
 
 
-def _residual(
-    statistics: RidgeStatistics,
-    objective: int,
-    gram: Float[np.ndarray, "features features"],
-    weight: Float[np.ndarray, " features"],
-) -> float:
-    lower = np.tril(gram, -1)
-    product = lower @ weight + lower.T @ weight + np.diag(gram) * weight
-    moment = statistics.moment(objective)
-    residual = weight @ product - 2 * weight @ moment + statistics.squares(objective)
-    return max(float(residual), 0.0)
+def _residuals(
+    statistics: RidgeStatistics, weight: Float[np.ndarray, "objectives features"]
+) -> tuple[Float[np.ndarray, " objectives"], Float[np.ndarray, "objectives objectives"]]:
+    """Sum of squared residuals of each objective, and the correlation of each two's residuals."""
+    objectives = statistics.objectives
+    products = np.zeros((objectives, objectives))
+    squares = np.zeros((objectives, objectives))  # of the row's objective, over the common rows
+    for pattern, sums in statistics.sums():
+        w = np.asfortranarray(weight[list(pattern)].T)
+        crossed = w.T @ sums.moments
+        predicted = w.T @ blas.dsymm(1.0, sums.gram, w, lower=True)
+        found = sums.products - crossed - crossed.T + predicted
+        place = np.ix_(pattern, pattern)
+        products[place] += found
+        squares[place] += np.maximum(np.diag(found), 0.0)[:, None]
+    scale = np.sqrt(squares * squares.T)
+    correlation = np.divide(products, scale, out=np.eye(objectives), where=scale > 0)
+    return np.maximum(np.diag(products), 0.0), _nearest_correlation(correlation)
+
+
+def _nearest_correlation(
+    matrix: Float[np.ndarray, "objectives objectives"],
+) -> Float[np.ndarray, "objectives objectives"]:
+    """Correlations estimated on different rows may contradict each other: none may be negative."""
+    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+    positive = (vectors * np.maximum(values, 0.0)) @ vectors.T
+    scale = np.sqrt(np.diag(positive))
+    correlation: Float[np.ndarray, "objectives objectives"] = positive / np.outer(scale, scale)
+    return correlation

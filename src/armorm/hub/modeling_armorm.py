@@ -104,6 +104,12 @@ class ArmoRMConfig(PretrainedConfig):  # type: ignore[misc]
         return self.to_dict()
 
 
+def caps_attention(config: Any) -> bool:
+    """Whether attention scores are capped (Gemma 2), which SDPA silently leaves out in
+    some versions of transformers."""
+    return getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
+
+
 @dataclass
 class RewardModelOutput(ModelOutput):  # type: ignore[misc]
     """Scores of n conversations, with the parts they are made of.
@@ -159,9 +165,10 @@ class RewardModelWithGating(PreTrainedModel):  # type: ignore[misc]
 
     def __init__(self, config: ArmoRMConfig) -> None:
         super().__init__(config)
-        backbone = AutoModel.from_config(
-            config.backbone_config, attn_implementation=config._attn_implementation
-        )
+        attention = config._attn_implementation
+        if attention == "sdpa" and caps_attention(config.backbone_config):
+            attention = "eager"
+        backbone = AutoModel.from_config(config.backbone_config, attn_implementation=attention)
         k, features = config.num_objectives, config.backbone_config.get_text_config().hidden_size
         self.base_model_prefix = backbone.base_model_prefix
         self._no_split_modules = backbone._no_split_modules

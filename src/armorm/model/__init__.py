@@ -2,6 +2,15 @@
 
 from armorm.model.explanation import Comparison, Explanation
 from armorm.model.reward_model import RewardModel
-from armorm.model.rewards import Rewards, Steering
+from armorm.model.rewards import Rewards, RewardUncertainty, Steering
+from armorm.model.uncertainty import ModelUncertainty
 
-__all__ = ["Comparison", "Explanation", "RewardModel", "Rewards", "Steering"]
+__all__ = [
+    "Comparison",
+    "Explanation",
+    "ModelUncertainty",
+    "RewardModel",
+    "RewardUncertainty",
+    "Rewards",
+    "Steering",
+]

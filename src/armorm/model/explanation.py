@@ -17,6 +17,8 @@ class ObjectiveShare:
         gating: What the gate gives it.
         coefficient: What it counts in the score, debiasing and steering included.
         contribution: coefficient * reward; the contributions sum to the score.
+        deviation: Standard deviation of a new rating around ``rating``, in its units; ``None``
+            where the model folder does not tell.
     """
 
     objective: str
@@ -25,14 +27,27 @@ class ObjectiveShare:
     gating: float
     coefficient: float
     contribution: float
+    deviation: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """A score taken apart, the objective that moved it most first."""
+    """A score taken apart, the objective that moved it most first.
+
+    Attributes:
+        score: The score.
+        objectives: What each objective adds.
+        deviation: Standard deviation of the score; ``None`` where the model folder does not tell,
+            as for what follows.
+        novelty: How unlike the rated rows the response is; 1 is typical.
+        novel: Whether it is more so than 99 % of held-out rated rows: a guess, then.
+    """
 
     score: float
     objectives: tuple[ObjectiveShare, ...]
+    deviation: float | None = None
+    novelty: float | None = None
+    novel: bool | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

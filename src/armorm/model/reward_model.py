@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from armorm.model.explanation import (
 )
 from armorm.model.rewards import Rewards, Steering
 from armorm.model.self_check import PROMPT, RESPONSE, SelfCheck
+from armorm.model.uncertainty import ModelUncertainty, no_uncertainty, remove_uncertainty
 from armorm.objectives import ObjectiveSet
 
 
@@ -50,14 +52,20 @@ class RewardModel:
         backbone: The frozen language model.
         heads: Regression layer, transform, gate and what they were trained on.
         steering: Factors on the coefficients.
+        uncertainty: How sure the head is; ``None`` where that is not known.
     """
 
     def __init__(
-        self, backbone: FeatureBackbone, heads: Heads, steering: Steering | None = None
+        self,
+        backbone: FeatureBackbone,
+        heads: Heads,
+        steering: Steering | None = None,
+        uncertainty: ModelUncertainty | None = None,
     ) -> None:
         self.backbone = backbone
         self.heads = heads
         self.steering = steering or Steering()
+        self.uncertainty = uncertainty
         self._factors = self.steering.vector(heads.objectives)
 
     @classmethod
@@ -86,7 +94,8 @@ class RewardModel:
         checkpoint = load_checkpoint(name_or_path, backbone_options.get("revision"))
         backbone = load_engine(checkpoint.folder, engine=engine, **backbone_options)
         checkpoint.heads.check_fits(backbone.hidden_size, str(name_or_path))
-        model = cls(backbone, checkpoint.heads)
+        uncertainty = ModelUncertainty.in_folder(checkpoint.folder)
+        model = cls(backbone, checkpoint.heads, uncertainty=uncertainty)
         if verify and checkpoint.self_check is not None:
             checkpoint.self_check.verify(
                 model.self_check(), str(name_or_path), quantized=backbone.quantized
@@ -115,6 +124,10 @@ class RewardModel:
                 "the model with engine='transformers'."
             )
         save_checkpoint(Path(path), self.backbone, self.heads, self.self_check(), license_id)
+        if self.uncertainty is None:
+            remove_uncertainty(Path(path))
+        else:
+            self.uncertainty.save(Path(path))
 
     def push_to_hub(
         self,
@@ -164,14 +177,20 @@ class RewardModel:
     def steer(self, factors: Mapping[str, float] | Steering) -> RewardModel:
         """The same model with some objectives counting more, less, or not at all."""
         steering = factors if isinstance(factors, Steering) else Steering(dict(factors))
-        return RewardModel(self.backbone, self.heads, steering)
+        return RewardModel(self.backbone, self.heads, steering, self.uncertainty)
 
-    def score(self, conversations: Sequence[Conversation]) -> Rewards:
+    def score(self, conversations: Sequence[Conversation], *, uncertainty: bool = False) -> Rewards:
         """Score conversations, each a list of messages that ends with the assistant's.
+
+        Args:
+            conversations: What to score.
+            uncertainty: Also say how sure each reward and score is, and how unlike the rated
+                rows each response is (:class:`RewardUncertainty`).
 
         Raises:
             InputError: a conversation is malformed; ``row`` is its one-based position.
             OverlongError: a conversation is longer than the model can read.
+            ArmormError: ``uncertainty`` is asked of a model folder that does not hold it.
         """
         encoded = []
         for number, conversation in enumerate(conversations, start=1):
@@ -180,7 +199,7 @@ class RewardModel:
             except InputError as error:
                 raise error.at(None, number) from None
             encoded.append(self._encode(prompt, [response]))
-        return self.score_encoded(encoded)
+        return self.score_encoded(encoded, uncertainty=uncertainty)
 
     def score_ids(
         self,
@@ -222,8 +241,10 @@ class RewardModel:
 
     def explain(self, conversation: Conversation) -> Explanation:
         """Take the score of one conversation apart."""
-        rewards = self.score([conversation])
+        rewards = self.score([conversation], uncertainty=self.uncertainty is not None)
         ratings = self.objectives.to_ratings(rewards.rewards.numpy())[0]
+        sure = rewards.uncertainty
+        spans = [abs(objective.unit_one - objective.unit_zero) for objective in self.objectives]
         shares = [
             ObjectiveShare(
                 objective=name,
@@ -232,11 +253,20 @@ class RewardModel:
                 gating=float(rewards.gating[0, i]),
                 coefficient=float(rewards.coefficients[0, i]),
                 contribution=float(rewards.contributions[0, i]),
+                deviation=None if sure is None else float(sure.deviations[0, i]) * spans[i],
             )
             for i, name in enumerate(rewards.objectives)
         ]
         shares.sort(key=lambda share: -abs(share.contribution))
-        return Explanation(float(rewards.score[0]), tuple(shares))
+        explanation = Explanation(float(rewards.score[0]), tuple(shares))
+        if sure is None:
+            return explanation
+        return replace(
+            explanation,
+            deviation=float(sure.score[0]),
+            novelty=float(sure.novelty[0]),
+            novel=bool(sure.novel[0]) if sure.usual_novelty is not None else None,
+        )
 
     def compare(self, prompt: Conversation | str, a: str, b: str) -> Comparison:
         """Which of two responses is preferred, and what each objective adds to the margin."""
@@ -287,14 +317,25 @@ class RewardModel:
         return encoded
 
     @torch.inference_mode()
-    def score_encoded(self, encoded: Sequence[EncodedPrompt]) -> Rewards:
+    def score_encoded(
+        self, encoded: Sequence[EncodedPrompt], *, uncertainty: bool = False
+    ) -> Rewards:
         """Score what ``backbone.encoder`` encoded: all responses, prompt by prompt."""
+        if uncertainty and self.uncertainty is None:
+            raise no_uncertainty()
         features = self.backbone.features(encoded)
         owner = torch.tensor(
             [i for i, p in enumerate(encoded) for _ in p.sequences], dtype=torch.long
         )
         gating = self.gate(features.prompts)[owner]
-        return self._combine(features.responses, gating)
+        rewards = self._combine(features.responses, gating)
+        if not uncertainty:
+            return rewards
+        assert self.uncertainty is not None
+        self.uncertainty.check_belongs(self.heads.weight)
+        return replace(
+            rewards, uncertainty=self.uncertainty.of(features.responses, rewards.coefficients)
+        )
 
     def _combine(
         self, responses: Float[Tensor, "n hidden"], gating: Float[Tensor, "n k"]

@@ -28,10 +28,11 @@ from armorm.progress import progress_bar
 from armorm.scaling.pool import Pool, Task, Workers, ray_pool
 from armorm.training.pipeline import MakeStore
 from armorm.training.recipe import Recipe
+from armorm.training.tuning.folders import backbone_folder
 
 
 @contextmanager
-def ray_extraction(recipe: Recipe, workers: Workers) -> Iterator[MakeStore]:
+def ray_extraction(recipe: Recipe, run: Path, workers: Workers) -> Iterator[MakeStore]:
     """What extracts features on Ray while the block runs, for ``features_stage``.
 
     The recipe's engine runs in each worker.  The output folder must be on a disk that all workers
@@ -41,8 +42,8 @@ def ray_extraction(recipe: Recipe, workers: Workers) -> Iterator[MakeStore]:
         MissingExtraError: Ray is not installed.
         ArmormError: the cluster cannot be reached, or the backbone not be loaded.
     """
-    section = recipe.backbone
-    loading = {"name": section.model, "options": section.engine_arguments()}
+    name = str(backbone_folder(recipe, run))
+    loading = {"name": name, "options": recipe.backbone.engine_arguments()}
     with ray_pool(workers) as pool:
         backbone = BackboneSettings(**pool.describe(FeatureJob, {"backbone": loading}))
 

@@ -18,6 +18,7 @@ from armorm.evaluation.scoring import (
     encode_conversation,
     fingerprint,
     score_chunk,
+    task_name,
     write_lines,
 )
 from armorm.model import RewardModel
@@ -54,6 +55,7 @@ def score_with_ray(
     output: Path,
     workers: Workers,
     *,
+    uncertainty: bool = False,
     skip_invalid: bool = False,
     rows_at_once: int = 256,
     show_progress: bool = False,
@@ -70,6 +72,7 @@ def score_with_ray(
             each other in the output.
         output: JSON lines.
         workers: How many.
+        uncertainty: Also how sure the head is.
         skip_invalid: List bad rows in ``<output>.invalid`` instead of stopping.
         rows_at_once: Rows that are scored together.
         show_progress: Draw a progress bar on standard error.
@@ -93,7 +96,7 @@ def score_with_ray(
         ray_pool(workers) as pool,
         progress_bar("score", total, "rows", show_progress) as advance,
     ):
-        settings: dict[str, Any] = {"model": asdict(model)}
+        settings: dict[str, Any] = {"model": asdict(model), "uncertainty": uncertainty}
         settings |= {
             "output": str(output.absolute()),
             "skip_invalid": skip_invalid,
@@ -137,7 +140,8 @@ class ScoringJob:
     def describe(self) -> dict[str, Any]:
         """What tells this model from another one."""
         try:
-            return {"model": f"score: {self._model.fingerprint()}"}
+            task = task_name(self._settings["uncertainty"])
+            return {"model": f"{task}: {self._model.fingerprint()}"}
         finally:
             self._model.backbone.close()
 
@@ -154,6 +158,7 @@ class ScoringJob:
                     encode_conversation,
                     describe_conversation,
                     self._settings["skip_invalid"],
+                    self._settings["uncertainty"],
                 )
                 write_lines(scored, lines)
                 write_lines(bad, [error.as_dict() for error in errors])

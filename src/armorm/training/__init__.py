@@ -1,18 +1,24 @@
 """Recipes: a YAML file in, a model folder out."""
 
 from armorm.training.head_updates import head_errors, merge_heads, update_head
+from armorm.training.influence import head_influence
 from armorm.training.pipeline import features_stage, fit_gate_stage, fit_head_stage, train
 from armorm.training.preparation import prepare_data
 from armorm.training.recipe import Recipe
+from armorm.training.tuning.finetuning import finetune_stage
+from armorm.training.tuning.pretraining import pretrain_stage
 
 __all__ = [
     "Recipe",
     "features_stage",
+    "finetune_stage",
     "fit_gate_stage",
     "fit_head_stage",
     "head_errors",
+    "head_influence",
     "merge_heads",
     "prepare_data",
+    "pretrain_stage",
     "train",
     "update_head",
 ]

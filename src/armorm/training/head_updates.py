@@ -20,7 +20,8 @@ from armorm.errors import ArmormError
 from armorm.features import extract_features
 from armorm.features.extraction import hash_rows
 from armorm.heads import RewardHead, held_out_errors
-from armorm.training.pipeline import feature_engine, fit_head_of
+from armorm.training.inputs import feature_engine
+from armorm.training.pipeline import fit_head_of
 from armorm.training.recipe import Recipe
 from armorm.training.statistics import SELECTION, TRAIN, HeadStatistics
 
@@ -44,17 +45,24 @@ def update_head(
         show_progress: Draw a progress bar on standard error.
 
     Raises:
-        ArmormError: a row to remove is not in the head, or the data hold no usable row.
+        ArmormError: a row to remove is not in the head, or the data hold no usable row; or rows
+            are to be removed from a head whose backbone was fine-tuned on them.
         InputError: a row is invalid.
     """
     run, started = Path(run), time.perf_counter()
     recipe = Recipe.load(run / "recipe.yaml")
+    _check_is_ridge(recipe, run)
+    if change == "remove" and recipe.head.method == "finetune":
+        raise ArmormError(
+            f"The backbone of {run} was fine-tuned on its ratings (head.method: finetune): taking "
+            "rows out of the head would leave their trace in the backbone. Train again without."
+        )
     known = HeadStatistics.load(run / "head" / "statistics")
     rated = read_rated(data, recipe.objective_set(), held_out=recipe.data.held_out, invalid=invalid)
     training = [row for row in rated.rows if not row.held_out]
     if not training:
         raise ArmormError(f"The data hold no row to {change}: {rated.tally}.")
-    with feature_engine(recipe) as engine:
+    with feature_engine(recipe, run) as engine:
         store = extract_features(
             training,
             engine,
@@ -90,7 +98,9 @@ def merge_heads(runs: Sequence[str | Path], output: str | Path) -> HeadStatistic
             )
         total = total + more
     output = Path(output)
-    fit_head_of(total, Recipe.load(output / "recipe.yaml"), output, started)
+    recipe = Recipe.load(output / "recipe.yaml")
+    _check_is_ridge(recipe, output)
+    fit_head_of(total, recipe, output, started)
     return total
 
 
@@ -115,6 +125,15 @@ def head_errors(run: str | Path) -> dict[str, Any]:
             for i, name in enumerate(statistics.objectives)
         },
     }
+
+
+def _check_is_ridge(recipe: Recipe, run: Path) -> None:
+    if recipe.trains_head_with_backbone:
+        raise ArmormError(
+            f"The head of {run} was trained with its backbone, so it is not determined by the "
+            "statistics and cannot be changed through them. Set head.finetune.final_head: ridge in "
+            f"{run / 'recipe.yaml'} and run `armorm fit-head` first."
+        )
 
 
 def _or_none(errors: npt.NDArray[np.float64]) -> list[float] | None:

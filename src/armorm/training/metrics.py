@@ -18,6 +18,7 @@ from armorm.heads.debiasing import correlations
 from armorm.heads.gating import margins
 from armorm.heads.metrics import accuracy, calibration, gate_diagnostics
 from armorm.objectives import ObjectiveSet
+from armorm.training.stage2 import responses_of
 
 
 def run_metrics(
@@ -52,7 +53,9 @@ def run_metrics(
     shorter_won = scores["length"] < 0
     with torch.inference_mode():
         gating = gate(held_pairs.prompts[held_pairs.prompt].float()).double().numpy()
-    coefficients = _coefficients_by_subset(gating, pairs, debiasing, objectives)
+    subsets, sources = np.array(pairs.subset)[held_out], np.array(pairs.source)[held_out]
+    counted = gating @ debiasing.transform.T
+    coefficients = _mean_by(subsets, counted, objectives)
     calibrated = calibration(scores["gate"], beta)
     metrics: dict[str, Any] = {
         "accuracy": {name: accuracy(margin) for name, margin in scores.items()},
@@ -64,7 +67,11 @@ def run_metrics(
         "best_single_objective": objectives.names[single],
         "verbosity_spearman": _verbosity_spearman(rewards, pairs, debiasing),
         "coefficients": coefficients,
+        "coefficients_by_source": _mean_by(sources, counted, objectives),
         "gate": gate_diagnostics(gating),
+        "gate_by_subset": {
+            str(name): gate_diagnostics(gating[subsets == name]) for name in np.unique(subsets)
+        },
         "calibration": None if calibrated is None else asdict(calibrated),
     }
     if deciding_objective is not None:
@@ -107,9 +114,7 @@ def _verbosity_spearman(
     """Largest absolute correlation with the verbosity reward, over the other objectives."""
     if not debiasing.penalties.any():
         return {"before": None, "after": None}
-    responses = np.unique(
-        np.concatenate([pairs.chosen[pairs.held_out], pairs.rejected[pairs.held_out]])
-    )
+    responses = responses_of(pairs, pairs.held_out)
     confounder = rewards[responses, debiasing.verbosity]
     before = correlations(rewards[responses], confounder)
     after = correlations(rewards[responses] @ debiasing.transform, confounder)
@@ -120,23 +125,20 @@ def _verbosity_spearman(
     }
 
 
-def _coefficients_by_subset(
-    gating: Float[np.ndarray, "pairs objectives"],
-    pairs: PairIndex,
-    debiasing: VerbosityDebiasing,
+def _mean_by(
+    group: npt.NDArray[Any],
+    coefficients: Float[np.ndarray, "pairs objectives"],
     objectives: ObjectiveSet,
 ) -> dict[str, dict[str, float]]:
-    """Mean coefficient of every objective in the score, by subset of the held-out pairs."""
-    coefficients = gating @ debiasing.transform.T
-    subset = np.array(pairs.subset)[pairs.held_out]
+    """Mean coefficient of every objective in the score, by group of the held-out pairs."""
     return {
         str(name): {
             objective: float(mean)
             for objective, mean in zip(
-                objectives.names, coefficients[subset == name].mean(axis=0), strict=True
+                objectives.names, coefficients[group == name].mean(axis=0), strict=True
             )
         }
-        for name in np.unique(subset)
+        for name in np.unique(group)
     }
 
 

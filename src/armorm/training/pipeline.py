@@ -2,6 +2,8 @@
 
 Each stage reads what the one before left in the run folder, so each can be run alone::
 
+    pretrain_stage   ->  pretrained/    where the recipe has a section ``pretraining``
+    finetune_stage   ->  finetuned/     where ``head.method`` is ``finetune``
     features_stage   ->  features/rated, features/preferences, held_out_pairs.jsonl, data.json
     fit_head_stage   ->  head/
     fit_gate_stage   ->  model/, metrics.json
@@ -13,8 +15,8 @@ import json
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
-from dataclasses import asdict
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -22,11 +24,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
 
-from armorm.conversations import PreferencePair, RatedResponse
+from armorm.conversations import PreferencePair
 from armorm.conversations.messages import with_response
-from armorm.data import Loaded, generate_corpus, read_preferences, read_rated, separate_prompts
+from armorm.data import generate_corpus
 from armorm.errors import ArmormError, StoreError
 from armorm.features import (
     Backbone,
@@ -35,7 +36,6 @@ from armorm.features import (
     FeatureStore,
     Process,
     extract_features,
-    load_engine,
 )
 from armorm.features.extraction import Rows
 from armorm.files import read_json, write_atomically, write_json
@@ -46,22 +46,28 @@ from armorm.heads import (
     fit_gate,
     fit_reward_head,
 )
-from armorm.heads.metrics import RegressionFit, regression_fits
 from armorm.model import RewardModel
 from armorm.model.checkpoint import Heads
 from armorm.objectives import ObjectiveSet
 from armorm.training.curves import curve_log
+from armorm.training.debiasing_report import debiasing_report
+from armorm.training.inputs import RecipeData, feature_engine, load_backbone, read_data
 from armorm.training.metrics import run_metrics
+from armorm.training.predictions import held_out_fits, rewards_of_responses
 from armorm.training.recipe import Recipe
 from armorm.training.records import load_head, save_head
 from armorm.training.stage2 import debias, reward_pairs, seed_spread, split_validation
 from armorm.training.statistics import SELECTION, TRAIN, HeadStatistics
+from armorm.training.tuning.finetuning import finetune_stage
+from armorm.training.tuning.folders import FINETUNED, read_score, tuning_reports
+from armorm.training.tuning.pretraining import pretrain_stage
+from armorm.training.uncertainty import load_uncertainty, save_uncertainty
 
 
 def train(recipe: Recipe, output: str | Path, *, show_progress: bool = False) -> RewardModel:
-    """Train a reward model: features, stage 1, debiasing, stage 2.
+    """Train a reward model: the backbone where asked, features, stage 1, debiasing, stage 2.
 
-    Features that an earlier, interrupted run of the same recipe left are used.
+    What an earlier, interrupted run of the same recipe left is used.
 
     Args:
         recipe: What to do.
@@ -77,16 +83,17 @@ def train(recipe: Recipe, output: str | Path, *, show_progress: bool = False) ->
             "Training is for one process. Launch `armorm features` in several; then `armorm train` "
             "with the same recipe and folder uses what they made."
         )
+    output = Path(output)
+    data = read_data(recipe, output)
+    if recipe.pretraining is not None:
+        pretrain_stage(recipe, output, data=data, show_progress=show_progress)
+    if recipe.head.method == "finetune":
+        finetune_stage(recipe, output, data=data, show_progress=show_progress)
     # Loaded once for both stages, unless another engine computes the features and is closed first.
-    backbone = load_backbone(recipe) if recipe.backbone.engine == "transformers" else None
-    features_stage(recipe, output, backbone=backbone, show_progress=show_progress)
+    backbone = load_backbone(recipe, output) if recipe.backbone.engine == "transformers" else None
+    features_stage(recipe, output, backbone=backbone, data=data, show_progress=show_progress)
     fit_head_stage(recipe, output)
     return fit_gate_stage(recipe, output, backbone=backbone, show_progress=show_progress)
-
-
-def load_backbone(recipe: Recipe) -> Backbone:
-    """The recipe's backbone in transformers, which can write it into a model folder."""
-    return Backbone.from_pretrained(recipe.backbone.model, **recipe.backbone.options())
 
 
 @runtime_checkable
@@ -98,24 +105,12 @@ class MakeStore(Protocol):
     ) -> FeatureStore: ...
 
 
-@contextmanager
-def feature_engine(
-    recipe: Recipe, backbone: FeatureBackbone | None = None
-) -> Iterator[FeatureBackbone]:
-    """The recipe's engine while it is needed; the given backbone where there is one."""
-    if backbone is not None:
-        yield backbone
-        return
-    section = recipe.backbone
-    with closing(load_engine(section.model, **section.engine_arguments())) as engine:
-        yield engine
-
-
 def features_stage(
     recipe: Recipe,
     output: str | Path,
     *,
     backbone: FeatureBackbone | None = None,
+    data: RecipeData | None = None,
     make_store: MakeStore | None = None,
     show_progress: bool = False,
 ) -> None:
@@ -125,12 +120,13 @@ def features_stage(
         recipe: What to do.
         output: The run folder.
         backbone: The recipe's backbone, where it is loaded already.
+        data: The recipe's data, where it is read already.
         make_store: What extracts, if not this process; see :mod:`armorm.scaling`.
         show_progress: Draw progress bars on standard error.
     """
     output = Path(output)
     started = time.perf_counter()
-    rated, pairs = read_data(recipe, output)
+    rated, pairs = data or read_data(recipe, output)
     write_atomically(output / "recipe.yaml", recipe.dump().encode())
     _write_held_out_pairs(output / "held_out_pairs.jsonl", pairs.rows)
     options: dict[str, Any] = {
@@ -141,7 +137,8 @@ def features_stage(
     summaries: list[ExtractionSummary] = []
     options["on_summary"] = summaries.append
     folder = output / "features"
-    with nullcontext(make_store) if make_store else _extraction_here(recipe, backbone) as make:
+    here = _extraction_here(recipe, output, backbone)
+    with nullcontext(make_store) if make_store else here as make:
         stores = {
             "rated": make(
                 rated.rows, path=folder / "rated", objectives=recipe.objective_set(), **options
@@ -163,32 +160,18 @@ def features_stage(
 
 
 @contextmanager
-def _extraction_here(recipe: Recipe, backbone: FeatureBackbone | None) -> Iterator[MakeStore]:
-    with feature_engine(recipe, backbone) as engine:
+def _extraction_here(
+    recipe: Recipe, output: Path, backbone: FeatureBackbone | None
+) -> Iterator[MakeStore]:
+    with feature_engine(recipe, output, backbone) as engine:
         yield partial(extract_features, backbone=engine)
 
 
-def read_data(recipe: Recipe, output: Path) -> tuple[Loaded[RatedResponse], Loaded[PreferencePair]]:
-    """Both kinds of data; skipped rows are listed in ``invalid-*.jsonl`` in the run folder."""
-    data = recipe.data
-    rated = read_rated(
-        data.rated, recipe.objective_set(), held_out=data.held_out, invalid=data.invalid
-    )
-    pairs = read_preferences(data.preferences, held_out=data.held_out, invalid=data.invalid)
-    separate_prompts(rated, pairs)
-    output.mkdir(parents=True, exist_ok=True)
-    if rated.invalid:
-        rated.write_invalid(output / "invalid-rated.jsonl")
-    if pairs.invalid:
-        pairs.write_invalid(output / "invalid-preferences.jsonl")
-    for kind, loaded in (("rated responses", rated), ("preference pairs", pairs)):
-        if not loaded.rows:
-            raise ArmormError(f"The recipe's sources hold no valid {kind}: {loaded.tally}.")
-    return rated, pairs
-
-
 def fit_head_stage(recipe: Recipe, output: str | Path) -> RewardHead:
-    """Stage 1: regress every objective on the features of the rated responses."""
+    """Stage 1: regress every objective on the features of the rated responses.
+
+    The head that was trained with the backbone is taken as it is, where the recipe says so.
+    """
     output = Path(output)
     started = time.perf_counter()
     store = FeatureStore.open(output / "features" / "rated")
@@ -205,7 +188,11 @@ def fit_head_stage(recipe: Recipe, output: str | Path) -> RewardHead:
 def fit_head_of(
     statistics: HeadStatistics, recipe: Recipe, output: Path, started: float
 ) -> RewardHead:
-    """Fit the head on statistics, and leave both in the run folder."""
+    """Fit the head on statistics, and leave both in the run folder.
+
+    A head that was trained with the backbone keeps its weights, and has no uncertainty: it is no
+    ridge fit of these sums. The penalties are those that ridge would take on its features.
+    """
     objectives = recipe.objective_set()
     head = fit_reward_head(
         statistics.of_part(TRAIN),
@@ -213,10 +200,27 @@ def fit_head_of(
         recipe.head.alphas,
         objectives.names,
     )
-    fits = _held_out_fits(FeatureStore.open(output / "features" / "rated"), head)
+    store = FeatureStore.open(output / "features" / "rated")
+    if recipe.trains_head_with_backbone:
+        head = replace(head, weight=read_score(output / FINETUNED).double().numpy())
+    fits = held_out_fits(store, head)
     statistics.save(output / "head" / "statistics")
-    save_head(output / "head", head, objectives, fits, time.perf_counter() - started)
+    total = statistics.of_part(TRAIN) + statistics.of_part(SELECTION)
+    withheld = _why_no_uncertainty(recipe)
+    uncertainty = save_uncertainty(
+        output / "head", total, head, objectives, store, withheld=withheld
+    )
+    seconds = time.perf_counter() - started
+    save_head(output / "head", head, objectives, fits, uncertainty, recipe.head.alphas, seconds)
     return head
+
+
+def _why_no_uncertainty(recipe: Recipe) -> str | None:
+    if not recipe.head.uncertainty:
+        return "the recipe says head.uncertainty: false"
+    if recipe.trains_head_with_backbone:
+        return "the head was trained with its backbone (head.finetune.final_head), not by ridge"
+    return None
 
 
 def fit_gate_stage(
@@ -232,14 +236,14 @@ def fit_gate_stage(
     head, head_report = load_head(output / "head")
     data = read_json(output / "data.json")
     pairs = store.pairs()
-    rewards = _rewards_of_responses(store, head)
+    rewards = rewards_of_responses(store, head)
 
     started = time.perf_counter()
     debiasing = debias(recipe, store, rewards, pairs)
     debiased_at = time.perf_counter()
     all_pairs = reward_pairs(store, pairs, rewards @ debiasing.transform)
     training, validation = split_validation(all_pairs, pairs, recipe)
-    backbone = backbone or load_backbone(recipe)
+    backbone = backbone or load_backbone(recipe, output)
     options = recipe.gate.options(recipe.seed, str(backbone.device))
     with curve_log(recipe.gate.report_to, output / "logs") as log_point:
         gate = fit_gate(
@@ -259,7 +263,9 @@ def fit_gate_stage(
     )
     finished = time.perf_counter()
 
+    tuning = tuning_reports(recipe, output)
     seconds = {
+        **{stage: report["seconds"] for stage, report in tuning.items()},
         "features": data["seconds"],
         "head": head_report["seconds"],
         "debiasing": debiased_at - started,
@@ -276,11 +282,14 @@ def fit_gate_stage(
         fixed=fixed.gate,
         deciding_objective=_planted_truth(recipe),
     )
+    metrics |= tuning
     metrics |= {
         "objectives": head_report["objectives"],
+        "head": {key: head_report[key] for key in ("alphas", "selection_errors", "uncertainty")},
         "seconds": {**seconds, "total": sum(seconds.values())},
         "data": {kind: data[kind] for kind in ("rated", "preferences")},
         "beta": gate.beta,
+        "debiasing": debiasing_report(recipe, store, rewards, pairs, debiasing),
         "gate_step": gate.step,
         "gate_curve": [asdict(point) for point in gate.curve],
         "gate_seeds": seed_spread(
@@ -288,23 +297,10 @@ def fit_gate_stage(
         ),
     }
     heads = _heads(recipe, head, debiasing, gate, metrics)
-    model = RewardModel(backbone, heads)
+    model = RewardModel(backbone, heads, uncertainty=load_uncertainty(output / "head"))
     model.save_pretrained(output / "model")
     write_json(output / "metrics.json", metrics)
     return model
-
-
-def _held_out_fits(store: FeatureStore, head: RewardHead) -> list[RegressionFit]:
-    ratings, held_out = store.ratings()
-    return regression_fits(_rewards_of_responses(store, head)[held_out], ratings[held_out])
-
-
-def _rewards_of_responses(
-    store: FeatureStore, head: RewardHead
-) -> Float[np.ndarray, "responses objectives"]:
-    """Predicted rewards of all responses: the features are read once and forgotten."""
-    shards = [head.rewards(shard.float().numpy()) for shard in store.response_features()]
-    return np.concatenate(shards).astype(np.float64)
 
 
 def _heads(

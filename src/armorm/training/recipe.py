@@ -5,13 +5,14 @@ Defaults are the paper's.  An unknown key is an error that names its neighbours.
 
 from __future__ import annotations
 
+import functools
 import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from armorm.conversations import OverlongPolicy
 from armorm.data import DataSource, HeldOut, InvalidPolicy, generate_corpus
@@ -21,10 +22,7 @@ from armorm.heads import PAPER_ALPHAS, GateOptions
 from armorm.heads.debiasing import Correlation, Negative
 from armorm.heads.gate_training import Precision
 from armorm.objectives import PAPER_OBJECTIVES, Objective, ObjectiveSet
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from armorm.training.sections import FinetuneSection, PretrainingSection, Section
 
 
 class BackboneSection(Section):
@@ -60,7 +58,7 @@ class BackboneSection(Section):
     compile_model: bool = False
     trust_remote_code: bool = False
     engine: Engine = "transformers"
-    engine_options: dict[str, Any] = {}
+    engine_options: dict[str, Any] = Field(default_factory=dict)
 
     def options(self) -> dict[str, Any]:
         """Arguments of ``Backbone.from_pretrained``, the model's name left out."""
@@ -116,16 +114,24 @@ class FeaturesSection(Section):
 
 
 class HeadSection(Section):
-    """Stage 1, ridge regression.
+    """Stage 1, regression of the objectives.
 
     Attributes:
+        method: ``ridge`` regression on the features of the frozen backbone, or ``finetune``: the
+            same loss through the backbone too.
+        finetune: How, where the method is ``finetune``.
         alphas: Penalties to choose from, per objective.
         selection_fraction: Share of the training prompts that the penalty is chosen on; the
             head is then refitted on all training rows.
+        uncertainty: Keep with the model what it takes to say how sure it is: 2 d (d + 1) bytes
+            for each group of objectives that share their rows and penalty, and once more.
     """
 
+    method: Literal["ridge", "finetune"] = "ridge"
+    finetune: FinetuneSection = FinetuneSection()
     alphas: tuple[float, ...] = Field(default=PAPER_ALPHAS, min_length=1)
     selection_fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
+    uncertainty: bool = True
 
 
 class DebiasingSection(Section):
@@ -205,6 +211,7 @@ class Recipe(Section):
         name: Name of the run.
         seed: The one seed all randomness comes from.
         objectives: ``paper``, ``quickstart``, or a list of objectives with their scales.
+        pretraining: Bradley–Terry training of the backbone before all else; ``null`` for none.
     """
 
     name: str = "armorm"
@@ -212,6 +219,7 @@ class Recipe(Section):
     objectives: Literal["paper", "quickstart"] | tuple[Objective, ...] = "paper"
     backbone: BackboneSection = BackboneSection()
     data: DataSection
+    pretraining: PretrainingSection | None = None
     features: FeaturesSection = FeaturesSection()
     head: HeadSection = HeadSection()
     debiasing: DebiasingSection = DebiasingSection()
@@ -223,12 +231,17 @@ class Recipe(Section):
             self.objective_set().column(self.debiasing.objective)
         return self
 
+    @property
+    def trains_head_with_backbone(self) -> bool:
+        """Whether W comes from fine-tuning, not from a ridge fit."""
+        return self.head.method == "finetune" and self.head.finetune.final_head == "trained"
+
     def objective_set(self) -> ObjectiveSet:
         """The objectives, in the order of the reward columns."""
         if self.objectives == "paper":
             return PAPER_OBJECTIVES
         if self.objectives == "quickstart":
-            return generate_corpus().objectives
+            return _quickstart_objectives()
         return ObjectiveSet(self.objectives)
 
     @classmethod
@@ -259,6 +272,11 @@ class Recipe(Section):
         content = self.model_dump(mode="json")
         text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         return text
+
+
+@functools.cache
+def _quickstart_objectives() -> ObjectiveSet:
+    return generate_corpus().objectives  # the corpus takes a second to make
 
 
 def _apply_override(content: dict[str, Any], override: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,21 @@ from armorm.heads import RewardHead
 from armorm.heads.metrics import RegressionFit
 from armorm.objectives import ObjectiveSet
 
+REPORTED = {"objectives", "alphas", "selection_errors", "uncertainty"}
+"""What later stages read in ``head.json``; builds before the release wrote less."""
+
 
 def save_head(
     folder: Path,
     head: RewardHead,
     objectives: ObjectiveSet,
     fits: list[RegressionFit],
+    uncertainty: dict[str, Any],
+    alphas: Sequence[float],
     seconds: float,
 ) -> None:
-    """Write the regression layer in float64, and how well it predicts held-out ratings."""
+    """Write the regression layer in float64, how well it predicts held-out ratings, and how well
+    it knows how well."""
     write_atomically(
         folder / "head.safetensors", save({"regression_layer.weight": np.asarray(head.weight)})
     )
@@ -38,7 +45,9 @@ def save_head(
             }
             for i, (name, fit) in enumerate(zip(objectives.names, fits, strict=True))
         },
+        "alphas": list(alphas),
         "selection_errors": head.selection_errors,
+        "uncertainty": uncertainty,
         "seconds": seconds,
     }
     write_json(folder / "head.json", report)
@@ -53,6 +62,8 @@ def load_head(folder: Path) -> tuple[RewardHead, dict[str, Any]]:
     try:
         weight = load_file(folder / "head.safetensors")["regression_layer.weight"]
         report = read_json(folder / "head.json")
+        if lacking := sorted(REPORTED - report.keys()):
+            raise ValueError(f"head.json lacks {', '.join(lacking)}")
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise StoreError(
             f"{folder} holds no fitted head ({error}). Run `armorm fit-head` first."

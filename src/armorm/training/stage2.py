@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Float, Int
 
@@ -36,16 +37,7 @@ def debias(
     objectives = recipe.objective_set()
     if section.objective is None:
         return no_debiasing(len(objectives))
-    in_reference = np.array(
-        [section.reference is None or source in section.reference for source in pairs.source]
-    )
-    reference = in_reference & ~pairs.held_out
-    if not reference.any():
-        known = sorted(set(pairs.source))
-        raise ArmormError(
-            f"debiasing.reference names no source of training pairs. Known: {', '.join(known)}."
-        )
-    responses = np.unique(np.concatenate([pairs.chosen[reference], pairs.rejected[reference]]))
+    responses = reference_responses(recipe, pairs)
     return fit_debiasing(
         rewards[responses],
         objectives.column(section.objective),
@@ -53,6 +45,31 @@ def debias(
         negative=section.negative,
         confounder=_measured_confounder(store, section, responses),
     )
+
+
+def reference_responses(recipe: Recipe, pairs: PairIndex) -> Int[np.ndarray, " responses"]:
+    """Numbers of the training responses that the debiasing is fitted on.
+
+    Raises:
+        ArmormError: the recipe names no source of training pairs.
+    """
+    named = recipe.debiasing.reference
+    in_reference = np.array([named is None or source in named for source in pairs.source])
+    reference = in_reference & ~pairs.held_out
+    if not reference.any():
+        known = sorted(set(pairs.source))
+        raise ArmormError(
+            f"debiasing.reference names no source of training pairs. Known: {', '.join(known)}."
+        )
+    return responses_of(pairs, reference)
+
+
+def responses_of(pairs: PairIndex, chosen: npt.NDArray[np.bool_]) -> Int[np.ndarray, " responses"]:
+    """Numbers of the responses of some pairs, each once."""
+    responses: Int[np.ndarray, " responses"] = np.unique(
+        np.concatenate([pairs.chosen[chosen], pairs.rejected[chosen]])
+    )
+    return responses
 
 
 def _measured_confounder(

@@ -25,6 +25,7 @@ from armorm.features import FeatureStore
 from armorm.features.store import parquet_bytes
 from armorm.files import read_json, write_atomically, write_json
 from armorm.heads import RidgeStatistics
+from armorm.heads.device import float64_device
 from armorm.heads.statistics import total_statistics
 
 TRAIN, SELECTION = "train", "selection"
@@ -72,9 +73,9 @@ class HeadStatistics:
                     mask = chosen & ~held_out[rows] & (source[rows] == name)
                     if mask.any():
                         keys = [key[rows.start + i] for i in np.flatnonzero(mask)]
-                        statistics._put(
-                            (str(name), part), features[mask], ratings[rows][mask], keys
-                        )
+                        # Rows without a rating are passed over, so no feature is copied for it.
+                        rated = np.where(mask[:, None], ratings[rows], np.nan)
+                        statistics._put((str(name), part), features, rated, keys)
         return statistics
 
     def _put(
@@ -85,7 +86,9 @@ class HeadStatistics:
         keys: list[str],
     ) -> None:
         if part not in self.sums:
-            self.sums[part] = RidgeStatistics(features.shape[1], len(self.objectives))
+            self.sums[part] = RidgeStatistics(
+                features.shape[1], len(self.objectives), float64_device()
+            )
             self.rows[part] = Counter()
         self.sums[part].update(features, ratings)
         self.rows[part].update(keys)
@@ -154,7 +157,7 @@ class HeadStatistics:
 
     def _check_same(self, other: HeadStatistics) -> None:
         for what, mine, theirs in (
-            ("backbones", _essence(self.backbone), _essence(other.backbone)),
+            ("backbones", essence(self.backbone), essence(other.backbone)),
             ("objectives", self.objectives, other.objectives),
         ):
             if mine != theirs:
@@ -229,6 +232,6 @@ def _selected(prompt_keys: list[str], fraction: float, seed: int) -> npt.NDArray
     return np.array([drawn[key] for key in prompt_keys], dtype=bool)
 
 
-def _essence(backbone: dict[str, Any]) -> dict[str, Any]:
+def essence(backbone: dict[str, Any]) -> dict[str, Any]:
     """What decides the features; where the weights lie does not."""
     return {key: value for key, value in backbone.items() if key not in ("name", "revision")}

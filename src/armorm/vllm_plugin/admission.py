@@ -11,6 +11,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from vllm.exceptions import VLLMValidationError
 from vllm.v1.engine.input_processor import InputProcessor
 
 from armorm.errors import InputError
@@ -31,7 +32,10 @@ def _checking(process: Callable[..., Any]) -> Callable[..., Any]:
         request = process(self, *args, **kwargs)
         architecture = self.model_config.architecture
         if architecture.endswith((REWARD_SUFFIX, STATES_SUFFIX)):
-            admit(request, self.model_config.hf_config, searching=architecture)
+            try:
+                admit(request, self.model_config.hf_config, searching=architecture)
+            except InputError as error:  # vLLM tells a caller's mistake from its own by the class
+                raise VLLMValidationError(str(error)) from error
         return request
 
     process_inputs.checks_boundary = True  # type: ignore[attr-defined]

@@ -26,7 +26,9 @@ def complete_config(model_config: Any) -> None:
     # score the largest means nothing.
     config.id2label = {}
     if not getattr(config, "boundary_pattern", None):
-        config.boundary_pattern = _pattern_of_template(model_config)
+        encoder = _encoder_of(model_config)
+        config.boundary_pattern = list(encoder.boundary_pattern)
+        config.bos_token_id = encoder.tokenizer.bos_token_id
 
 
 def keep_cache_off_the_boundary(vllm_config: Any) -> None:
@@ -42,10 +44,11 @@ def keep_cache_off_the_boundary(vllm_config: Any) -> None:
         )
 
 
-def _pattern_of_template(model_config: Any) -> list[int]:
+def _encoder_of(model_config: Any) -> ConversationEncoder:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(
-        model_config.tokenizer, revision=model_config.tokenizer_revision
+    return ConversationEncoder(
+        AutoTokenizer.from_pretrained(
+            model_config.tokenizer, revision=model_config.tokenizer_revision
+        )
     )
-    return list(ConversationEncoder(tokenizer).boundary_pattern)

@@ -1,0 +1,180 @@
+"""The pictures of the report, drawn by matplotlib (extra ``report``) as inline SVG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from armorm.model import Comparison
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+GOOD, BAD, QUIET = "#1a7f5a", "#b4443c", "#8a93a3"
+STYLE = {
+    "svg.fonttype": "none",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.hashsalt": "armorm",
+    "text.parse_math": False,  # a dollar in somebody's name is a dollar
+}
+
+
+def accuracy_figure(metrics: Mapping[str, Any], methods: Mapping[str, str]) -> Figure:
+    """Accuracy of every method, on all pairs and where the shorter response won."""
+    figure, axes = _figure(7.0, 2.6)
+    for offset, key, label, color in (
+        (-0.18, "accuracy", "all pairs", GOOD),
+        (0.18, "accuracy_shorter_won", "shorter response won", QUIET),
+    ):
+        values = [100 * (metrics[key][method] or 0.0) for method in methods]
+        places = [i + offset for i in range(len(methods))]
+        bars = axes.barh(places, values, height=0.34, color=color, label=label)
+        axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=9)
+    axes.axvline(50, color="#444", linewidth=0.8, linestyle=":")
+    axes.set_yticks(range(len(methods)), list(methods.values()))
+    axes.invert_yaxis()
+    axes.set_xlim(0, 108)
+    axes.set_xlabel("accuracy on held-out pairs, % (dotted: chance)")
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.4, 1.18), ncols=2)
+    return figure
+
+
+def coefficient_figure(coefficients: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Heat map of the mean coefficients, a row per group of prompts."""
+    subsets = list(coefficients)
+    objectives = list(next(iter(coefficients.values())))
+    values = [[coefficients[subset][name] for name in objectives] for subset in subsets]
+    limit = max(abs(value) for row in values for value in row) or 1.0
+    figure, axes = _figure(2.6 + 0.62 * len(objectives), 1.9 + 0.36 * len(subsets))
+    axes.imshow(values, cmap="RdYlGn", vmin=-limit, vmax=limit, aspect="auto")
+    axes.set_xticks(range(len(objectives)), objectives, rotation=40, ha="right")
+    axes.set_yticks(range(len(subsets)), subsets)
+    for y, row in enumerate(values):
+        for x, value in enumerate(row):
+            color = "white" if abs(value) > 0.75 * limit else "black"
+            axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=8, color=color)
+    axes.tick_params(length=0)
+    return figure
+
+
+def objective_figure(objectives: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """How well each objective ranks held-out ratings."""
+    names = list(objectives)
+    figure, axes = _figure(7.0, 1.0 + 0.26 * len(names))
+    values = [objectives[name]["spearman"] or 0.0 for name in names]
+    colors = [GOOD if value > 0 else BAD for value in values]
+    bars = axes.barh(names, values, color=colors, height=0.6)
+    axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=9)
+    axes.invert_yaxis()
+    axes.set_xlim(min(0.0, *values), 1.08)
+    axes.set_xlabel("Spearman correlation of predicted and held-out ratings")
+    return figure
+
+
+def comparison_figure(comparison: Comparison) -> Figure:
+    """What each objective adds to a margin."""
+    names = [difference.objective for difference in comparison.objectives]
+    values = [difference.contribution for difference in comparison.objectives]
+    figure, axes = _figure(7.0, 1.0 + 0.28 * len(names))
+    axes.barh(names, values, color=[GOOD if value > 0 else BAD for value in values], height=0.6)
+    axes.axvline(0, color="#444", linewidth=0.8)
+    axes.locator_params(axis="x", nbins=5)
+    axes.invert_yaxis()
+    axes.set_xlabel("← for b      contribution to score(a) − score(b)      for a →")
+    return figure
+
+
+def curve_figure(points: Sequence[Mapping[str, Any]]) -> Figure:
+    """Loss of the gate over its training, on validation pairs too where there are any."""
+    figure, axes = _figure(7.0, 2.4)
+    steps = [point["step"] for point in points]
+    axes.plot(steps, [point["loss"] for point in points], color=QUIET, label="training pairs")
+    if any(point["validation_loss"] is not None for point in points):
+        values = [point["validation_loss"] for point in points]
+        axes.plot(steps, values, color=GOOD, label="validation pairs")
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+    return figure
+
+
+def reliability_figure(bins: Sequence[Mapping[str, float]]) -> Figure:
+    """How often the preferred response is the chosen one, by the probability it was given."""
+    figure, axes = _figure(4.2, 3.6)
+    axes.plot([50, 100], [50, 100], color="#444", linewidth=0.8, linestyle=":")
+    confidence = [100 * one["confidence"] for one in bins]
+    right = [100 * one["accuracy"] for one in bins]
+    most = max(one["n"] for one in bins)
+    axes.plot(confidence, right, color=GOOD, linewidth=1)
+    axes.scatter(confidence, right, s=[12 + 130 * one["n"] / most for one in bins], color=GOOD)
+    axes.set_xlim(49, 101.5)
+    axes.set_ylim(min(45.0, *right) - 4, 104)
+    axes.set_xlabel("said: P(preferred), %")
+    axes.set_ylabel("found: right, %")
+    return figure
+
+
+def debiasing_figure(
+    solved: Mapping[str, Mapping[str, Any]], left_out: str, confounder: str, correlation: str
+) -> Figure:
+    """Correlation of each objective with the confounder, before and after, by set of rows."""
+    from matplotlib.figure import Figure
+
+    names = [n for n in next(iter(solved.values()))["before"] if n != left_out]
+    figure = Figure(figsize=(8.4, 1.3 + 0.28 * len(names)), layout="constrained")
+    panels = figure.subplots(1, len(solved), sharey=True, sharex=True, squeeze=False)[0]
+    for axes, (rows, found) in zip(panels, solved.items(), strict=True):
+        before, after = ([found[when][name] for name in names] for when in ("before", "after"))
+        axes.axvline(0, color="#444", linewidth=0.8)
+        axes.hlines(names, before, after, color="#d5dae2", linewidth=2, zorder=0)
+        axes.scatter(before, names, color=QUIET, label="before", s=28)
+        axes.scatter(after, names, color=GOOD, label="after", s=28)
+        axes.set_title(f"{rows.replace('_', ' ')}: {found['responses']:,} responses", fontsize=10)
+    panels[0].invert_yaxis()
+    dots = panels[0].get_legend_handles_labels()
+    figure.legend(*dots, frameon=False, fontsize=9, ncols=2, loc="outside upper right")
+    figure.supxlabel(f"{correlation.capitalize()} correlation with {confounder}", fontsize=10)
+    return figure
+
+
+def penalty_figure(
+    alphas: Sequence[float], errors: Sequence[Sequence[float]], names: Sequence[str]
+) -> Figure:
+    """Held-out error of every penalty, as a multiple of the objective's least one."""
+    from matplotlib import colormaps
+
+    figure, axes = _figure(7.0, max(3.0, 0.3 + 0.18 * len(names)))
+    distinct = 10 if len(names) <= 10 else 20
+    axes.set_prop_cycle(color=colormaps[f"tab{distinct}"](range(distinct)))
+    for name, row in zip(names, errors, strict=True):
+        axes.plot(alphas, [error / min(row) for error in row], marker="o", markersize=3, label=name)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_major_formatter("{x:g}×")
+    axes.yaxis.set_minor_formatter("{x:g}×")
+    axes.set_xlabel("penalty alpha")
+    axes.set_ylabel("error over the least")
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def as_svg(figure: Figure) -> str:
+    """The figure as an SVG element; matplotlib escapes the labels it draws."""
+    from markupsafe import Markup
+
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return Markup(text[text.index("<svg") :])

@@ -1,0 +1,110 @@
+"""Scores from a model that `vllm serve` runs with our plugin."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+from armorm.conversations import Conversation, located_in, validate_conversation
+from armorm.conversations.messages import with_response
+from armorm.errors import ArmormError, InputError
+
+
+@dataclass(frozen=True, slots=True)
+class ServedScore:
+    """What the server answers to one conversation.
+
+    Attributes:
+        score: The scalar reward.
+        rewards: Predicted unit reward of each of the k objectives.
+        gating: The gate's k coefficients.
+    """
+
+    score: float
+    rewards: tuple[float, ...]
+    gating: tuple[float, ...]
+
+    @classmethod
+    def of_vector(cls, numbers: Sequence[float]) -> ServedScore:
+        """From the numbers of the task ``classify``: k rewards, k coefficients, the score.
+
+        Raises:
+            ArmormError: these are not the numbers of a gated reward model.
+        """
+        k, odd = divmod(len(numbers), 2)
+        if not odd or not all(map(math.isfinite, numbers)):
+            raise ArmormError(
+                f"The server answered {len(numbers)} numbers that are no rewards, coefficients and "
+                "score. Does it serve a gated reward model, with armorm installed beside vLLM?"
+            )
+        return cls(float(numbers[-1]), tuple(numbers[:k]), tuple(numbers[k:-1]))
+
+
+class VllmClient:
+    """Asks a vLLM server for scores.
+
+    Args:
+        address: Such as ``http://localhost:8000``.
+        timeout: Seconds for one request.
+        concurrency: Requests under way at once; vLLM makes batches of them.
+    """
+
+    def __init__(self, address: str, *, timeout: float = 120.0, concurrency: int = 32) -> None:
+        self.address = address.rstrip("/")
+        self.timeout = timeout
+        self.concurrency = concurrency
+        self.model = str(self._call("/v1/models")["data"][0]["id"])
+
+    def score(self, conversations: Sequence[Conversation]) -> list[ServedScore]:
+        """Score conversations, each a list of messages that ends with the assistant's.
+
+        Raises:
+            InputError: a conversation is malformed; ``row`` is its one-based position.
+            ArmormError: the server refuses one, cannot be reached, or answers something else.
+        """
+        checked = []
+        for number, conversation in enumerate(conversations, start=1):
+            try:
+                checked.append(
+                    with_response(*located_in("messages", validate_conversation, conversation))
+                )
+            except InputError as error:
+                raise error.at(None, number) from None
+        return self._classify([{"messages": messages} for messages in checked])
+
+    def score_ids(self, input_ids: Sequence[Sequence[int]]) -> list[ServedScore]:
+        """Score conversations that are token ids already, rendered by the model's own template."""
+        return self._classify([{"input": list(ids)} for ids in input_ids])
+
+    def _classify(self, bodies: Sequence[dict[str, Any]]) -> list[ServedScore]:
+        with ThreadPoolExecutor(self.concurrency) as pool:
+            answers = list(pool.map(lambda body: self._call("/classify", body), bodies))
+        return [ServedScore.of_vector(answer["data"][0]["probs"]) for answer in answers]
+
+    def _call(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        data = None if body is None else json.dumps({"model": self.model, **body}).encode()
+        headers = {"Content-Type": "application/json"}
+        try:
+            with urlopen(
+                Request(self.address + path, data, headers), timeout=self.timeout
+            ) as opened:
+                answer: dict[str, Any] = json.load(opened)
+        except HTTPError as error:
+            said = error.read().decode("utf-8", "replace")
+            raise ArmormError(f"{self.address}{path}: {error.code}: {_message(said)}") from error
+        except (URLError, TimeoutError, ValueError) as error:
+            raise ArmormError(f"{self.address}{path} gives no answer: {error}") from error
+        return answer
+
+
+def _message(said: str) -> str:
+    try:
+        return str(json.loads(said)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return said[:200]

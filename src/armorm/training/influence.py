@@ -1,0 +1,254 @@
+"""Which training rows made the head predict what it does, with their text where it can be read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float
+
+from armorm.conversations import (
+    Conversation,
+    RatedResponse,
+    prompt_key,
+    validate_prompt,
+    validate_response,
+)
+from armorm.conversations.messages import Message, Tally
+from armorm.data.reading import rated_rows
+from armorm.errors import ArmormError
+from armorm.features import FeatureStore
+from armorm.features.extraction import content_key
+from armorm.heads import Influence, RewardHead, most_influential_rows
+from armorm.heads.uncertainty import ridge_factor
+from armorm.model.checkpoint import load_checkpoint
+from armorm.objectives import Objective
+from armorm.training.inputs import load_backbone
+from armorm.training.recipe import Recipe
+from armorm.training.records import load_head
+from armorm.training.statistics import SELECTION, TRAIN, HeadStatistics
+
+
+@dataclass(frozen=True, slots=True)
+class InfluentialRow:
+    """A training row and what it did to a prediction.
+
+    Attributes:
+        id: Of the row.
+        source: Of the row.
+        effect: Prediction with the row minus without it, in the raters' units.
+        rating: The row's own rating.
+        predicted: What the head predicts for the row.
+        prompt: Its conversation, where the data can still be read.
+        response: Its response, likewise.
+    """
+
+    id: str
+    source: str
+    effect: float
+    rating: float
+    predicted: float
+    prompt: tuple[Message, ...] | None
+    response: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class InfluenceReport:
+    """The rows that pushed one prediction most.
+
+    Attributes:
+        objective: What was predicted.
+        prediction: In the raters' units.
+        rows: The strongest first, up or down.
+        rows_searched: Training rows that rate the objective and were looked at.
+        rows_elsewhere: Rows of the head whose features are not in this run folder (it was merged
+            from others), so that they could not be looked at.
+    """
+
+    objective: str
+    prediction: float
+    rows: tuple[InfluentialRow, ...]
+    rows_searched: int
+    rows_elsewhere: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def head_influence(
+    run: str | Path,
+    prompt: Conversation | str,
+    response: str,
+    *,
+    objective: str | None = None,
+    top: int = 10,
+    with_text: bool = True,
+) -> InfluenceReport:
+    """The training rows whose absence would change a prediction most, exactly.
+
+    The stored features of the run are read once; nothing is fitted again.
+
+    Args:
+        run: Run folder of ``armorm train``, with its features.
+        prompt: Messages, or text.
+        response: The response whose prediction is asked about.
+        objective: Name of the objective; default the one that adds most to the model's score.
+        top: How many rows.
+        with_text: Look the rows' texts up in the recipe's data.
+
+    Raises:
+        ArmormError: no objective is named and there is no model yet, or the head is singular.
+        RecipeError: there is no such objective.
+        StoreError: the run has no features or no head.
+    """
+    run = Path(run)
+    recipe = Recipe.load(run / "recipe.yaml")
+    if recipe.trains_head_with_backbone:
+        raise ArmormError(
+            f"The head of {run} was trained together with its backbone: what one row did to it has "
+            "no closed form. Influence needs head.method: ridge."
+        )
+    objectives = recipe.objective_set()
+    wanted = None if objective is None else objectives.column(objective)
+    head, _ = load_head(run / "head")
+    statistics = HeadStatistics.load(run / "head" / "statistics")
+    feature, at_prompt = _features(recipe, run, prompt, response)
+    column = _decisive_objective(run, head, feature, at_prompt) if wanted is None else wanted
+    asked = objectives[column]
+    total = statistics.of_part(TRAIN) + statistics.of_part(SELECTION)
+    factor = ridge_factor(total, column, head.alphas[column], asked.name)
+    rows = _TrainingRows(run, statistics)
+    found = most_influential_rows(feature, rows.blocks(column), factor, head.weight[column], top)
+    lines = rows.lines([influence.row for influence in found])
+    texts = _texts(recipe, {line["content_key"] for line in lines}) if with_text else {}
+    return InfluenceReport(
+        objective=asked.name,
+        prediction=asked.to_rating(float(head.weight[column] @ feature)),
+        rows=tuple(
+            _described(influence, line, texts.get(line["content_key"]), asked)
+            for influence, line in zip(found, lines, strict=True)
+        ),
+        rows_searched=rows.searched,
+        rows_elsewhere=rows.elsewhere,
+    )
+
+
+def _features(
+    recipe: Recipe, run: Path, prompt: Conversation | str, response: str
+) -> tuple[Float[np.ndarray, " features"], Float[np.ndarray, " features"]]:
+    """At the response's end, and at the prompt's."""
+    backbone = load_backbone(recipe, run)
+    encoded = backbone.encoder.encode(validate_prompt(prompt), [validate_response(response)])
+    if encoded is None:
+        raise ArmormError(
+            f"The conversation is longer than {backbone.encoder.max_length} tokens. Shorten it."
+        )
+    features = backbone.features([encoded])
+    return features.responses[0].double().numpy(), features.prompts[0].double().numpy()
+
+
+def _decisive_objective(
+    run: Path,
+    head: RewardHead,
+    feature: Float[np.ndarray, " features"],
+    at_prompt: Float[np.ndarray, " features"],
+) -> int:
+    """The objective that adds most to the score, up or down."""
+    if not (run / "model").is_dir():
+        raise ArmormError(
+            f"{run} has no model yet that would say which objective counts here. Name one with "
+            "--objective, or run `armorm fit-gate` first."
+        )
+    heads = load_checkpoint(run / "model").heads
+    with torch.inference_mode():
+        gating = heads.gate(torch.from_numpy(at_prompt).float()[None])
+    coefficients = (gating @ heads.transform.T)[0].numpy()
+    return int(np.argmax(np.abs(coefficients * (head.weight @ feature))))
+
+
+class _TrainingRows:
+    """The rows of the run's feature stores that are in the head's statistics.
+
+    Attributes:
+        searched: Rows that rate the objective, once :meth:`blocks` has run.
+        elsewhere: Rows of the head that are in none of the stores.
+    """
+
+    def __init__(self, run: Path, statistics: HeadStatistics) -> None:
+        folders = [run / "features" / "rated", *sorted((run / "features").glob("add-*"))]
+        self.stores = [FeatureStore.open(folder) for folder in folders]
+        self.searched = 0
+        known = sum(statistics.rows.values(), Counter[str]())
+        self.used = [_used(store, known) for store in self.stores]
+        self.elsewhere = known.total()
+
+    def blocks(
+        self, column: int
+    ) -> Iterator[tuple[Float[np.ndarray, "_ features"], Float[np.ndarray, " _"]]]:
+        """Features and unit rewards of one objective, NaN for rows that the head has not seen."""
+        for store, used in zip(self.stores, self.used, strict=True):
+            rewards = np.where(used, store.ratings()[0][:, column], np.nan)
+            self.searched += int((~np.isnan(rewards)).sum())
+            start = 0
+            for shard in store.response_features():
+                yield shard.float().numpy(), rewards[start : start + len(shard)]
+                start += len(shard)
+
+    def lines(self, numbers: list[int]) -> list[dict[str, Any]]:
+        """The index lines of rows, by their number through all blocks."""
+        starts = np.cumsum([0, *(len(used) for used in self.used)])
+        lines = []
+        for number in numbers:
+            store = int(np.searchsorted(starts, number, side="right")) - 1
+            place = number - int(starts[store])
+            lines += self.stores[store].responses().slice(place, 1).to_pylist()
+        return lines
+
+
+def _used(store: FeatureStore, known: Counter[str]) -> npt.NDArray[np.bool_]:
+    """Which responses are in the head; they are taken out of ``known``."""
+    lines = store.responses()
+    used = np.zeros(lines.num_rows, dtype=bool)
+    pairs = zip(lines["content_key"].to_pylist(), lines["held_out"].to_pylist(), strict=True)
+    for number, (key, held_out) in enumerate(pairs):
+        if not held_out and known[key] > 0:
+            known[key] -= 1
+            used[number] = True
+    return used
+
+
+def _texts(recipe: Recipe, keys: Collection[str]) -> dict[str, RatedResponse]:
+    """The rows with these keys, as far as the recipe's data can still be read."""
+    found: dict[str, RatedResponse] = {}
+    for source in recipe.data.rated:
+        try:
+            for row in rated_rows(source, recipe.objective_set(), Tally()):
+                if isinstance(row, RatedResponse):
+                    key = content_key(prompt_key(row.prompt), row.response, row.ratings)
+                    if key in keys:
+                        found[key] = row
+                if len(found) == len(keys):
+                    return found
+        except (ArmormError, OSError):  # moved or deleted: the rows keep their ids
+            continue
+    return found
+
+
+def _described(
+    influence: Influence, line: dict[str, Any], text: RatedResponse | None, objective: Objective
+) -> InfluentialRow:
+    return InfluentialRow(
+        id=line["id"],
+        source=line["source"],
+        effect=influence.effect * (objective.unit_one - objective.unit_zero),
+        rating=objective.to_rating(influence.rating),
+        predicted=objective.to_rating(influence.predicted),
+        prompt=None if text is None else text.prompt,
+        response=None if text is None else text.response,
+    )

@@ -1,0 +1,1 @@
+"""Training the backbone itself: Bradley–Terry pre-training, and regression through the backbone."""

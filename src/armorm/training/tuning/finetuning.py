@@ -1,0 +1,205 @@
+"""Fine-tuning: the loss of stage 1 through the backbone, from the probe on.
+
+W starts as the ridge solution on the frozen features: from a random W the first steps would undo
+what the backbone knows (Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features").
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from armorm.conversations import EncodedPrompt, RatedResponse
+from armorm.errors import ArmormError
+from armorm.features import Backbone, FeatureStore, extract_features
+from armorm.features.backbone import resolve_dtype
+from armorm.features.extraction import hash_rows
+from armorm.heads import RewardHead, fit_reward_head
+from armorm.heads.metrics import RegressionFit, regression_fits
+from armorm.training.inputs import RecipeData, read_data
+from armorm.training.predictions import held_out_fits
+from armorm.training.recipe import Recipe
+from armorm.training.sections import FinetuneSection
+from armorm.training.statistics import SELECTION, TRAIN, HeadStatistics, essence
+from armorm.training.tuning.folders import FINETUNED, TuningFolder, backbone_folder
+from armorm.training.tuning.lora import lora_config, merged
+from armorm.training.tuning.regression import RatedConversations, RewardRegression, collate
+from armorm.training.tuning.trainers import (
+    load_for_training,
+    quiet_libraries,
+    run_trainer,
+    training_arguments,
+)
+
+
+def finetune_stage(
+    recipe: Recipe,
+    output: str | Path,
+    *,
+    data: RecipeData | None = None,
+    show_progress: bool = False,
+) -> None:
+    """Train the backbone on the recipe's ratings; it is left in ``output/finetuned``.
+
+    A finished training is left as it is; an interrupted one goes on from its last checkpoint.
+
+    Args:
+        recipe: ``head.finetune`` says how.
+        output: The run folder; ``output/pretrained`` is started from where the recipe has one.
+        data: What the recipe's sources hold, where it has been read already.
+        show_progress: Draw progress bars on standard error.
+
+    Raises:
+        StoreError: ``output`` holds a training with other settings.
+        MissingExtraError: adapters are asked for and PEFT is not installed.
+    """
+    output = Path(output)
+    rated, _ = data or read_data(recipe, output)
+    section = recipe.head.finetune
+    start = backbone_folder(recipe, output, before_finetuning=True)
+    backbone = load_for_training(recipe, start, section)
+    folder = TuningFolder(
+        output / FINETUNED,
+        {
+            "options": section.model_dump(mode="json", exclude={"save_steps", "final_head"}),
+            "probe": recipe.head.model_dump(mode="json", exclude={"method", "finetune"}),
+            "objectives": [
+                objective.model_dump(mode="json") for objective in recipe.objective_set()
+            ],
+            "seed": recipe.seed,
+            "backbone": essence(backbone.identity),
+            "max_length": backbone.encoder.max_length,
+            "overlong": backbone.encoder.overlong,
+            "data": hash_rows(rated.rows),
+        },
+    )
+    if not folder.is_finished():
+        with quiet_libraries():
+            _finetune(recipe, backbone, rated.rows, folder, show_progress)
+
+
+def _finetune(
+    recipe: Recipe,
+    backbone: Backbone,
+    rows: Sequence[RatedResponse],
+    folder: TuningFolder,
+    show_progress: bool,
+) -> None:
+    started = time.perf_counter()
+    objectives = recipe.objective_set()
+    store = extract_features(
+        rows,
+        backbone,
+        folder.work / "probe",
+        objectives=objectives,
+        feature_dtype=recipe.features.dtype,
+        shard_responses=recipe.features.shard_responses,
+        show_progress=show_progress,
+    )
+    probe = _fit_probe(recipe, store)
+    encoded = [backbone.encoder.encode(row.prompt, row.responses) for row in rows]
+    kept = [(row, one) for row, one in zip(rows, encoded, strict=True) if one is not None]
+    training = [pair for pair in kept if not pair[0].held_out]
+    held_out = [pair for pair in kept if pair[0].held_out]
+
+    model = _regression(backbone, probe, recipe.head.finetune, recipe.seed)
+    report = _train(model, recipe, training, folder, backbone, show_progress)
+    decoder = merged(model.decoder).to(resolve_dtype(recipe.backbone.dtype, backbone.device.type))
+    backbone.model = decoder.eval().requires_grad_(False)
+    weight = model.head.weight.detach().cpu()
+    finetuned = RewardHead(weight.numpy(), probe.alphas, probe.rows)
+    fits = {
+        "probe": held_out_fits(store, probe),
+        "finetuned": _fits(backbone, finetuned, held_out, _targets(recipe, held_out)),
+    }
+    report |= {
+        "too_long": len(encoded) - len(kept),
+        "held_out": {
+            name: dict(zip(objectives.names, map(asdict, found), strict=True))
+            for name, found in fits.items()
+        },
+        "seconds": time.perf_counter() - started,
+    }
+    folder.finish(backbone, decoder, weight, report)
+
+
+Kept = Sequence[tuple[RatedResponse, EncodedPrompt]]
+
+
+def _fit_probe(recipe: Recipe, store: FeatureStore) -> RewardHead:
+    statistics = HeadStatistics.of_store(store, recipe.head.selection_fraction, recipe.seed)
+    return fit_reward_head(
+        statistics.of_part(TRAIN),
+        statistics.of_part(SELECTION),
+        recipe.head.alphas,
+        recipe.objective_set().names,
+    )
+
+
+def _regression(
+    backbone: Backbone, probe: RewardHead, section: FinetuneSection, seed: int
+) -> RewardRegression:
+    decoder: Any = backbone.model
+    if section.lora is None:
+        decoder.requires_grad_(True)
+    else:
+        config = lora_config(section.lora, "FEATURE_EXTRACTION")
+        from peft import get_peft_model
+        from transformers import set_seed
+
+        set_seed(seed)  # adapters start at random, and PEFT takes no generator
+        decoder = get_peft_model(decoder, config)
+    if section.gradient_checkpointing:
+        decoder.gradient_checkpointing_enable({"use_reentrant": False})
+    return RewardRegression(decoder, probe.weight).to(backbone.device)
+
+
+def _train(
+    model: RewardRegression,
+    recipe: Recipe,
+    rows: Kept,
+    folder: TuningFolder,
+    backbone: Backbone,
+    show_progress: bool,
+) -> dict[str, Any]:
+    from transformers import Trainer, TrainingArguments
+
+    section = recipe.head.finetune
+    if not rows:
+        raise ArmormError(
+            "No rated response is left to fine-tune on: all are held out or too long."
+        )
+    dataset = RatedConversations([one.sequences[0] for _, one in rows], _targets(recipe, rows))
+    trainer = Trainer(
+        model=model,
+        args=training_arguments(TrainingArguments, section, folder, backbone.device, recipe.seed),
+        train_dataset=dataset,
+        data_collator=collate,
+    )
+    report = run_trainer(trainer, folder, len(dataset), "fine-tuning", show_progress)
+    if section.gradient_checkpointing:
+        backbone.model.gradient_checkpointing_disable()
+    return report
+
+
+def _targets(recipe: Recipe, rows: Kept) -> Float[np.ndarray, "rows objectives"]:
+    objectives = recipe.objective_set()
+    return np.array([objectives.to_rewards(row.ratings) for row, _ in rows]).reshape(
+        len(rows), len(objectives)
+    )
+
+
+def _fits(
+    backbone: Backbone,
+    head: RewardHead,
+    rows: Kept,
+    targets: Float[np.ndarray, "rows objectives"],
+) -> list[RegressionFit]:
+    features = backbone.features([one for _, one in rows]).responses.numpy()
+    return regression_fits(head.rewards(features), targets)

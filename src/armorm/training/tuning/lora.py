@@ -1,0 +1,33 @@
+"""Low-rank adapters by PEFT."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from armorm.errors import MissingExtraError
+from armorm.training.sections import LoraSection
+
+
+def lora_config(section: LoraSection, task: Literal["FEATURE_EXTRACTION", "SEQ_CLS"]) -> Any:
+    """PEFT's configuration; for ``SEQ_CLS`` it trains the new score layer whole.
+
+    Raises:
+        MissingExtraError: PEFT is not installed.
+    """
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise MissingExtraError("Training with lora", "train") from error
+    targets = section.target_modules
+    return LoraConfig(
+        task_type=task,
+        r=section.r,
+        lora_alpha=section.alpha,
+        lora_dropout=section.dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+    )
+
+
+def merged(model: Any) -> Any:
+    """The model with its adapters added into its weights; one without adapters as it is."""
+    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model

@@ -1,0 +1,225 @@
+"""Bradley–Terry training of the backbone on preference pairs, by TRL's ``RewardTrainer``.
+
+The paper starts from a backbone that was made so.  Conversations are rendered and tokenised by our
+own encoder, so the state that is trained is the one that features are read from.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from armorm.conversations import EncodedPrompt, PreferencePair
+from armorm.data import Loaded, held_out_prompts, keep_apart, read_preferences
+from armorm.errors import ArmormError, CheckpointError, MissingExtraError
+from armorm.features import Backbone
+from armorm.features.backbone import resolve_dtype
+from armorm.features.extraction import hash_rows
+from armorm.heads.metrics import accuracy
+from armorm.training.inputs import RecipeData, read_data
+from armorm.training.recipe import Recipe
+from armorm.training.sections import PretrainingSection
+from armorm.training.statistics import essence
+from armorm.training.tuning.folders import PRETRAINED, TuningFolder
+from armorm.training.tuning.lora import lora_config, merged
+from armorm.training.tuning.trainers import (
+    load_for_training,
+    quiet_libraries,
+    run_trainer,
+    training_arguments,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def pretrain_stage(
+    recipe: Recipe,
+    output: str | Path,
+    *,
+    data: RecipeData | None = None,
+    show_progress: bool = False,
+) -> None:
+    """Train the backbone as a Bradley–Terry reward model; it is left in ``output/pretrained``.
+
+    Held-out pairs, and pairs whose prompt is held out anywhere in the recipe, are not trained on.
+    A finished training is left as it is; an interrupted one goes on from its last checkpoint.
+
+    Args:
+        recipe: Its section ``pretraining`` says how.
+        output: The run folder.
+        data: What the recipe's sources hold, where it has been read already.
+        show_progress: Draw progress bars on standard error.
+
+    Raises:
+        ArmormError: the recipe has no such section, or no pair is left to train on.
+        StoreError: ``output`` holds a training with other settings.
+        MissingExtraError: TRL, or PEFT where adapters are asked for, is not installed.
+    """
+    section = recipe.pretraining
+    if section is None:
+        raise ArmormError("The recipe has no section `pretraining`. Add one: `pretraining: {}`.")
+    output = Path(output)
+    pairs = pretraining_pairs(recipe, data or read_data(recipe, output))
+    backbone = load_for_training(recipe, recipe.backbone.model, section)
+    folder = TuningFolder(
+        output / PRETRAINED,
+        {
+            "options": section.model_dump(mode="json", exclude={"save_steps", "preferences"}),
+            "seed": recipe.seed,
+            "backbone": essence(backbone.identity),
+            "max_length": backbone.encoder.max_length,
+            "overlong": backbone.encoder.overlong,
+            "data": hash_rows(pairs.rows),
+        },
+    )
+    if not folder.is_finished():
+        with quiet_libraries():
+            _pretrain(recipe, section, backbone, pairs.rows, folder, show_progress)
+
+
+def pretraining_pairs(recipe: Recipe, data: RecipeData) -> Loaded[PreferencePair]:
+    """The pairs of the section's own sources, or the recipe's.
+
+    Args:
+        recipe: With a section ``pretraining``.
+        data: What the recipe's sources hold: no prompt that is held out in them is trained on.
+    """
+    rated, preferences = data
+    section = recipe.pretraining
+    if section is None or section.preferences is None:
+        return preferences
+    pairs = read_preferences(
+        section.preferences, held_out=recipe.data.held_out, invalid=recipe.data.invalid
+    )
+    keep_apart(pairs, held_out_prompts(rated) | held_out_prompts(preferences))
+    return pairs
+
+
+def _pretrain(
+    recipe: Recipe,
+    section: PretrainingSection,
+    backbone: Backbone,
+    rows: Sequence[PreferencePair],
+    folder: TuningFolder,
+    show_progress: bool,
+) -> None:
+    started = time.perf_counter()
+    encoded = [(row, backbone.encoder.encode(row.prompt, row.responses)) for row in rows]
+    kept = [(row, one) for row, one in encoded if one is not None]
+    training = [one for row, one in kept if not row.held_out]
+    held_out = [one for row, one in kept if row.held_out]
+    if not training:
+        raise ArmormError("No preference pair is left to pre-train on: all held out or too long.")
+
+    trainer = _reward_trainer(recipe, section, backbone, training, folder)
+    report = run_trainer(trainer, folder, len(training), "Bradley–Terry training", show_progress)
+    model = merged(trainer.model)
+    model.gradient_checkpointing_disable()
+    decoder = getattr(model, model.base_model_prefix)
+    decoder = decoder.to(resolve_dtype(recipe.backbone.dtype, backbone.device.type))
+    backbone.model = decoder.eval().requires_grad_(False)
+    score = model.score.weight.detach().float().cpu()
+    report |= {
+        "too_long": len(encoded) - len(kept),
+        "accuracy": {
+            "held_out": accuracy(_margins(backbone, score, held_out).numpy()),
+            "held_out_pairs": len(held_out),
+        },
+        "seconds": time.perf_counter() - started,
+    }
+    folder.finish(backbone, decoder, score, report)
+
+
+def _reward_trainer(
+    recipe: Recipe,
+    section: PretrainingSection,
+    backbone: Backbone,
+    pairs: Sequence[EncodedPrompt],
+    folder: TuningFolder,
+) -> Any:
+    try:
+        from datasets import Dataset
+        from trl import RewardConfig, RewardTrainer
+    except ImportError as error:
+        raise MissingExtraError("Bradley–Terry pre-training", "train") from error
+
+    dataset = Dataset.from_dict(
+        {
+            "chosen_ids": [pair.sequences[0] for pair in pairs],
+            "rejected_ids": [pair.sequences[1] for pair in pairs],
+        }
+    )
+    return RewardTrainer(
+        model=_scalar_model(backbone, recipe.seed),
+        args=training_arguments(
+            RewardConfig,
+            section,
+            folder,
+            backbone.device,
+            recipe.seed,
+            max_length=None,  # the encoder has seen to it, and counted
+            gradient_checkpointing=section.gradient_checkpointing,
+        ),
+        train_dataset=dataset,
+        processing_class=_tokenizer_for_padding(backbone.tokenizer, pairs),
+        peft_config=None if section.lora is None else lora_config(section.lora, "SEQ_CLS"),
+    )
+
+
+def _scalar_model(backbone: Backbone, seed: int) -> PreTrainedModel:
+    """The decoder with a new linear layer of one output, as transformers' sequence classifier.
+
+    Raises:
+        CheckpointError: transformers has no such classifier for this architecture.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    decoder = backbone.model.requires_grad_(True)
+    config = copy.deepcopy(decoder.config)
+    config.num_labels = 1
+    try:
+        with torch.device("meta"):  # its own decoder is not wanted: no memory for it
+            model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+    except ValueError as error:
+        raise CheckpointError(
+            f"transformers has no sequence classifier for {config.model_type}, so it cannot be "
+            "trained with Bradley–Terry. Leave `pretraining` out."
+        ) from error
+    score = torch.nn.Linear(backbone.hidden_size, 1, bias=False, dtype=decoder.dtype)
+    deviation = getattr(config.get_text_config(), "initializer_range", 0.02)
+    score.weight.data.normal_(0.0, deviation, generator=torch.Generator().manual_seed(seed))
+    setattr(model, model.base_model_prefix, decoder)
+    model.score = score.to(backbone.device)
+    return model
+
+
+def _tokenizer_for_padding(
+    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[EncodedPrompt]
+) -> PreTrainedTokenizerBase:
+    """A copy whose padding token ends no conversation.
+
+    The classifier reads its score at the last token that is not padding.  With the usual "pad with
+    the end-of-turn token" that is the token before the last, and another state than ours would be
+    trained.
+    """
+    ends = {sequence[-1] for pair in pairs for sequence in pair.sequences}
+    padding = copy.deepcopy(tokenizer)
+    if padding.pad_token_id is None or padding.pad_token_id in ends:
+        free = next(i for i in range(len(tokenizer)) if i not in ends)
+        padding.pad_token = tokenizer.convert_ids_to_tokens(free)
+    return padding
+
+
+def _margins(
+    backbone: Backbone, score: Float[Tensor, "1 hidden"], pairs: Sequence[EncodedPrompt]
+) -> Float[Tensor, " pairs"]:
+    scores = backbone.features(pairs).responses @ score[0]
+    return scores[0::2] - scores[1::2]

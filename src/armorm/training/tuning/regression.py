@@ -1,0 +1,108 @@
+"""Stage 1 with the backbone in it: rewards = W f(x, y), and both W and f learn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+
+def masked_squared_error(
+    rewards: Float[Tensor, "rows objectives"], targets: Float[Tensor, "rows objectives"]
+) -> Float[Tensor, ""]:
+    """The loss of stage 1 over a batch: squared errors summed over the ratings that exist, divided
+    by the rows.  So every rating counts as much as any other, whatever batch it falls into.
+
+    Args:
+        rewards: Predictions.
+        targets: Unit rewards, NaN where a row is not rated.
+    """
+    rated = ~torch.isnan(targets)
+    # The missing are replaced before the difference is taken: NaN times zero is NaN.
+    errors = torch.where(rated, rewards - torch.where(rated, targets, 0.0), 0.0)
+    return errors.square().sum() / len(rewards)
+
+
+class RewardRegression(nn.Module):
+    """A decoder with a linear layer on its last token's state, as the Trainer wants it.
+
+    Attributes:
+        decoder: The backbone's decoder, maybe wrapped in adapters.
+        head: W, without intercept, in float32 whatever the decoder computes in.
+    """
+
+    # The Trainer asks every model that it resumes for it.
+    _keys_to_ignore_on_save: ClassVar[None] = None
+
+    def __init__(self, decoder: nn.Module, weight: Float[np.ndarray, "objectives hidden"]) -> None:
+        super().__init__()
+        self.decoder = decoder
+        objectives, hidden = weight.shape
+        self.head = nn.Linear(hidden, objectives, bias=False, dtype=torch.float32)
+        with torch.no_grad():
+            self.head.weight.copy_(torch.from_numpy(np.asarray(weight, np.float32)))
+        # A checkpoint holds what has changed: of adapters on 8B frozen weights, the adapters.
+        self.register_state_dict_post_hook(_drop_frozen)  # type: ignore[no-untyped-call]
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "rows tokens"],
+        ends: Int[Tensor, " rows"],
+        targets: Float[Tensor, "rows objectives"],
+    ) -> dict[str, Tensor]:
+        """Loss and rewards of a right-padded batch.
+
+        As in :meth:`Backbone.features`, attention is causal and no mask is needed.
+
+        Args:
+            input_ids: Conversations.
+            ends: Index of each one's last token.
+            targets: Unit rewards, NaN where missing.
+        """
+        states = self.decoder(input_ids=input_ids, use_cache=False).last_hidden_state
+        last = states[torch.arange(len(ends), device=states.device), ends]
+        with torch.autocast(last.device.type, enabled=False):
+            rewards = self.head(last.float())
+        return {"loss": masked_squared_error(rewards, targets), "rewards": rewards}
+
+
+def _drop_frozen(
+    module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: dict[str, Any]
+) -> None:
+    del metadata
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            state.pop(prefix + name, None)
+
+
+class RatedConversations(torch.utils.data.Dataset[dict[str, Any]]):
+    """Token ids and unit rewards of rated responses, held compactly."""
+
+    def __init__(
+        self, ids: Sequence[Sequence[int]], targets: Float[np.ndarray, "rows objectives"]
+    ) -> None:
+        self.ids = [np.asarray(row, np.int32) for row in ids]
+        self.targets = targets.astype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        return {"input_ids": self.ids[row], "targets": self.targets[row]}
+
+
+def collate(rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    """A right-padded batch. What the padding is does not matter: no real token sees it."""
+    lengths = [len(row["input_ids"]) for row in rows]
+    ids = np.zeros((len(rows), max(lengths)), np.int64)
+    for line, row in zip(ids, rows, strict=True):
+        line[: len(row["input_ids"])] = row["input_ids"]
+    return {
+        "input_ids": torch.from_numpy(ids),
+        "ends": torch.tensor(lengths) - 1,
+        "targets": torch.from_numpy(np.stack([row["targets"] for row in rows])),
+    }

@@ -1,0 +1,142 @@
+"""What both trainings have in common: arguments of the transformers Trainer, and how one is run."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+
+from armorm.errors import ArmormError
+from armorm.features import Backbone, Process
+from armorm.features.backbone import default_device
+from armorm.progress import progress_bar
+from armorm.training.recipe import Recipe
+from armorm.training.sections import TuningSection
+from armorm.training.tuning.folders import TuningFolder
+
+Arguments = TypeVar("Arguments")
+
+# Points of a training curve.
+CURVE_POINTS = 50
+
+
+def load_for_training(recipe: Recipe, name: object, section: TuningSection) -> Backbone:
+    """The backbone in the number format it is trained in: adapters sit on frozen weights that may
+    be bfloat16; weights that learn are float32, whose steps bfloat16 would round away.
+
+    Raises:
+        ArmormError: several processes, or a GPU that is not the first.
+    """
+    if Process.current().count > 1:
+        raise ArmormError(
+            "armorm trains in one process. Start it without torchrun or accelerate launch."
+        )
+    device = recipe.backbone.device or default_device()
+    if torch.device(device).index:
+        raise ArmormError(
+            f"The Trainer uses the first GPU it sees, not {device}. Set CUDA_VISIBLE_DEVICES to "
+            "choose one, and leave backbone.device out."
+        )
+    half = section.lora is not None and section.uses_bfloat16(device)
+    options = recipe.backbone.options() | {"dtype": "bfloat16" if half else "float32"}
+    return Backbone.from_pretrained(str(name), **options)
+
+
+def training_arguments(
+    kind: Callable[..., Arguments],
+    section: TuningSection,
+    folder: TuningFolder,
+    device: torch.device,
+    seed: int,
+    **more: Any,
+) -> Arguments:
+    """``TrainingArguments``, or TRL's subclass of it, that say what the section says."""
+    arguments: Any = kind(
+        output_dir=str(folder.checkpoints),
+        learning_rate=section.peak_learning_rate(),
+        weight_decay=section.weight_decay,
+        lr_scheduler_type="cosine",
+        warmup_steps=section.warmup,
+        num_train_epochs=section.epochs,
+        max_steps=section.max_steps or -1,
+        per_device_train_batch_size=section.batch_size,
+        gradient_accumulation_steps=section.gradient_accumulation_steps,
+        bf16=section.uses_bfloat16(device.type),
+        use_cpu=device.type == "cpu",
+        dataloader_pin_memory=device.type == "cuda",
+        save_strategy="steps",
+        save_steps=section.save_steps,
+        save_total_limit=1,
+        logging_strategy="steps",
+        logging_steps=1 / CURVE_POINTS,
+        logging_nan_inf_filter=False,
+        log_level="error",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        seed=seed,
+        **more,
+    )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # never nn.DataParallel
+    typed: Arguments = arguments
+    return typed
+
+
+def run_trainer(
+    trainer: Any, folder: TuningFolder, rows: int, description: str, show_progress: bool
+) -> dict[str, Any]:
+    """Train, from the last checkpoint where there is one.
+
+    Returns:
+        ``steps``, ``rows`` and ``curve``: the mean loss up to each of some fifty steps.
+
+    Raises:
+        ArmormError: the loss is not a number.
+    """
+    from transformers import PrinterCallback, TrainerCallback
+
+    args = trainer.args
+    per_epoch = math.ceil(
+        math.ceil(rows / args.per_device_train_batch_size) / args.gradient_accumulation_steps
+    )
+    steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)
+    with progress_bar(description, steps, "steps", show_progress) as advance:
+
+        class Progress(TrainerCallback):  # type: ignore[misc]
+            def on_train_begin(self, _args: Any, state: Any, *_: Any, **__: Any) -> None:
+                advance(state.global_step)
+
+            def on_step_end(self, *_: Any, **__: Any) -> None:
+                advance(1)
+
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(Progress())
+        checkpoint = folder.last_checkpoint()
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    history = [entry for entry in trainer.state.log_history if "loss" in entry]
+    curve = [{"step": entry["step"], "loss": entry["loss"]} for entry in history]
+    if not all(math.isfinite(point["loss"]) for point in curve):
+        raise ArmormError(
+            f"The loss of {description} is not a number. Delete {folder.work} and take a lower "
+            "learning_rate."
+        )
+    return {"steps": trainer.state.global_step, "rows": rows, "curve": curve}
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Set back the verbosity that the Trainer sets for all of transformers, and hide a warning of
+    names that are deprecated in favour of some that the oldest supported version does not know."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing", FutureWarning)
+        try:
+            yield
+        finally:
+            logging.set_verbosity(before)

@@ -1,0 +1,88 @@
+"""The choice of an engine, and the plugin's own rules, where vLLM is not installed."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from types import SimpleNamespace
+
+import pytest
+from typer.testing import CliRunner
+
+from armorm import InputError, RewardModel
+from armorm.cli import app
+from armorm.errors import ArmormError, MissingExtraError, RecipeError
+from armorm.features import FeatureBackbone, load_engine
+from armorm.training import Recipe
+from armorm.vllm_plugin.boundary import boundary_of, find_boundary, with_boundary
+from armorm.vllm_plugin.scheduling import computed_blocks_before_boundary
+from tests.model.test_reward_model import make_heads
+
+without_vllm = pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
+
+
+def test_transformers_is_the_engine_unless_another_is_named(tiny_folder):
+    backbone = load_engine(tiny_folder, dtype="float32", device="cpu")
+    assert isinstance(backbone, FeatureBackbone)
+    assert "engine" not in backbone.identity
+
+
+@without_vllm
+def test_an_engine_that_is_not_installed_names_its_extra(tiny_folder):
+    with pytest.raises(MissingExtraError, match=r"armorm\[vllm\]"):
+        load_engine(tiny_folder, engine="vllm")
+
+
+@pytest.mark.parametrize("option", [{"device": "cuda"}, {"attn_implementation": "sdpa"}])
+def test_options_of_another_engine_are_refused(tiny_folder, option):
+    with pytest.raises(ArmormError, match="vLLM"):
+        load_engine(tiny_folder, engine="vllm", **option)
+
+
+def test_engine_options_need_an_engine_that_takes_them(tmp_path):
+    recipe = "recipes/quickstart.yaml"
+    with pytest.raises(RecipeError, match="engine_options need engine: vllm"):
+        Recipe.load(recipe, ["backbone.engine_options.tensor_parallel_size=2"])
+    chosen = Recipe.load(
+        recipe, ["backbone.engine=vllm", "backbone.engine_options.tensor_parallel_size=2"]
+    )
+    assert chosen.backbone.engine_arguments()["engine_options"] == {"tensor_parallel_size": 2}
+    (tmp_path / "in.jsonl").write_text("")
+    result = CliRunner().invoke(
+        app,
+        ["score", "model", str(tmp_path / "in.jsonl"), "-o", "out", "--engine-option", "a=1"],
+    )
+    assert isinstance(result.exception, RecipeError)
+    assert "--engine vllm" in str(result.exception)
+
+
+def test_only_transformers_can_save(tiny_backbone, tmp_path):
+    class Other:
+        def __getattr__(self, name: str) -> object:
+            return getattr(tiny_backbone, name)
+
+    with pytest.raises(ArmormError, match="engine='transformers'"):
+        RewardModel(Other(), make_heads()).save_pretrained(tmp_path)
+
+
+def test_a_requests_boundary_is_the_patterns_last_occurrence():
+    pattern = [5, 6, 7]
+    assert find_boundary([1, 5, 6, 7, 2, 5, 6, 7, 3], pattern, bos=1) == 5
+    for ids, words in (
+        ([1, 5, 6, 7], "followed by a response"),
+        ([1, 2, 3], "no end of a user turn"),
+        ([1, 1, 5, 6, 7, 2], "two BOS tokens"),
+    ):
+        with pytest.raises(InputError, match=words):
+            find_boundary(ids, pattern, bos=1)
+
+
+@pytest.mark.parametrize(("boundary", "seen"), [(40, 41), (0, 1), (None, 1)])
+def test_the_prefix_cache_is_read_up_to_the_boundary(boundary, seen):
+    params = SimpleNamespace(extra_kwargs={"else": 1})
+    if boundary is not None:
+        with_boundary(params, boundary)
+    assert boundary_of(params) == boundary
+    request = SimpleNamespace(pooling_params=params, num_tokens=100, block_hashes=["a"])
+    # What vLLM reads at most: all tokens but the last.
+    found = computed_blocks_before_boundary(lambda r: (r.num_tokens, r.block_hashes), request)
+    assert found == (seen, ["a"])
