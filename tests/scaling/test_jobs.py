@@ -15,8 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from armorm import InputError, PreferencePair, Recipe, extract_features
+from armorm.cli import app
 from armorm.data.ranges import FileRange, cut_file, merge_ranges, range_rows
 from armorm.data.sources import file_rows
 from armorm.errors import ArmormError, MissingExtraError, RecipeError
@@ -104,6 +106,43 @@ def test_scores_are_the_same_bytes_in_each_format_and_after_an_interruption(
     assert (alone.rows, alone.scored, alone.skipped) == (90, 87, 3)
     left = {path.name for path in tmp_path.iterdir() if path.name.startswith("out")}
     assert left == {"out.jsonl", "out.jsonl.invalid"}
+
+
+def test_the_commands_share_their_work(pool, model_folder, tmp_path):
+    source = write(tmp_path / "in.jsonl", ROWS)
+    outputs = [tmp_path / "ray.jsonl", tmp_path / "alone.jsonl"]
+    for output, engine in zip(outputs, (["--engine", "ray", "--workers", "2"], []), strict=True):
+        words = [
+            "score",
+            model_folder,
+            source,
+            "-o",
+            output,
+            "--device",
+            "cpu",
+            "--steer",
+            "tone=2",
+        ]
+        done = CliRunner().invoke(app, [str(word) for word in (*words, *engine)])
+        assert done.exit_code == 0, done.output
+    assert outputs[0].read_bytes() == outputs[1].read_bytes()
+
+    limits = ["data.rated.0.limit=60", "data.preferences.0.limit=20"]
+    words = ["features", "recipes/quickstart.yaml", *(w for one in limits for w in ("--set", one))]
+    for folder, engine in ((tmp_path / "ray", ["--engine", "ray"]), (tmp_path / "alone", [])):
+        done = CliRunner().invoke(app, [*words, "-o", str(folder), *engine])
+        assert done.exit_code == 0, done.output
+    for kind in ("rated", "preferences"):
+        stores = [tmp_path / run / "features" / kind for run in ("ray", "alone")]
+        assert hashes(stores[0]) == hashes(stores[1])
+
+
+@pytest.mark.parametrize("option", ["--workers", "--worker-gpus"])
+def test_workers_without_ray_are_refused(tmp_path, option):
+    words = ["features", "recipes/quickstart.yaml", "-o", str(tmp_path), option, "2"]
+    done = CliRunner().invoke(app, words)
+    assert isinstance(done.exception, RecipeError)
+    assert "belong to --engine ray" in str(done.exception)
 
 
 def test_a_bad_row_is_the_error_of_the_run_without_ray(

@@ -32,6 +32,17 @@ from tests.features.test_store import OBJECTIVES, make_rated
 from tests.scaling.light_jobs import LightJob
 
 TWO = Workers(count=2)
+SCORING: dict[str, Any] = {"skip_invalid": True, "rows_at_once": 32}
+
+DRIVER = """
+import sys
+from pathlib import Path
+from armorm.scaling.scoring import ModelSettings, score_with_ray
+from tests.scaling.test_ray import SCORING, TWO
+model, pattern, output = sys.argv[1:]
+settings = ModelSettings(model, {"dtype": "float32", "device": "cpu"})
+score_with_ray(settings, pattern, Path(output), TWO, **SCORING)
+"""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -95,25 +106,18 @@ def test_scores_are_the_same_bytes_though_a_worker_and_then_the_driver_were_kill
 ):
     """Two files of a pattern, in two formats, with bad rows and empty lines."""
     rows: list[Any] = [
-        {"prompt": "hello", "response": f"one {'very ' * (i % 5)} ok", "n": i} for i in range(9000)
+        {"prompt": "hello", "response": f"one {'very ' * (i % 5)} ok", "n": i} for i in range(2400)
     ]
     table, lines = tmp_path / "b.in.parquet", tmp_path / "a.in.jsonl"
-    pq.write_table(pa.Table.from_pylist([*rows[:600], {"prompt": "hello"}]), table)
+    pq.write_table(pa.Table.from_pylist([*rows[:300], {"prompt": "hello"}]), table)
     rows[40] = {"prompt": "hello", "response": ""}
     texts = [json.dumps(row) for row in rows]
     texts[700], texts[701] = "{", ""
     lines.write_text("".join(f"{text}\n" for text in texts))
     output, parts = tmp_path / "out.jsonl", tmp_path / "out.jsonl.parts"
-    words = ["score", str(model_folder), str(tmp_path / "?.in.*"), "-o", str(output)]
-    words += ["--engine", "ray", "--workers", "2", "--skip-invalid"]
+    pattern = tmp_path / "?.in.*"
     driver = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "from armorm.cli import main; main()",
-            *words,
-            *loading_words(loading),
-        ],
+        [sys.executable, "-c", DRIVER, *map(str, (model_folder, pattern, output))],
         env={**os.environ, "RAY_ADDRESS": cluster, "PYTHONPATH": os.pathsep.join(sys.path)},
         stderr=subprocess.PIPE,
         text=True,
@@ -130,23 +134,18 @@ def test_scores_are_the_same_bytes_though_a_worker_and_then_the_driver_were_kill
     assert not output.exists()
 
     settings = ModelSettings(str(model_folder), loading)
-    pattern = tmp_path / "?.in.*"
-    summary = score_with_ray(settings, pattern, output, TWO, skip_invalid=True)
-    assert 2048 * 2 <= summary.resumed_at < summary.rows == 9600
+    summary = score_with_ray(settings, pattern, output, TWO, **SCORING)
+    assert 256 * 2 <= summary.resumed_at < summary.rows == 2700
     assert not parts.exists()
 
     alone = [tmp_path / "alone.a", tmp_path / "alone.b"]
     for source, target in zip((lines, table), alone, strict=True):
-        score_file(model, source, target, skip_invalid=True)
+        score_file(model, source, target, **SCORING)
     for ending in ("", ".invalid"):
         files = [target.with_name(f"{target.name}{ending}") for target in alone]
         joined = b"".join(file.read_bytes() for file in files)
         assert (tmp_path / f"out.jsonl{ending}").read_bytes() == joined
     assert summary.skipped == 3
-
-
-def loading_words(loading: dict[str, str]) -> list[str]:
-    return [word for name, value in loading.items() for word in (f"--{name}", value)]
 
 
 def test_a_task_that_was_begun_by_a_killed_worker_is_done_by_another(tmp_path):
