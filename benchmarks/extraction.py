@@ -7,7 +7,7 @@ published scripts do, padded length-sorted batches, and shared-prompt packs.
 
 Lengths are log-normal with a mean of about 300 tokens.  Three kinds of work: pairs (a prompt with
 two responses), best-of-16 (16 responses) and long (16 responses to a prompt of several turns, four
-times as long as a response).  Ratios are against one sequence at a time, in the first dtype (the
+times as long as their mean).  Ratios are against one sequence at a time, in the first dtype (the
 published float32) and in the same one.  Achieved FLOP/s count the linear layers and the attention
 of the tokens that are really computed; the GEMM rate is that of a large matrix product, measured
 before and after.
@@ -35,7 +35,7 @@ from armorm.features.packing import grow_trees
 from armorm.features.running import ModelRunner
 
 VOCABULARY = 1024
-GENERATION_HEADER = 4  # tokens of the assistant header, alike in all responses
+GENERATION_HEADER = [1, 2, 3, 4]  # the assistant header, alike in all responses
 
 
 @dataclass(frozen=True)
@@ -53,18 +53,18 @@ class Work:
 def make_work(name: str, prompts: int, seed: int) -> Work:
     generator = np.random.default_rng(seed)
     responses = 2 if name == "pairs" else 16
-    prompt_tokens = {"pairs": 170, "best-of-16": 170, "long": 600}[name]
-    response_tokens = {"pairs": 130, "best-of-16": 130, "long": 150}[name]
 
-    def draw(mean: float) -> list[int]:
-        tokens = int(np.clip(generator.lognormal(np.log(mean) - 0.18, 0.6), 8, 2048))
+    def length(mean: float) -> int:
+        return int(np.clip(generator.lognormal(np.log(mean) - 0.18, 0.6), 8, 2048))
+
+    def ids(tokens: int) -> list[int]:
         return [int(token) for token in generator.integers(5, VOCABULARY, tokens)]
 
     encoded = []
     for _ in range(prompts):
-        prompt = draw(prompt_tokens)
-        beginning = prompt + [1, 2, 3, 4][:GENERATION_HEADER]
-        sequences = tuple(beginning + draw(response_tokens) for _ in range(responses))
+        lengths = [length(130) for _ in range(responses)]
+        prompt = ids(4 * sum(lengths) // responses if name == "long" else length(170))
+        sequences = tuple(prompt + GENERATION_HEADER + ids(tokens) for tokens in lengths)
         encoded.append(EncodedPrompt(sequences, len(prompt) - 1))
     return Work(name, encoded)
 

@@ -6,11 +6,9 @@ from importlib.util import find_spec
 from types import SimpleNamespace
 
 import pytest
-from typer.testing import CliRunner
 
 from armorm import InputError, RewardModel
-from armorm.cli import app
-from armorm.errors import ArmormError, MissingExtraError, RecipeError
+from armorm.errors import ArmormError, CheckpointError, MissingExtraError
 from armorm.features import FeatureBackbone, load_engine
 from armorm.training import Recipe
 from armorm.vllm_plugin.boundary import boundary_of, find_boundary, with_boundary
@@ -38,21 +36,15 @@ def test_options_of_another_engine_are_refused(tiny_folder, option):
         load_engine(tiny_folder, engine="vllm", **option)
 
 
-def test_engine_options_need_an_engine_that_takes_them(tmp_path):
+def test_engine_options_go_to_the_engine_that_was_chosen(tiny_folder):
     recipe = "recipes/quickstart.yaml"
-    with pytest.raises(RecipeError, match="engine_options need engine: vllm"):
-        Recipe.load(recipe, ["backbone.engine_options.tensor_parallel_size=2"])
-    chosen = Recipe.load(
-        recipe, ["backbone.engine=vllm", "backbone.engine_options.tensor_parallel_size=2"]
-    )
-    assert chosen.backbone.engine_arguments()["engine_options"] == {"tensor_parallel_size": 2}
-    (tmp_path / "in.jsonl").write_text("")
-    result = CliRunner().invoke(
-        app,
-        ["score", "model", str(tmp_path / "in.jsonl"), "-o", "out", "--engine-option", "a=1"],
-    )
-    assert isinstance(result.exception, RecipeError)
-    assert "--engine vllm" in str(result.exception)
+    option = "backbone.engine_options.low_cpu_mem_usage=true"
+    assert Recipe.load(recipe, [option]).backbone.options()["low_cpu_mem_usage"] is True
+    chosen = Recipe.load(recipe, ["backbone.engine=vllm", option]).backbone
+    assert chosen.engine_arguments()["engine_options"] == {"low_cpu_mem_usage": True}
+    assert "low_cpu_mem_usage" not in chosen.options()  # what transformers loads for stage 2
+    with pytest.raises(CheckpointError, match="tensor_parallel_size"):
+        load_engine(tiny_folder, tensor_parallel_size=2)
 
 
 def test_only_transformers_can_save(tiny_backbone, tmp_path):

@@ -142,7 +142,7 @@ class Backbone:
                     **options,
                 )
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{name_or_path} cannot be loaded: {error}") from error
         _check_complete(str(name_or_path), report)
         if compile_model:
