@@ -111,6 +111,7 @@ def features(
 
     An interrupted run goes on where it stopped when the same command is given again.
     """
+    from armorm.features import Process
     from armorm.files import read_json
     from armorm.training import features_stage
 
@@ -125,6 +126,8 @@ def features(
             features_stage(
                 loaded, output, make_store=make_store, show_progress=show_progress(quiet)
             )
+    if Process.current().rank > 0:
+        return  # the first of several processes reports
     account = read_json(output / "data.json")
     if as_json:
         print_json(account)

@@ -156,7 +156,8 @@ def features_stage(
         }
         for (kind, store), summary in zip(stores.items(), summaries, strict=True)
     }
-    write_json(output / "data.json", {**account, "seconds": time.perf_counter() - started})
+    if Process.current().rank == 0:
+        write_json(output / "data.json", {**account, "seconds": time.perf_counter() - started})
 
 
 @contextmanager
