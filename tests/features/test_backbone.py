@@ -7,10 +7,11 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import Gemma2Config, Gemma2Model
+from transformers import Gemma2Model
 
 from armorm import Backbone
 from armorm.errors import CheckpointError
+from tests.features.test_sharing import make_model
 from tests.tiny import TEMPLATES, tiny_tokenizer
 
 PROMPTS = [
@@ -94,20 +95,8 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
 
 def test_capped_attention_is_never_run_without_its_cap(tmp_path):
     """SDPA knows no cap, and some versions of transformers run it all the same."""
-    torch.manual_seed(0)
-    config = Gemma2Config(
-        vocab_size=TEMPLATES["chatml"].size,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=256,
-        initializer_range=1.0,
-        attn_logit_softcapping=0.5,
-    )
-    Gemma2Model(config).save_pretrained(tmp_path)
+    shape = {"vocab_size": TEMPLATES["chatml"].size, "head_dim": 8, "initializer_range": 1.0}
+    make_model("gemma2", {**shape, "attn_logit_softcapping": 0.5}).save_pretrained(tmp_path)
     tiny_tokenizer(TEMPLATES["chatml"]).save_pretrained(tmp_path)
     backbone = Backbone.from_pretrained(tmp_path, dtype="float32", device="cpu")
     assert backbone.model.config._attn_implementation == "eager"

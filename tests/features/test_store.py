@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import numpy as np
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 
 from armorm import (
     Backbone,
+    FeatureStore,
     Objective,
     ObjectiveSet,
     PreferencePair,
@@ -157,3 +159,12 @@ def test_a_store_made_with_other_settings_is_refused_by_name(tiny_backbone, tiny
     other = Backbone.from_pretrained(tiny_folder, dtype="bfloat16", device="cpu")
     with pytest.raises(StoreError, match=r"backbone\.dtype: 'float32' in the store"):
         extract_features(make_pairs(), other, folder)
+
+
+def test_a_store_of_another_format_is_refused_by_name(tiny_backbone, tmp_path):
+    extract_features(make_pairs(), tiny_backbone, tmp_path / "s")
+    manifest = tmp_path / "s" / "manifest.json"
+    old = {**json.loads(manifest.read_text()), "format_version": 1}
+    manifest.write_text(json.dumps(old))
+    with pytest.raises(StoreError, match=r"has format 1, and this version of armorm .* reads 2"):
+        FeatureStore.open(tmp_path / "s")

@@ -22,6 +22,7 @@ from armorm.cli.options import (
     Steer,
     load_model,
     print_json,
+    report_scoring,
     show_progress,
 )
 
@@ -91,12 +92,7 @@ def annotate(
         skip_invalid=skip_invalid,
         show_progress=show_progress(quiet),
     )
-    if as_json:
-        print_json(summary.as_dict())
-    else:
-        from armorm.cli.printing import print_scoring
-
-        print_scoring(summary.as_dict(), output)
+    report_scoring(summary, output, as_json)
 
 
 def best_of(
@@ -141,12 +137,7 @@ def best_of(
         skip_invalid=skip_invalid,
         show_progress=show_progress(quiet),
     )
-    if as_json:
-        print_json(summary.as_dict())
-    else:
-        from armorm.cli.printing import print_scoring
-
-        print_scoring(summary.as_dict(), output)
+    report_scoring(summary, output, as_json)
 
 
 def pairs(

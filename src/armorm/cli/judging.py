@@ -27,6 +27,7 @@ from armorm.cli.options import (
     load_model,
     print_json,
     ray_workers,
+    report_scoring,
     show_progress,
     steering_factors,
     text_or_file,
@@ -114,12 +115,7 @@ def score(
             model, steer=steer, engine=engine, engine_options=engine_option, **loading
         )
         summary = score_file(loaded, source, output, **handling)
-    if as_json:
-        print_json(summary.as_dict())
-    else:
-        from armorm.cli.printing import print_scoring
-
-        print_scoring(summary.as_dict(), output)
+    report_scoring(summary, output, as_json)
 
 
 def explain(

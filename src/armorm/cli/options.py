@@ -12,6 +12,7 @@ import typer
 from armorm.errors import RecipeError
 
 if TYPE_CHECKING:
+    from armorm.evaluation.scoring import ScoringSummary
     from armorm.model import RewardModel
     from armorm.scaling.pool import Workers
 
@@ -147,6 +148,16 @@ def text_or_file(value: str) -> str:
 
 def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def report_scoring(summary: ScoringSummary, output: Path, as_json: bool) -> None:
+    """What became of the rows of a file."""
+    if as_json:
+        print_json(summary.as_dict())
+    else:
+        from armorm.cli.printing import print_scoring
+
+        print_scoring(summary.as_dict(), output)
 
 
 def engine_arguments(engine: EngineName, options: list[str] | None) -> dict[str, Any]:

@@ -126,8 +126,8 @@ def features(
             features_stage(
                 loaded, output, make_store=make_store, show_progress=show_progress(quiet)
             )
-    if Process.current().rank > 0:
-        return  # the first of several processes reports
+    if not Process.current().is_first:
+        return
     account = read_json(output / "data.json")
     if as_json:
         print_json(account)

@@ -51,7 +51,6 @@ class Backbone:
         share_prompts: bool = True,
     ) -> None:
         limit = getattr(model.config, "max_position_embeddings", None)
-        self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.encoder = ConversationEncoder(
             tokenizer,
@@ -62,8 +61,8 @@ class Backbone:
         self.folder = folder
         self.name = name
         self.runner = ModelRunner(
-            self.model,
-            batch_tokens or BATCH_TOKENS.get(self.device.type, 8192),
+            model.eval().requires_grad_(False),
+            batch_tokens or BATCH_TOKENS.get(model.device.type, 8192),
             share_prompts=share_prompts,
         )
         self.identity = identify(
@@ -159,9 +158,17 @@ class Backbone:
         )
 
     @property
+    def model(self) -> PreTrainedModel:
+        return self.runner.model
+
+    @model.setter
+    def model(self, trained: PreTrainedModel) -> None:
+        """The same architecture with other weights."""
+        self.runner.model = trained.eval().requires_grad_(False)
+
+    @property
     def device(self) -> torch.device:
-        device: torch.device = self.model.device
-        return device
+        return self.runner.device
 
     @property
     def hidden_size(self) -> int:

@@ -11,6 +11,7 @@ import os
 import time
 from dataclasses import dataclass
 
+from armorm.errors import ArmormError
 from armorm.features.store import FeatureStore, StoreWriter, read_manifest
 
 POLL_SECONDS = 0.5
@@ -40,9 +41,22 @@ class Process:
             return cls()
         return cls(int(rank), int(count), int(local_rank or 0))
 
+    @property
+    def is_first(self) -> bool:
+        """Whether this process speaks for all: it finishes stores, and reports."""
+        return self.rank == 0
+
+    def require_alone(self) -> None:
+        """Raise ArmormError where there are several: training is for one process."""
+        if self.count > 1:
+            raise ArmormError(
+                "Training is for one process: start it without torchrun or accelerate launch. "
+                "`armorm features` may be launched in several; what follows uses what they made."
+            )
+
     def finish_together(self, writer: StoreWriter) -> FeatureStore:
         """The finished store: the first process waits for all shards, the others for it."""
-        if self.rank == 0:
+        if self.is_first:
             self._wait_for_shards(writer)
             return writer.finish()
         while True:

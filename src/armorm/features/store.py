@@ -416,15 +416,21 @@ def read_manifest(path: Path) -> Manifest | None:
     """The manifest of a store, or ``None`` where there is none.
 
     Raises:
-        StoreError: it is not a manifest this version understands.
+        StoreError: it is not a manifest, or of another format version.
     """
     file = path / "manifest.json"
     if not file.exists():
         return None
     try:
-        return Manifest.model_validate(read_json(file))
+        manifest = Manifest.model_validate(read_json(file))
     except ValueError as error:
         raise StoreError(f"{file} is not a feature store manifest: {error}") from error
+    if manifest.format_version != FORMAT_VERSION:
+        raise StoreError(
+            f"{path} has format {manifest.format_version}, and this version of armorm writes and "
+            f"reads {FORMAT_VERSION}. Delete it and extract the features again."
+        )
+    return manifest
 
 
 def index_table(lines: Sequence[dict[str, Any]], objectives: Sequence[str]) -> pa.Table:

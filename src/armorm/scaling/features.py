@@ -23,7 +23,6 @@ from armorm.features.extraction import (
     plan_work,
 )
 from armorm.features.store import StoreWriter
-from armorm.objectives import ObjectiveSet
 from armorm.progress import progress_bar
 from armorm.scaling.pool import Pool, Task, Workers, ray_pool
 from armorm.training.pipeline import MakeStore
@@ -60,22 +59,17 @@ def _extract(
     rows: Rows,
     path: Path,
     *,
-    objectives: ObjectiveSet | None = None,
-    feature_dtype: str = "float32",
-    shard_responses: int = 2048,
     show_progress: bool = False,
     on_summary: Callable[[ExtractionSummary], None] | None = None,
+    **planning: Any,
 ) -> FeatureStore:
-    """:func:`armorm.extract_features`, by a pool; the store is the same, byte for byte."""
+    """:func:`armorm.extract_features`, by a pool; the store is the same, byte for byte.
+
+    Args:
+        **planning: See :func:`armorm.features.extraction.plan_work`.
+    """
     started = time.perf_counter()
-    work = plan_work(
-        rows,
-        backbone,
-        path,
-        objectives=objectives,
-        feature_dtype=feature_dtype,
-        shard_responses=shard_responses,
-    )
+    work = plan_work(rows, backbone, path, **planning)
     counts: Counter[str] = Counter()
     if not work.writer.manifest.complete:
         settings = {"backbone": loading, "store": str(path.absolute())}

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from armorm.data import DataSource, InvalidPolicy, read_rated
 from armorm.errors import ArmormError
-from armorm.features import extract_features
+from armorm.features import FeatureStore, extract_features
 from armorm.features.extraction import hash_rows
 from armorm.heads import RewardHead, held_out_errors
 from armorm.training.inputs import feature_engine
@@ -73,7 +73,7 @@ def update_head(
         )
     rows = HeadStatistics.of_store(store, recipe.head.selection_fraction, recipe.seed)
     changed = known + rows if change == "add" else known - rows
-    return fit_head_of(changed, recipe, run, started)
+    return fit_head_of(changed, _judging_store(run), recipe, run, started)
 
 
 def merge_heads(runs: Sequence[str | Path], output: str | Path) -> HeadStatistics:
@@ -100,7 +100,7 @@ def merge_heads(runs: Sequence[str | Path], output: str | Path) -> HeadStatistic
     output = Path(output)
     recipe = Recipe.load(output / "recipe.yaml")
     _check_is_ridge(recipe, output)
-    fit_head_of(total, recipe, output, started)
+    fit_head_of(total, _judging_store(output), recipe, output, started)
     return total
 
 
@@ -125,6 +125,11 @@ def head_errors(run: str | Path) -> dict[str, Any]:
             for i, name in enumerate(statistics.objectives)
         },
     }
+
+
+def _judging_store(run: Path) -> FeatureStore:
+    """The store whose held-out rows every head of the run is judged on."""
+    return FeatureStore.open(run / "features" / "rated")
 
 
 def _check_is_ridge(recipe: Recipe, run: Path) -> None:

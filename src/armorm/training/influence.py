@@ -32,7 +32,7 @@ from armorm.objectives import Objective
 from armorm.training.inputs import load_backbone
 from armorm.training.recipe import Recipe
 from armorm.training.records import load_head
-from armorm.training.statistics import SELECTION, TRAIN, HeadStatistics
+from armorm.training.statistics import HeadStatistics
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +121,7 @@ def head_influence(
     feature, at_prompt = _features(recipe, run, prompt, response)
     column = _decisive_objective(run, head, feature, at_prompt) if wanted is None else wanted
     asked = objectives[column]
-    total = statistics.of_part(TRAIN) + statistics.of_part(SELECTION)
-    factor = ridge_factor(total, column, head.alphas[column], asked.name)
+    factor = ridge_factor(statistics.total(), column, head.alphas[column], asked.name)
     rows = _TrainingRows(run, statistics)
     found = most_influential_rows(feature, rows.blocks(column), factor, head.weight[column], top)
     lines = rows.lines([influence.row for influence in found])

@@ -28,7 +28,7 @@ import torch
 from armorm.conversations import PreferencePair
 from armorm.conversations.messages import with_response
 from armorm.data import generate_corpus
-from armorm.errors import ArmormError, StoreError
+from armorm.errors import StoreError
 from armorm.features import (
     Backbone,
     ExtractionSummary,
@@ -44,7 +44,6 @@ from armorm.heads import (
     RewardHead,
     VerbosityDebiasing,
     fit_gate,
-    fit_reward_head,
 )
 from armorm.model import RewardModel
 from armorm.model.checkpoint import Heads
@@ -57,7 +56,7 @@ from armorm.training.predictions import held_out_fits, rewards_of_responses
 from armorm.training.recipe import Recipe
 from armorm.training.records import load_head, save_head
 from armorm.training.stage2 import debias, reward_pairs, seed_spread, split_validation
-from armorm.training.statistics import SELECTION, TRAIN, HeadStatistics
+from armorm.training.statistics import HeadStatistics
 from armorm.training.tuning.finetuning import finetune_stage
 from armorm.training.tuning.folders import FINETUNED, read_score, tuning_reports
 from armorm.training.tuning.pretraining import pretrain_stage
@@ -78,11 +77,7 @@ def train(recipe: Recipe, output: str | Path, *, show_progress: bool = False) ->
     Raises:
         ArmormError: bad data, an unusable backbone, or leftovers of another run in ``output``.
     """
-    if Process.current().count > 1:
-        raise ArmormError(
-            "Training is for one process. Launch `armorm features` in several; then `armorm train` "
-            "with the same recipe and folder uses what they made."
-        )
+    Process.current().require_alone()
     output = Path(output)
     data = read_data(recipe, output)
     if recipe.pretraining is not None:
@@ -156,7 +151,7 @@ def features_stage(
         }
         for (kind, store), summary in zip(stores.items(), summaries, strict=True)
     }
-    if Process.current().rank == 0:
+    if Process.current().is_first:
         write_json(output / "data.json", {**account, "seconds": time.perf_counter() - started})
 
 
@@ -183,33 +178,31 @@ def fit_head_stage(recipe: Recipe, output: str | Path) -> RewardHead:
             "recipe now has others. Extract the features again."
         )
     statistics = HeadStatistics.of_store(store, recipe.head.selection_fraction, recipe.seed)
-    return fit_head_of(statistics, recipe, output, started)
+    return fit_head_of(statistics, store, recipe, output, started)
 
 
 def fit_head_of(
-    statistics: HeadStatistics, recipe: Recipe, output: Path, started: float
+    statistics: HeadStatistics, store: FeatureStore, recipe: Recipe, output: Path, started: float
 ) -> RewardHead:
-    """Fit the head on statistics, and leave both in the run folder.
+    """Fit the head on statistics, judge it on the store's held-out rows, and leave all in the run
+    folder.
 
     A head that was trained with the backbone keeps its weights, and has no uncertainty: it is no
     ridge fit of these sums. The penalties are those that ridge would take on its features.
     """
     objectives = recipe.objective_set()
-    head = fit_reward_head(
-        statistics.of_part(TRAIN),
-        statistics.of_part(SELECTION),
-        recipe.head.alphas,
-        objectives.names,
-    )
-    store = FeatureStore.open(output / "features" / "rated")
+    head = statistics.fit(recipe.head.alphas)
     if recipe.trains_head_with_backbone:
         head = replace(head, weight=read_score(output / FINETUNED).double().numpy())
     fits = held_out_fits(store, head)
     statistics.save(output / "head" / "statistics")
-    total = statistics.of_part(TRAIN) + statistics.of_part(SELECTION)
-    withheld = _why_no_uncertainty(recipe)
     uncertainty = save_uncertainty(
-        output / "head", total, head, objectives, store, withheld=withheld
+        output / "head",
+        statistics.total(),
+        head,
+        objectives,
+        store,
+        withheld=_why_no_uncertainty(recipe),
     )
     seconds = time.perf_counter() - started
     save_head(output / "head", head, objectives, fits, uncertainty, recipe.head.alphas, seconds)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from armorm.errors import ArmormError, StoreError
 from armorm.features import FeatureStore
 from armorm.features.store import parquet_bytes
 from armorm.files import read_json, write_atomically, write_json
-from armorm.heads import RidgeStatistics
+from armorm.heads import RewardHead, RidgeStatistics, fit_reward_head
 from armorm.heads.device import float64_device
 from armorm.heads.statistics import total_statistics
 
@@ -99,6 +100,16 @@ class HeadStatistics:
         if not sums:
             return RidgeStatistics(self.backbone["hidden_size"], len(self.objectives))
         return total_statistics(sums)
+
+    def total(self) -> RidgeStatistics:
+        """The sums over all sources and both parts."""
+        return self.of_part(TRAIN) + self.of_part(SELECTION)
+
+    def fit(self, alphas: Sequence[float]) -> RewardHead:
+        """The head of these rows; the selection rows choose each objective's penalty."""
+        return fit_reward_head(
+            self.of_part(TRAIN), self.of_part(SELECTION), alphas, self.objectives
+        )
 
     def by_source(self) -> dict[str, RidgeStatistics]:
         """The sums of each source, both parts together."""

@@ -20,13 +20,13 @@ from armorm.errors import ArmormError
 from armorm.features import Backbone, FeatureStore, extract_features
 from armorm.features.backbone import resolve_dtype
 from armorm.features.extraction import hash_rows
-from armorm.heads import RewardHead, fit_reward_head
+from armorm.heads import RewardHead
 from armorm.heads.metrics import RegressionFit, regression_fits
 from armorm.training.inputs import RecipeData, read_data
 from armorm.training.predictions import held_out_fits
 from armorm.training.recipe import Recipe
 from armorm.training.sections import FinetuneSection
-from armorm.training.statistics import SELECTION, TRAIN, HeadStatistics, essence
+from armorm.training.statistics import HeadStatistics, essence
 from armorm.training.tuning.folders import FINETUNED, TuningFolder, backbone_folder
 from armorm.training.tuning.lora import lora_config, merged
 from armorm.training.tuning.regression import RatedConversations, RewardRegression, collate
@@ -111,7 +111,7 @@ def _finetune(
     model = _regression(backbone, probe, recipe.head.finetune, recipe.seed)
     report = _train(model, recipe, training, folder, backbone, show_progress)
     decoder = merged(model.decoder).to(resolve_dtype(recipe.backbone.dtype, backbone.device.type))
-    backbone.model = decoder.eval().requires_grad_(False)
+    backbone.model = decoder
     weight = model.head.weight.detach().cpu()
     finetuned = RewardHead(weight.numpy(), probe.alphas, probe.rows)
     fits = {
@@ -134,12 +134,7 @@ Kept = Sequence[tuple[RatedResponse, EncodedPrompt]]
 
 def _fit_probe(recipe: Recipe, store: FeatureStore) -> RewardHead:
     statistics = HeadStatistics.of_store(store, recipe.head.selection_fraction, recipe.seed)
-    return fit_reward_head(
-        statistics.of_part(TRAIN),
-        statistics.of_part(SELECTION),
-        recipe.head.alphas,
-        recipe.objective_set().names,
-    )
+    return statistics.fit(recipe.head.alphas)
 
 
 def _regression(

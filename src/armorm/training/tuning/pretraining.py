@@ -125,7 +125,7 @@ def _pretrain(
     model.gradient_checkpointing_disable()
     decoder = getattr(model, model.base_model_prefix)
     decoder = decoder.to(resolve_dtype(recipe.backbone.dtype, backbone.device.type))
-    backbone.model = decoder.eval().requires_grad_(False)
+    backbone.model = decoder
     score = model.score.weight.detach().float().cpu()
     report |= {
         "too_long": len(encoded) - len(kept),

@@ -31,10 +31,7 @@ def load_for_training(recipe: Recipe, name: object, section: TuningSection) -> B
     Raises:
         ArmormError: several processes, or a GPU that is not the first.
     """
-    if Process.current().count > 1:
-        raise ArmormError(
-            "armorm trains in one process. Start it without torchrun or accelerate launch."
-        )
+    Process.current().require_alone()
     device = recipe.backbone.device or default_device()
     if torch.device(device).index:
         raise ArmormError(
