@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
+
+Item = TypeVar("Item")
+
+ITEMS_A_MOVE = 256
 
 
 @runtime_checkable
@@ -64,6 +68,17 @@ def progress_bar(description: str, total: float | None, unit: str, show: bool) -
             progress.update(task, advance=amount, tokens=done)
 
         yield advance
+
+
+def progressing(
+    items: Iterable[Item], description: str, total: float | None, unit: str, show: bool
+) -> Iterator[Item]:
+    """The items, under a bar that counts them; for items too many to move it for each."""
+    with progress_bar(description, total, unit, show) as advance:
+        for number, item in enumerate(items, start=1):
+            yield item
+            if number % ITEMS_A_MOVE == 0:
+                advance(ITEMS_A_MOVE)
 
 
 def _ignore(amount: float, tokens: float = 0.0) -> None:

@@ -427,7 +427,7 @@ def test_a_catalogue_source_is_read_like_any_other(hub):
 def test_what_a_rule_leaves_out_does_not_stop_but_a_damaged_row_does(tmp_path, hub):
     loaded = read_preferences([DataSource(catalog="hh-rlhf-helpful-base", root=str(hub))])
     assert len(loaded.rows) == 1
-    assert [error.row for error in loaded.invalid] == [2, 3, 4, 5]
+    assert [error["row"] for error in loaded.invalid] == [2, 3, 4, 5]
     assert loaded.tally.skipped[ALTERNATE] == 1
     rows = helpsteer_rows()
     rows[1]["verbosity"] = 7

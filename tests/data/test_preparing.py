@@ -61,7 +61,7 @@ def test_a_recipe_becomes_files_that_the_written_recipe_reads(hub, tmp_path):
     written = Recipe.load(output / "recipe.yaml")
     rated = read_rated(written.data.rated, PAPER_OBJECTIVES, held_out=written.data.held_out)
     pairs = read_preferences(written.data.preferences, held_out=written.data.held_out)
-    assert rated.invalid == pairs.invalid == []
+    assert len(rated.invalid) == len(pairs.invalid) == 0
     straight = recipe(ONE_OF_EACH).data
     sources = [source.model_copy(update={"root": str(hub)}) for source in straight.rated]
     expected = read_rated(sources, PAPER_OBJECTIVES, held_out=straight.held_out).rows

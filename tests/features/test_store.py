@@ -109,10 +109,11 @@ def test_pairs_know_their_responses_and_share_their_prompt(tiny_backbone, tmp_pa
 def test_every_row_falls_into_one_shard_and_every_prompt_too():
     rows = make_rated(50)
     plan = plan_shards(rows, 10)
-    assert sorted(i for shard in plan for i in shard) == list(range(len(rows)))
+    assert sorted(i for shard in plan for i in shard.rows.tolist()) == list(range(len(rows)))
+    assert all(shard.responses == len(shard.rows) >= 10 for shard in plan[:-1])
     shards_of: dict[str, set[int]] = {}
     for number, shard in enumerate(plan):
-        for i in shard:
+        for i in shard.rows:
             shards_of.setdefault(rows[i].prompt[0]["content"], set()).add(number)
     assert all(len(shards) == 1 for shards in shards_of.values())
 

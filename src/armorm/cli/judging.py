@@ -209,7 +209,11 @@ def evaluate(
         _print_evaluation({**report_on(done).as_dict(), "rows": rows, "invalid": []}, as_json)
         return
     sources = [_source(name) for name in preferences]
-    pairs = read_preferences(sources, invalid="skip" if skip_invalid else "error")
+    pairs = read_preferences(
+        sources,
+        invalid="skip" if skip_invalid else "error",
+        show_progress=show_progress(quiet),
+    )
     loaded = load_model(
         model,
         device=device,
@@ -227,7 +231,7 @@ def evaluate(
     report = report_on(scored, too_long=len(pairs.rows) - len(scored))
     account = {
         "rows": pairs.tally.as_dict(),
-        "invalid": [error.as_dict() for error in pairs.invalid],
+        "invalid": list(pairs.invalid),
     }
     _print_evaluation({**report.as_dict(), **account}, as_json)
 

@@ -117,16 +117,16 @@ def features(
 
     loaded = _load(recipe, overrides, skip_invalid)
     shared_among = ray_workers(engine, workers, worker_gpus)
+    speaks = Process.current().is_first
+    bars = speaks and show_progress(quiet)
     if shared_among is None:
-        features_stage(loaded, output, show_progress=show_progress(quiet))
+        features_stage(loaded, output, show_progress=bars)
     else:
         from armorm.scaling.features import ray_extraction
 
         with ray_extraction(loaded, output, shared_among) as make_store:
-            features_stage(
-                loaded, output, make_store=make_store, show_progress=show_progress(quiet)
-            )
-    if not Process.current().is_first:
+            features_stage(loaded, output, make_store=make_store, show_progress=bars)
+    if not speaks:
         return
     account = read_json(output / "data.json")
     if as_json:

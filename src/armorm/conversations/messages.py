@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, TypedDict, TypeVar
 
 from armorm.errors import InputError
@@ -58,6 +58,15 @@ class RatedResponse:
         """The responses to the prompt that this row needs features of."""
         return (self.response,)
 
+    def as_record(self) -> dict[str, Any]:
+        """JSON-ready, for :meth:`from_record`."""
+        return _fields_of(self)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> RatedResponse:
+        """What :meth:`as_record` gave, from JSON."""
+        return cls(**{**record, "prompt": tuple(record["prompt"])})
+
 
 @dataclass(frozen=True, slots=True)
 class PreferencePair:
@@ -85,6 +94,19 @@ class PreferencePair:
     def responses(self) -> tuple[str, ...]:
         """The responses to the prompt that this row needs features of: chosen, rejected."""
         return (self.chosen, self.rejected)
+
+    def as_record(self) -> dict[str, Any]:
+        """JSON-ready, for :meth:`from_record`."""
+        return _fields_of(self)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> PreferencePair:
+        """What :meth:`as_record` gave, from JSON."""
+        return cls(**{**record, "prompt": tuple(record["prompt"])})
+
+
+def _fields_of(row: RatedResponse | PreferencePair) -> dict[str, Any]:
+    return {field.name: getattr(row, field.name) for field in fields(row)}
 
 
 def with_response(prompt: Conversation, response: str) -> list[Message]:

@@ -20,31 +20,35 @@ from armorm.conversations import (
     validate_response,
 )
 from armorm.conversations.messages import Conversation, Message, Tally
+from armorm.data.on_disk import DiskList
 from armorm.data.sources import DataSource, HeldOut, InvalidPolicy, Kind, RawRow
 from armorm.errors import InputError, LeftOutError
 from armorm.objectives import Objective, ObjectiveSet
+from armorm.progress import progressing
 
 Row = TypeVar("Row", bound=RatedResponse | PreferencePair)
 
 
 @dataclass(slots=True)
 class Loaded(Generic[Row]):
-    """Rows that were read, and an account of those that were not.
+    """Rows that were read, and an account of those that were not. Both stand on disk.
 
     Attributes:
         rows: The valid rows, in input order.
+        invalid: The errors of skipped rows, in input order, each as
+            :meth:`InputError.as_dict` gives it.
         tally: Rows read, kept, and skipped by reason.
-        invalid: The errors of skipped rows, in input order.
     """
 
-    rows: list[Row] = field(default_factory=list)
+    rows: DiskList[Row]
+    invalid: DiskList[dict[str, Any]]
     tally: Tally = field(default_factory=Tally)
-    invalid: list[InputError] = field(default_factory=list)
 
     def write_invalid(self, file: Path) -> None:
         """Write the skipped rows' errors as JSON lines."""
-        lines = (json.dumps(error.as_dict(), ensure_ascii=False) for error in self.invalid)
-        file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        with file.open("w", encoding="utf-8", errors="surrogatepass") as lines:
+            for error in self.invalid:
+                lines.write(f"{json.dumps(error, ensure_ascii=False)}\n")
 
 
 def read_rated(
@@ -54,6 +58,8 @@ def read_rated(
     held_out: HeldOut | None = None,
     invalid: InvalidPolicy = "error",
     base: Path | None = None,
+    scratch: Path | None = None,
+    show_progress: bool = False,
 ) -> Loaded[RatedResponse]:
     """Read rated responses.
 
@@ -68,14 +74,19 @@ def read_rated(
         invalid: ``error`` stops at the first bad row; ``skip`` counts and lists them.  Rows
             that a rule of the catalogue leaves out never stop.
         base: Folder that relative paths start from.
+        scratch: Folder where the rows are kept while the result lives, in a file without a name
+            that is about as large as their text; default the system's temporary folder.
+        show_progress: Draw a progress bar on standard error.
 
     Raises:
         InputError: the first bad row, unless ``invalid`` is ``skip``.
+        ArmormError: the disk is full.
     """
-    loaded = Loaded[RatedResponse]()
+    rows = DiskList(RatedResponse.as_record, RatedResponse.from_record, scratch)
+    loaded = Loaded(rows, DiskList(dict, dict, scratch))
     for source in sources:
-        rows = rated_rows(source, objectives, loaded.tally, held_out=held_out, base=base)
-        _load(loaded, rows, source, invalid)
+        found = rated_rows(source, objectives, loaded.tally, held_out=held_out, base=base)
+        _load(loaded, found, source, invalid, show_progress)
     return loaded
 
 
@@ -85,6 +96,8 @@ def read_preferences(
     held_out: HeldOut | None = None,
     invalid: InvalidPolicy = "error",
     base: Path | None = None,
+    scratch: Path | None = None,
+    show_progress: bool = False,
 ) -> Loaded[PreferencePair]:
     """Read preference pairs.
 
@@ -92,10 +105,11 @@ def read_preferences(
     assistant message), and ``chosen``/``rejected`` as whole conversations that share their
     prompt.  Arguments and errors are those of :func:`read_rated`.
     """
-    loaded = Loaded[PreferencePair]()
+    rows = DiskList(PreferencePair.as_record, PreferencePair.from_record, scratch)
+    loaded = Loaded(rows, DiskList(dict, dict, scratch))
     for source in sources:
-        rows = preference_rows(source, loaded.tally, held_out=held_out, base=base)
-        _load(loaded, rows, source, invalid)
+        found = preference_rows(source, loaded.tally, held_out=held_out, base=base)
+        _load(loaded, found, source, invalid, show_progress)
     return loaded
 
 
@@ -169,14 +183,15 @@ def _load(
     rows: Iterator[Row | InputError],
     source: DataSource,
     invalid: InvalidPolicy,
+    show_progress: bool,
 ) -> None:
-    for row in rows:
+    for row in progressing(rows, f"reading {source.name}", source.limit, "rows", show_progress):
         if not isinstance(row, InputError):
             loaded.rows.extend(weighted(row, source, loaded.tally))
         elif stops(row, invalid):
             raise row
         else:
-            loaded.invalid.append(row)
+            loaded.invalid.append(row.as_dict())
 
 
 def _parsed(

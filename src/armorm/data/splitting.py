@@ -29,8 +29,14 @@ def held_out_prompts(loaded: Loaded[Row]) -> set[str]:
 
 def keep_apart(loaded: Loaded[Row], held_out: set[str]) -> None:
     """Drop, and count, the training rows of these prompts."""
-    kept = [row for row in loaded.rows if row.held_out or prompt_key(row.prompt) not in held_out]
+    kept = [
+        number
+        for number, row in enumerate(loaded.rows)
+        if row.held_out or prompt_key(row.prompt) not in held_out
+    ]
+    if len(kept) == len(loaded.rows):
+        return
     for _ in range(len(loaded.rows) - len(kept)):
         loaded.tally.skip(LEAK)
     loaded.tally.kept = len(kept)
-    loaded.rows = kept
+    loaded.rows = loaded.rows.select(kept)

@@ -8,28 +8,35 @@ into one shard, so each prompt's feature is stored once.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import time
+from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Int
+
 from armorm.conversations import EncodedPrompt, PreferencePair, RatedResponse, prompt_key
+from armorm.errors import ArmormError
 from armorm.features.engines import FeatureBackbone
 from armorm.features.processes import Process
 from armorm.features.store import (
     RATING_COLUMN,
     FeatureStore,
     Manifest,
+    StoreKind,
     StoreWriter,
     index_table,
 )
 from armorm.files import sha256_of_json
 from armorm.objectives import ObjectiveSet
-from armorm.progress import Advance, progress_bar
+from armorm.progress import Advance, progress_bar, progressing
 
 Row = RatedResponse | PreferencePair
 Rows = Sequence[Row]
@@ -98,6 +105,7 @@ def extract_features(
         StoreError: the folder holds a store of another backbone, template, dtype or data, or the
             disk is full.
         OverlongError: a conversation is too long and the backbone's policy is ``error``.
+        ArmormError: there are no rows.
     """
     started = time.perf_counter()
     work = plan_work(
@@ -107,6 +115,7 @@ def extract_features(
         objectives=objectives,
         feature_dtype=feature_dtype,
         shard_responses=shard_responses,
+        show_progress=show_progress,
     )
     process = Process.current()
     with progress_bar(work.title, work.total, "responses", show_progress) as advance:
@@ -136,17 +145,30 @@ class BackboneSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ShardPlan:
+    """What a shard is made of.
+
+    Attributes:
+        rows: Numbers of its rows. Shape (rows,).
+        responses: How many responses they have together.
+    """
+
+    rows: Int[np.ndarray, " rows"]
+    responses: int
+
+
+@dataclass(frozen=True, slots=True)
 class ExtractionWork:
     """A store that is to be made.
 
     Attributes:
         writer: Write access to it.
-        shards: Numbers of the rows of each shard.
+        shards: What each shard is made of.
         rows: The rows.
     """
 
     writer: StoreWriter
-    shards: list[list[int]]
+    shards: list[ShardPlan]
     rows: Rows
 
     @property
@@ -156,14 +178,14 @@ class ExtractionWork:
     @property
     def total(self) -> int:
         """Responses of all shards."""
-        return sum(len(row.responses) for row in self.rows)
+        return sum(shard.responses for shard in self.shards)
 
     def members(self, shard: int) -> list[tuple[int, Row]]:
         """The rows of a shard with their numbers."""
-        return [(i, self.rows[i]) for i in self.shards[shard]]
+        return [(i, self.rows[i]) for i in self.shards[shard].rows.tolist()]
 
     def responses(self, shard: int) -> int:
-        return sum(len(self.rows[i].responses) for i in self.shards[shard])
+        return self.shards[shard].responses
 
     def summary(self, counts: Counter[str], started: float) -> ExtractionSummary:
         """What a run did, from the sum of what :func:`extract_shard` returned."""
@@ -186,16 +208,22 @@ def plan_work(
     objectives: ObjectiveSet | None = None,
     feature_dtype: str = "float32",
     shard_responses: int = 2048,
+    show_progress: bool = False,
 ) -> ExtractionWork:
     """Cut rows into shards and start their store; see :func:`extract_features`."""
-    shards = plan_shards(rows, shard_responses)
+    if not rows:
+        raise ArmormError(f"There are no rows to make the features of {path} of.")
+    kind: StoreKind = "preferences" if isinstance(rows[0], PreferencePair) else "rated"
+    digest = hashlib.sha256()
+    shown = progressing(rows, f"shards ({kind})", len(rows), "rows", show_progress)
+    shards = plan_shards(_told(shown, digest.update), shard_responses)
     manifest = Manifest(
-        kind="preferences" if rows and isinstance(rows[0], PreferencePair) else "rated",
+        kind=kind,
         backbone=backbone.identity,
         feature_dtype=feature_dtype,
         max_length=backbone.max_length,
         overlong=backbone.overlong,
-        data_sha256=hash_rows(rows),
+        data_sha256=digest.hexdigest(),
         rows=len(rows),
         shards=len(shards),
         shard_responses=shard_responses,
@@ -280,32 +308,46 @@ def extract_shard(
     )
 
 
-def plan_shards(rows: Rows, shard_responses: int) -> list[list[int]]:
-    """Positions of the rows of each shard, rows of one prompt together, in order of appearance."""
-    groups: dict[str, list[int]] = {}
-    for i, row in enumerate(rows):
-        groups.setdefault(prompt_key(row.prompt), []).append(i)
-    shards: list[list[int]] = []
-    filled = shard_responses
-    for members in groups.values():
-        if filled >= shard_responses:
-            shards.append([])
-            filled = 0
-        shards[-1].extend(members)
-        filled += sum(len(rows[i].responses) for i in members)
+def plan_shards(rows: Iterable[Row], shard_responses: int) -> list[ShardPlan]:
+    """Cut rows into shards, rows of one prompt together, in order of appearance.
+
+    Some twenty bytes of each row are in memory, however long its text.
+    """
+    prompts, responses = array("Q"), array("q")
+    for row in rows:
+        prompts.append(int(prompt_key(row.prompt)[:16], 16))
+        responses.append(len(row.responses))
+    counts = np.array(responses)
+    _, first, group = np.unique(np.array(prompts), return_index=True, return_inverse=True)
+    order = np.argsort(first[group], kind="stable")
+    ends = [*np.flatnonzero(np.diff(group[order])) + 1, len(order)]
+    shards: list[ShardPlan] = []
+    start = filled = 0
+    for before, end in itertools.pairwise([0, *ends]):
+        filled += int(counts[order[before:end]].sum())
+        if filled >= shard_responses or end == len(order):
+            shards.append(ShardPlan(order[start:end], filled))
+            start, filled = end, 0
     return shards
 
 
-def hash_rows(rows: Rows) -> str:
+def hash_rows(rows: Iterable[Row]) -> str:
     """A fingerprint of everything in the rows that ends up in a store."""
     digest = hashlib.sha256()
+    for _ in _told(rows, digest.update):
+        pass
+    return digest.hexdigest()
+
+
+def _told(rows: Iterable[Row], tell: Callable[[bytes], object]) -> Iterator[Row]:
+    """The rows as they come, after telling a digest what is in each."""
     for row in rows:
         ratings = sorted(row.ratings.items()) if isinstance(row, RatedResponse) else None
         fields = [row.prompt, row.responses, row.id, row.source, row.held_out, ratings]
         subset = row.subset if isinstance(row, PreferencePair) else None
         line = json.dumps([*fields, subset], ensure_ascii=False)
-        digest.update(line.encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()
+        tell(line.encode("utf-8", "surrogatepass"))
+        yield row
 
 
 def content_key(prompt: str, response: str, ratings: Mapping[str, float]) -> str:

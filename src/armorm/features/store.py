@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,11 +36,12 @@ from torch import Tensor
 
 from armorm.errors import StoreError
 from armorm.features.running import BackboneFeatures
-from armorm.files import read_json, sha256_of, write_atomically, write_json
+from armorm.files import open_atomically, read_json, sha256_of, write_atomically, write_json
 from armorm.objectives import Objective, ObjectiveSet
 
 FORMAT_VERSION = 2
 RATING_COLUMN = "rating:"
+SHARDS_OF_A_ROW_GROUP = 32
 _HASH_KEY = b"shard_sha256"
 
 REPAIR = "Run `armorm features` again: it makes this shard anew."
@@ -360,25 +362,38 @@ class StoreWriter:
     def finish(self) -> FeatureStore:
         """Join the index parts, mark the store complete, and remove the parts."""
         if not self.manifest.complete:
-            shards = range(self.manifest.shards)
-            index = pa.concat_tables([pq.read_table(self._part(shard)) for shard in shards])
-            content = parquet_bytes(index.replace_schema_metadata(None).combine_chunks())
-            hashes = [self.recorded_hash(shard) for shard in shards]
-            write_atomically(self.path / "index.parquet", content)
+            counts = self._join_index(self.path / "index.parquet")
+            hashes = [self.recorded_hash(shard) for shard in range(self.manifest.shards)]
             self.manifest = self.manifest.model_copy(
                 update={
                     "complete": True,
-                    "index_sha256": hashlib.sha256(content).hexdigest(),
+                    "index_sha256": sha256_of(self.path / "index.parquet"),
                     "shard_sha256": hashes,
-                    "skipped_rows": _rows_without_features(index),
-                    "responses": index.num_rows - index["response"].null_count,
-                    "prompts": _count_prompts(index),
+                    **counts,
                 }
             )
             write_json(self.path / "manifest.json", self.manifest.model_dump())
         for leftover in [*self.path.glob("index-*.parquet"), *self.path.glob(".*.tmp")]:
             leftover.unlink(missing_ok=True)
         return FeatureStore.open(self.path)
+
+    def _join_index(self, file: Path) -> Counter[str]:
+        """Write the parts one after the other, and count what is in them."""
+        counts = Counter({"skipped_rows": 0, "responses": 0, "prompts": 0})
+        parts = [self._part(shard) for shard in range(self.manifest.shards)]
+        schema = pq.read_schema(parts[0]).remove_metadata()
+        with (
+            open_atomically(file) as joined,
+            pq.ParquetWriter(joined, schema, compression="zstd") as writer,
+        ):
+            for first in range(0, len(parts), SHARDS_OF_A_ROW_GROUP):
+                group = parts[first : first + SHARDS_OF_A_ROW_GROUP]
+                index = pa.concat_tables([pq.read_table(part) for part in group])
+                writer.write_table(index.combine_chunks())
+                counts["skipped_rows"] += _rows_without_features(index)
+                counts["responses"] += index.num_rows - index["response"].null_count
+                counts["prompts"] += _count_prompts(index)
+        return counts
 
     def _take_apart(self, damaged: Sequence[int]) -> None:
         """Make a finished store unfinished again: the parts of its whole shards, no index."""

@@ -16,7 +16,6 @@ from armorm.features import ExtractionSummary, FeatureStore, load_engine
 from armorm.features.extraction import (
     BackboneSettings,
     ExtractionWork,
-    Row,
     Rows,
     encode_shard,
     extract_shard,
@@ -69,7 +68,7 @@ def _extract(
         **planning: See :func:`armorm.features.extraction.plan_work`.
     """
     started = time.perf_counter()
-    work = plan_work(rows, backbone, path, **planning)
+    work = plan_work(rows, backbone, path, show_progress=show_progress, **planning)
     counts: Counter[str] = Counter()
     if not work.writer.manifest.complete:
         settings = {"backbone": loading, "store": str(path.absolute())}
@@ -104,7 +103,8 @@ class FeatureJob:
         """Compute and write one shard."""
         writer = self._join()
         shard = task["number"]
-        members = [_read_row(writer.manifest.kind, record) for record in task["rows"]]
+        kind = PreferencePair if writer.manifest.kind == "preferences" else RatedResponse
+        members = [(number, kind.from_record(record)) for number, record in task["rows"]]
         encoded = encode_shard(members, self._backbone)
         counts = extract_shard(shard, encoded, self._backbone, writer, _no_bar)
         return {"shard": shard, **counts}
@@ -121,17 +121,8 @@ class FeatureJob:
 
 
 def _task(work: ExtractionWork, shard: int) -> Task:
-    return {"number": shard, "rows": [_row_record(*member) for member in work.members(shard)]}
-
-
-def _row_record(number: int, row: Row) -> dict[str, Any]:
-    return {"number": number, **asdict(row)}
-
-
-def _read_row(kind: str, record: dict[str, Any]) -> tuple[int, Row]:
-    fields = {**record, "prompt": tuple(record["prompt"])}
-    number = fields.pop("number")
-    return number, PreferencePair(**fields) if kind == "preferences" else RatedResponse(**fields)
+    rows = [(number, row.as_record()) for number, row in work.members(shard)]
+    return {"number": shard, "rows": rows}
 
 
 def _no_bar(amount: float, tokens: float = 0.0) -> None:

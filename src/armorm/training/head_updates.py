@@ -58,8 +58,15 @@ def update_head(
             "rows out of the head would leave their trace in the backbone. Train again without."
         )
     known = HeadStatistics.load(run / "head" / "statistics")
-    rated = read_rated(data, recipe.objective_set(), held_out=recipe.data.held_out, invalid=invalid)
-    training = [row for row in rated.rows if not row.held_out]
+    rated = read_rated(
+        data,
+        recipe.objective_set(),
+        held_out=recipe.data.held_out,
+        invalid=invalid,
+        scratch=run,
+        show_progress=show_progress,
+    )
+    training = rated.rows.select(i for i, row in enumerate(rated.rows) if not row.held_out)
     if not training:
         raise ArmormError(f"The data hold no row to {change}: {rated.tally}.")
     with feature_engine(recipe, run) as engine:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from armorm.conversations import PreferencePair, RatedResponse
 from armorm.data import Loaded, read_preferences, read_rated, separate_prompts
@@ -16,15 +17,18 @@ from armorm.training.tuning.folders import backbone_folder
 RecipeData = tuple[Loaded[RatedResponse], Loaded[PreferencePair]]
 
 
-def read_data(recipe: Recipe, output: Path) -> RecipeData:
+def read_data(recipe: Recipe, output: Path, *, show_progress: bool = False) -> RecipeData:
     """Both kinds of data; skipped rows are listed in ``invalid-*.jsonl`` in the run folder."""
     data = recipe.data
-    rated = read_rated(
-        data.rated, recipe.objective_set(), held_out=data.held_out, invalid=data.invalid
-    )
-    pairs = read_preferences(data.preferences, held_out=data.held_out, invalid=data.invalid)
+    reading: dict[str, Any] = {
+        "held_out": data.held_out,
+        "invalid": data.invalid,
+        "scratch": output,
+        "show_progress": show_progress,
+    }
+    rated = read_rated(data.rated, recipe.objective_set(), **reading)
+    pairs = read_preferences(data.preferences, **reading)
     separate_prompts(rated, pairs)
-    output.mkdir(parents=True, exist_ok=True)
     if rated.invalid:
         rated.write_invalid(output / "invalid-rated.jsonl")
     if pairs.invalid:

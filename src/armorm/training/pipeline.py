@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
@@ -38,7 +38,7 @@ from armorm.features import (
     extract_features,
 )
 from armorm.features.extraction import Rows
-from armorm.files import read_json, write_atomically, write_json
+from armorm.files import open_atomically, read_json, write_atomically, write_json
 from armorm.heads import (
     GateTraining,
     RewardHead,
@@ -79,7 +79,7 @@ def train(recipe: Recipe, output: str | Path, *, show_progress: bool = False) ->
     """
     Process.current().require_alone()
     output = Path(output)
-    data = read_data(recipe, output)
+    data = read_data(recipe, output, show_progress=show_progress)
     if recipe.pretraining is not None:
         pretrain_stage(recipe, output, data=data, show_progress=show_progress)
     if recipe.head.method == "finetune":
@@ -121,7 +121,7 @@ def features_stage(
     """
     output = Path(output)
     started = time.perf_counter()
-    rated, pairs = data or read_data(recipe, output)
+    rated, pairs = data or read_data(recipe, output, show_progress=show_progress)
     write_atomically(output / "recipe.yaml", recipe.dump().encode())
     _write_held_out_pairs(output / "held_out_pairs.jsonl", pairs.rows)
     options: dict[str, Any] = {
@@ -338,18 +338,17 @@ def _planted_truth(recipe: Recipe) -> dict[str, str] | None:
     return generate_corpus(seeds[0]).deciding_objective
 
 
-def _write_held_out_pairs(file: Path, pairs: list[PreferencePair]) -> None:
+def _write_held_out_pairs(file: Path, pairs: Iterable[PreferencePair]) -> None:
     """The held-out pairs as preference rows, ready for `armorm evaluate`."""
-    rows = (
-        {
-            "chosen": with_response(pair.prompt, pair.chosen),
-            "rejected": with_response(pair.prompt, pair.rejected),
-            "id": pair.id,
-            "source": pair.source,
-            "subset": pair.subset,
-        }
-        for pair in pairs
-        if pair.held_out
-    )
-    lines = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
-    write_atomically(file, lines.encode("utf-8", "surrogatepass"))
+    with open_atomically(file) as lines:
+        for pair in pairs:
+            if pair.held_out:
+                row = {
+                    "chosen": with_response(pair.prompt, pair.chosen),
+                    "rejected": with_response(pair.prompt, pair.rejected),
+                    "id": pair.id,
+                    "source": pair.source,
+                    "subset": pair.subset,
+                }
+                line = f"{json.dumps(row, ensure_ascii=False)}\n"
+                lines.write(line.encode("utf-8", "surrogatepass"))

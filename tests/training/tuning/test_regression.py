@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModel
 
+from armorm.conversations import EncodedPrompt
 from armorm.training.tuning.regression import (
     RatedConversations,
     RewardRegression,
@@ -32,11 +33,14 @@ def _oracle(decoder: torch.nn.Module, weight: torch.Tensor) -> torch.Tensor:
     return total / len(IDS)
 
 
+ROWS = [(None, EncodedPrompt((ids,), 0)) for ids in IDS]
+
+
 def test_loss_and_all_gradients_are_the_oracles(tiny_folder):
     weight = np.random.default_rng(0).normal(size=(3, 32))
     decoder = AutoModel.from_pretrained(tiny_folder, dtype=torch.float32)
     model = RewardRegression(decoder, weight)
-    dataset = RatedConversations(IDS, TARGETS)
+    dataset = RatedConversations(ROWS, TARGETS)
     loss = model(**collate([dataset[i] for i in range(len(dataset))]))["loss"]
     loss.backward()
 
@@ -70,7 +74,7 @@ def test_what_is_not_rated_neither_counts_nor_pulls(rows, objectives, seed):
 def test_the_head_is_float32_whatever_the_decoder_is(tiny_folder):
     decoder = AutoModel.from_pretrained(tiny_folder, dtype=torch.bfloat16)
     model = RewardRegression(decoder, np.zeros((3, 32)))
-    dataset = RatedConversations(IDS, TARGETS)
+    dataset = RatedConversations(ROWS, TARGETS)
     with torch.autocast("cpu", torch.bfloat16):
         rewards = model(**collate([dataset[0], dataset[1]]))["rewards"]
     assert rewards.dtype == model.head.weight.dtype == torch.float32

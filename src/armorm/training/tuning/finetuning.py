@@ -16,17 +16,19 @@ import numpy as np
 from jaxtyping import Float
 
 from armorm.conversations import EncodedPrompt, RatedResponse
+from armorm.data.on_disk import DiskList
 from armorm.errors import ArmormError
 from armorm.features import Backbone, FeatureStore, extract_features
 from armorm.features.backbone import resolve_dtype
 from armorm.features.extraction import hash_rows
 from armorm.heads import RewardHead
-from armorm.heads.metrics import RegressionFit, regression_fits
+from armorm.heads.metrics import regression_fits
 from armorm.training.inputs import RecipeData, read_data
 from armorm.training.predictions import held_out_fits
 from armorm.training.recipe import Recipe
 from armorm.training.sections import FinetuneSection
 from armorm.training.statistics import HeadStatistics, essence
+from armorm.training.tuning.encoded import encode_rows, response_features
 from armorm.training.tuning.folders import FINETUNED, TuningFolder, backbone_folder
 from armorm.training.tuning.lora import lora_config, merged
 from armorm.training.tuning.regression import RatedConversations, RewardRegression, collate
@@ -36,6 +38,8 @@ from armorm.training.tuning.trainers import (
     run_trainer,
     training_arguments,
 )
+
+Rated = DiskList[tuple[RatedResponse, EncodedPrompt]]
 
 
 def finetune_stage(
@@ -60,7 +64,7 @@ def finetune_stage(
         MissingExtraError: adapters are asked for and PEFT is not installed.
     """
     output = Path(output)
-    rated, _ = data or read_data(recipe, output)
+    rated, _ = data or read_data(recipe, output, show_progress=show_progress)
     section = recipe.head.finetune
     start = backbone_folder(recipe, output, before_finetuning=True)
     backbone = load_for_training(recipe, start, section)
@@ -103,23 +107,23 @@ def _finetune(
         show_progress=show_progress,
     )
     probe = _fit_probe(recipe, store)
-    encoded = [backbone.encoder.encode(row.prompt, row.responses) for row in rows]
-    kept = [(row, one) for row, one in zip(rows, encoded, strict=True) if one is not None]
-    training = [pair for pair in kept if not pair[0].held_out]
-    held_out = [pair for pair in kept if pair[0].held_out]
+    encoded = encode_rows(rows, backbone, folder.work)
 
     model = _regression(backbone, probe, recipe.head.finetune, recipe.seed)
-    report = _train(model, recipe, training, folder, backbone, show_progress)
+    report = _train(model, recipe, encoded.training, folder, backbone, show_progress)
     decoder = merged(model.decoder).to(resolve_dtype(recipe.backbone.dtype, backbone.device.type))
     backbone.model = decoder
     weight = model.head.weight.detach().cpu()
     finetuned = RewardHead(weight.numpy(), probe.alphas, probe.rows)
     fits = {
         "probe": held_out_fits(store, probe),
-        "finetuned": _fits(backbone, finetuned, held_out, _targets(recipe, held_out)),
+        "finetuned": regression_fits(
+            finetuned.rewards(response_features(backbone, encoded.held_out).numpy()),
+            _targets(recipe, encoded.held_out),
+        ),
     }
     report |= {
-        "too_long": len(encoded) - len(kept),
+        "too_long": encoded.too_long,
         "held_out": {
             name: dict(zip(objectives.names, map(asdict, found), strict=True))
             for name, found in fits.items()
@@ -127,9 +131,6 @@ def _finetune(
         "seconds": time.perf_counter() - started,
     }
     folder.finish(backbone, decoder, weight, report)
-
-
-Kept = Sequence[tuple[RatedResponse, EncodedPrompt]]
 
 
 def _fit_probe(recipe: Recipe, store: FeatureStore) -> RewardHead:
@@ -158,7 +159,7 @@ def _regression(
 def _train(
     model: RewardRegression,
     recipe: Recipe,
-    rows: Kept,
+    rows: Rated,
     folder: TuningFolder,
     backbone: Backbone,
     show_progress: bool,
@@ -170,7 +171,7 @@ def _train(
         raise ArmormError(
             "No rated response is left to fine-tune on: all are held out or too long."
         )
-    dataset = RatedConversations([one.sequences[0] for _, one in rows], _targets(recipe, rows))
+    dataset = RatedConversations(rows, _targets(recipe, rows))
     trainer = Trainer(
         model=model,
         args=training_arguments(TrainingArguments, section, folder, backbone.device, recipe.seed),
@@ -183,18 +184,8 @@ def _train(
     return report
 
 
-def _targets(recipe: Recipe, rows: Kept) -> Float[np.ndarray, "rows objectives"]:
+def _targets(recipe: Recipe, rows: Rated) -> Float[np.ndarray, "rows objectives"]:
     objectives = recipe.objective_set()
     return np.array([objectives.to_rewards(row.ratings) for row, _ in rows]).reshape(
         len(rows), len(objectives)
     )
-
-
-def _fits(
-    backbone: Backbone,
-    head: RewardHead,
-    rows: Kept,
-    targets: Float[np.ndarray, "rows objectives"],
-) -> list[RegressionFit]:
-    features = backbone.features([one for _, one in rows]).responses.numpy()
-    return regression_fits(head.rewards(features), targets)

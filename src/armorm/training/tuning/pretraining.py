@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from armorm.conversations import EncodedPrompt, PreferencePair
 from armorm.data import Loaded, held_out_prompts, keep_apart, read_preferences
+from armorm.data.on_disk import DiskList
 from armorm.errors import ArmormError, CheckpointError, MissingExtraError
 from armorm.features import Backbone
 from armorm.features.backbone import resolve_dtype
@@ -27,6 +27,7 @@ from armorm.training.inputs import RecipeData, read_data
 from armorm.training.recipe import Recipe
 from armorm.training.sections import PretrainingSection
 from armorm.training.statistics import essence
+from armorm.training.tuning.encoded import ROWS_AT_ONCE, encode_rows, response_features
 from armorm.training.tuning.folders import PRETRAINED, TuningFolder
 from armorm.training.tuning.lora import lora_config, merged
 from armorm.training.tuning.trainers import (
@@ -38,6 +39,8 @@ from armorm.training.tuning.trainers import (
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Pairs = DiskList[tuple[PreferencePair, EncodedPrompt]]
 
 
 def pretrain_stage(
@@ -67,7 +70,8 @@ def pretrain_stage(
     if section is None:
         raise ArmormError("The recipe has no section `pretraining`. Add one: `pretraining: {}`.")
     output = Path(output)
-    pairs = pretraining_pairs(recipe, data or read_data(recipe, output))
+    data = data or read_data(recipe, output, show_progress=show_progress)
+    pairs = pretraining_pairs(recipe, data, scratch=output)
     backbone = load_for_training(recipe, recipe.backbone.model, section)
     folder = TuningFolder(
         output / PRETRAINED,
@@ -85,19 +89,25 @@ def pretrain_stage(
             _pretrain(recipe, section, backbone, pairs.rows, folder, show_progress)
 
 
-def pretraining_pairs(recipe: Recipe, data: RecipeData) -> Loaded[PreferencePair]:
+def pretraining_pairs(
+    recipe: Recipe, data: RecipeData, *, scratch: Path | None = None
+) -> Loaded[PreferencePair]:
     """The pairs of the section's own sources, or the recipe's.
 
     Args:
         recipe: With a section ``pretraining``.
         data: What the recipe's sources hold: no prompt that is held out in them is trained on.
+        scratch: See :func:`armorm.data.read_preferences`.
     """
     rated, preferences = data
     section = recipe.pretraining
     if section is None or section.preferences is None:
         return preferences
     pairs = read_preferences(
-        section.preferences, held_out=recipe.data.held_out, invalid=recipe.data.invalid
+        section.preferences,
+        held_out=recipe.data.held_out,
+        invalid=recipe.data.invalid,
+        scratch=scratch,
     )
     keep_apart(pairs, held_out_prompts(rated) | held_out_prompts(preferences))
     return pairs
@@ -112,26 +122,25 @@ def _pretrain(
     show_progress: bool,
 ) -> None:
     started = time.perf_counter()
-    encoded = [(row, backbone.encoder.encode(row.prompt, row.responses)) for row in rows]
-    kept = [(row, one) for row, one in encoded if one is not None]
-    training = [one for row, one in kept if not row.held_out]
-    held_out = [one for row, one in kept if row.held_out]
-    if not training:
+    encoded = encode_rows(rows, backbone, folder.work)
+    if not encoded.training:
         raise ArmormError("No preference pair is left to pre-train on: all held out or too long.")
 
-    trainer = _reward_trainer(recipe, section, backbone, training, folder)
-    report = run_trainer(trainer, folder, len(training), "Bradley–Terry training", show_progress)
+    trainer = _reward_trainer(recipe, section, backbone, encoded.training, folder)
+    trained_on = len(encoded.training)
+    report = run_trainer(trainer, folder, trained_on, "Bradley–Terry training", show_progress)
     model = merged(trainer.model)
     model.gradient_checkpointing_disable()
     decoder = getattr(model, model.base_model_prefix)
     decoder = decoder.to(resolve_dtype(recipe.backbone.dtype, backbone.device.type))
     backbone.model = decoder
     score = model.score.weight.detach().float().cpu()
+    scores = response_features(backbone, encoded.held_out) @ score[0]
     report |= {
-        "too_long": len(encoded) - len(kept),
+        "too_long": encoded.too_long,
         "accuracy": {
-            "held_out": accuracy(_margins(backbone, score, held_out).numpy()),
-            "held_out_pairs": len(held_out),
+            "held_out": accuracy((scores[0::2] - scores[1::2]).numpy()),
+            "held_out_pairs": len(encoded.held_out),
         },
         "seconds": time.perf_counter() - started,
     }
@@ -142,21 +151,14 @@ def _reward_trainer(
     recipe: Recipe,
     section: PretrainingSection,
     backbone: Backbone,
-    pairs: Sequence[EncodedPrompt],
+    pairs: Pairs,
     folder: TuningFolder,
 ) -> Any:
     try:
-        from datasets import Dataset
         from trl import RewardConfig, RewardTrainer
     except ImportError as error:
         raise MissingExtraError("Bradley–Terry pre-training", "train") from error
 
-    dataset = Dataset.from_dict(
-        {
-            "chosen_ids": [pair.sequences[0] for pair in pairs],
-            "rejected_ids": [pair.sequences[1] for pair in pairs],
-        }
-    )
     return RewardTrainer(
         model=_scalar_model(backbone, recipe.seed),
         args=training_arguments(
@@ -168,10 +170,24 @@ def _reward_trainer(
             max_length=None,  # the encoder has seen to it, and counted
             gradient_checkpointing=section.gradient_checkpointing,
         ),
-        train_dataset=dataset,
+        train_dataset=_dataset(pairs, folder.work / "pairs.arrow"),
         processing_class=_tokenizer_for_padding(backbone.tokenizer, pairs),
         peft_config=None if section.lora is None else lora_config(section.lora, "SEQ_CLS"),
     )
+
+
+def _dataset(pairs: Pairs, file: Path) -> Any:
+    """The pairs as TRL wants them, mapped from a file that is written for it."""
+    from datasets import Dataset
+
+    tokens = pa.list_(pa.int32())
+    schema = pa.schema([("chosen_ids", tokens), ("rejected_ids", tokens)])
+    with pa.ipc.new_stream(file, schema) as stream:
+        for start in range(0, len(pairs), ROWS_AT_ONCE):
+            both = [one.sequences for _, one in pairs[start : start + ROWS_AT_ONCE]]
+            columns = [pa.array([ids[side] for ids in both], tokens) for side in (0, 1)]
+            stream.write_batch(pa.record_batch(columns, schema))
+    return Dataset.from_file(str(file))
 
 
 def _scalar_model(backbone: Backbone, seed: int) -> PreTrainedModel:
@@ -202,7 +218,7 @@ def _scalar_model(backbone: Backbone, seed: int) -> PreTrainedModel:
 
 
 def _tokenizer_for_padding(
-    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[EncodedPrompt]
+    tokenizer: PreTrainedTokenizerBase, pairs: Pairs
 ) -> PreTrainedTokenizerBase:
     """A copy whose padding token ends no conversation.
 
@@ -210,16 +226,9 @@ def _tokenizer_for_padding(
     the end-of-turn token" that is the token before the last, and another state than ours would be
     trained.
     """
-    ends = {sequence[-1] for pair in pairs for sequence in pair.sequences}
+    ends = {sequence[-1] for _, pair in pairs for sequence in pair.sequences}
     padding = copy.deepcopy(tokenizer)
     if padding.pad_token_id is None or padding.pad_token_id in ends:
         free = next(i for i in range(len(tokenizer)) if i not in ends)
         padding.pad_token = tokenizer.convert_ids_to_tokens(free)
     return padding
-
-
-def _margins(
-    backbone: Backbone, score: Float[Tensor, "1 hidden"], pairs: Sequence[EncodedPrompt]
-) -> Float[Tensor, " pairs"]:
-    scores = backbone.features(pairs).responses @ score[0]
-    return scores[0::2] - scores[1::2]

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from armorm.conversations import EncodedPrompt
+
 
 def masked_squared_error(
     rewards: Float[Tensor, "rows objectives"], targets: Float[Tensor, "rows objectives"]
@@ -80,19 +82,23 @@ def _drop_frozen(
 
 
 class RatedConversations(torch.utils.data.Dataset[dict[str, Any]]):
-    """Token ids and unit rewards of rated responses, held compactly."""
+    """Token ids and unit rewards of rated responses; the ids are read when they are needed."""
 
     def __init__(
-        self, ids: Sequence[Sequence[int]], targets: Float[np.ndarray, "rows objectives"]
+        self,
+        rows: Sequence[tuple[Any, EncodedPrompt]],
+        targets: Float[np.ndarray, "rows objectives"],
     ) -> None:
-        self.ids = [np.asarray(row, np.int32) for row in ids]
+        self.rows = rows
         self.targets = targets.astype(np.float32)
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.rows)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        return {"input_ids": self.ids[row], "targets": self.targets[row]}
+        _, encoded = self.rows[row]
+        ids = np.asarray(encoded.sequences[0], np.int32)
+        return {"input_ids": ids, "targets": self.targets[row]}
 
 
 def collate(rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:

@@ -1,0 +1,78 @@
+"""The rows that a backbone is trained on and judged on, as tokens, on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from armorm.conversations import EncodedPrompt, PreferencePair, RatedResponse
+from armorm.data.on_disk import DiskList
+from armorm.features import Backbone
+
+Row = TypeVar("Row", RatedResponse, PreferencePair)
+
+ROWS_AT_ONCE = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRows(Generic[Row]):
+    """Rows with their tokens.
+
+    Attributes:
+        training: To be trained on.
+        held_out: To be judged on.
+        too_long: How many rows are in neither, since the backbone does not read that far.
+    """
+
+    training: DiskList[tuple[Row, EncodedPrompt]]
+    held_out: DiskList[tuple[Row, EncodedPrompt]]
+    too_long: int
+
+
+def encode_rows(rows: Sequence[Row], backbone: Backbone, folder: Path) -> EncodedRows[Row]:
+    """Read rows into tokens.
+
+    Args:
+        rows: All of one kind.
+        backbone: Whose encoder to use.
+        folder: Where the tokens are kept, in files without a name.
+    """
+    kind: type[Row] = type(rows[0])
+
+    def read(record: dict[str, Any]) -> tuple[Row, EncodedPrompt]:
+        tokens = record["tokens"]
+        encoded = EncodedPrompt(**{**tokens, "sequences": tuple(tokens["sequences"])})
+        return kind.from_record(record["row"]), encoded
+
+    training: DiskList[tuple[Row, EncodedPrompt]] = DiskList(_record, read, folder)
+    held_out: DiskList[tuple[Row, EncodedPrompt]] = DiskList(_record, read, folder)
+    too_long = 0
+    for row in rows:
+        encoded = backbone.encoder.encode(row.prompt, row.responses)
+        if encoded is None:
+            too_long += 1
+        else:
+            (held_out if row.held_out else training).append((row, encoded))
+    return EncodedRows(training, held_out, too_long)
+
+
+def response_features(
+    backbone: Backbone, rows: DiskList[tuple[Row, EncodedPrompt]]
+) -> Float[Tensor, "responses hidden"]:
+    """States of all responses of the rows, in order."""
+    parts = [torch.empty(0, backbone.hidden_size)]
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        prompts = [encoded for _, encoded in rows[start : start + ROWS_AT_ONCE]]
+        parts.append(backbone.features(prompts).responses)
+    return torch.cat(parts)
+
+
+def _record(item: tuple[RatedResponse | PreferencePair, EncodedPrompt]) -> dict[str, Any]:
+    row, encoded = item
+    return {"row": row.as_record(), "tokens": asdict(encoded)}
