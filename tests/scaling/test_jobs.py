@@ -189,7 +189,7 @@ def test_a_model_that_cannot_be_loaded_is_named(pool, tmp_path):
 def test_features_of_pairs_are_the_same_bytes(pool, tiny_folder, loading, tmp_path):
     odd = ({"role": "user", "content": "é ☺"},)
     rows = [*make_pairs(30), PreferencePair(odd, "ok", "one two", "odd", "test", "even")]
-    sources = [{"builtin": "quickstart"}]
+    sources = [{"catalog": "quickstart"}]
     recipe = Recipe(
         backbone={"model": str(tiny_folder), **loading},
         data={"rated": sources, "preferences": sources},

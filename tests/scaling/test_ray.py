@@ -77,7 +77,7 @@ def kill_a_worker() -> None:
 def test_features_are_the_same_bytes_though_a_worker_was_killed(tiny_folder, loading, tmp_path):
     rows = make_rated(200)
     options: dict[str, Any] = {"objectives": OBJECTIVES, "shard_responses": 5}
-    sources = [{"builtin": "quickstart"}]
+    sources = [{"catalog": "quickstart"}]
     recipe = Recipe(
         backbone={"model": str(tiny_folder), **loading},
         data={"rated": sources, "preferences": sources},

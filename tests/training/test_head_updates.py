@@ -43,7 +43,7 @@ def fit(backbone: Path, tmp_path: Path):
             "backbone": {"model": str(backbone), "device": "cpu"},
             "data": {
                 "rated": [{"path": str(_write(tmp_path / f"{name}.jsonl", rows))}],
-                "preferences": [{"builtin": "quickstart", "limit": 20}],
+                "preferences": [{"catalog": "quickstart", "limit": 20}],
                 "held_out": {"fraction": 0.2},
             },
             "head": {"alphas": [0.1, 10.0], "selection_fraction": 0.5},

@@ -25,8 +25,8 @@ def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "objectives": "quickstart",
         "backbone": {"model": str(folder / "backbone"), "device": "cpu"},
         "data": {
-            "rated": [{"builtin": "quickstart", "limit": 600}],
-            "preferences": [{"builtin": "quickstart", "limit": 200}],
+            "rated": [{"catalog": "quickstart", "limit": 600}],
+            "preferences": [{"catalog": "quickstart", "limit": 200}],
             "held_out": {"fraction": 0.3},
         },
         "debiasing": {"objective": "helpdesk-verbosity"},

@@ -58,7 +58,7 @@ def test_overrides_reach_sections_lists_and_new_keys(tmp_path):
         ("data.rated.3.limit=1", "not a position"),
         ("gate.steps", "section.key=value"),
         ("gate.steps.x=1", "gate.steps"),
-        ("data.rated.0.dataset=a/b", "exactly one of catalog, path, dataset and builtin"),
+        ("data.rated.0.dataset=a/b", "exactly one of catalog, path and dataset"),
         ("data.rated.0={catalog: helpstear}", "Did you mean 'helpsteer'"),
         ("data.rated.0={catalog: shp}", "shp has no rated rows"),
         ("data.preferences.0={catalog: reward-bench}", "is a benchmark"),

@@ -36,7 +36,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "backbone": {"model": str(folder / "backbone"), "device": "cpu"},
         "data": {
             "rated": [{"path": str(folder / "rated.jsonl")}],
-            "preferences": [{"builtin": "quickstart", "limit": 120}],
+            "preferences": [{"catalog": "quickstart", "limit": 120}],
             "held_out": {"fraction": 0.2},
         },
         "head": {"alphas": [10.0]},

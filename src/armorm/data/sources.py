@@ -1,4 +1,4 @@
-"""Raw rows from files, hub datasets and the built-in corpus, each with the place it came from."""
+"""Raw rows from files, hub datasets and the catalogue, each with the place it came from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from armorm.data.catalog import CatalogEntry, catalog_entry, converted_rows
-from armorm.data.corpus import generate_corpus
 from armorm.data.hub import HubPlace, hub_rows
 from armorm.errors import InputError, RecipeError, shorten
 
@@ -62,14 +61,13 @@ class HeldOut(BaseModel):
 
 
 class DataSource(BaseModel):
-    """One place rows come from: exactly one of ``catalog``, ``path``, ``dataset``, ``builtin``.
+    """One place rows come from: exactly one of ``catalog``, ``path``, ``dataset``.
 
     Attributes:
         catalog: A dataset of the catalogue (``armorm data list``), converted on the way, with
             the ``options`` that it offers.
         path: A file or glob pattern: JSON lines (also .gz), Parquet or Arrow.
         dataset: A name for ``datasets.load_dataset``, with ``config``, ``split``, ``revision``.
-        builtin: ``quickstart``, the corpus that ships with the package, made from ``seed``.
         root: A folder that holds hub datasets as ``root/<org>/<name>``, read instead of the hub.
         source: Name of the source in reports.  Default: each row's ``source`` field, else the
             file or dataset name.
@@ -89,8 +87,6 @@ class DataSource(BaseModel):
     config: str | None = None
     split: str | None = None
     revision: str | None = None
-    builtin: Literal["quickstart"] | None = None
-    seed: int = 0
     root: str | None = None
     source: str | None = None
     limit: int | None = Field(default=None, ge=1)
@@ -100,9 +96,9 @@ class DataSource(BaseModel):
 
     @model_validator(mode="after")
     def _one_place(self) -> DataSource:
-        places = [self.catalog, self.path, self.dataset, self.builtin]
+        places = [self.catalog, self.path, self.dataset]
         if sum(place is not None for place in places) != 1:
-            raise ValueError("name exactly one of catalog, path, dataset and builtin")
+            raise ValueError("name exactly one of catalog, path and dataset")
         if self.catalog is None and self.options:
             raise ValueError("options belong to a dataset of the catalogue: name it as catalog")
         if self.catalog is not None:
@@ -117,16 +113,14 @@ class DataSource(BaseModel):
     @property
     def name(self) -> str:
         """What to call the source as a whole."""
-        place = self.catalog or self.path or self.dataset or self.builtin
+        place = self.catalog or self.path or self.dataset
         assert place is not None
         return self.source or place
 
     @property
     def corpus_seed(self) -> int | None:
         """What the built-in corpus is made from, where that is the source."""
-        if self.catalog == "quickstart":
-            return int(self.options.get("seed", self.seed))
-        return self.seed if self.builtin else None
+        return int(self.options.get("seed", 0)) if self.catalog == "quickstart" else None
 
     def check_catalog(self, kind: Kind) -> None:
         """Whether the catalogue can give training rows of this kind, with these options.
@@ -150,7 +144,7 @@ class DataSource(BaseModel):
         """The raw rows in order, at most ``limit`` of them.
 
         Args:
-            kind: Which rows of the built-in corpus, or of a dataset that has both.
+            kind: Which rows of a dataset that has both.
             base: Folder that relative paths start from; default the working directory.
             notes: Collects counts of values mended by the catalogue's rules.
         """
@@ -159,11 +153,6 @@ class DataSource(BaseModel):
     def _rows(self, kind: Kind, base: Path | None, notes: Counter[str] | None) -> Iterator[RawRow]:
         if self.catalog is not None:
             yield from self._catalog_rows(catalog_entry(self.catalog), kind, base, notes)
-        elif self.builtin is not None:
-            corpus = generate_corpus(self.seed)
-            rows = corpus.rated if kind == "rated" else corpus.preferences
-            for number, row in enumerate(rows, start=1):
-                yield RawRow(f"builtin:{self.builtin}", number, row)
         elif self.dataset is not None:
             yield from self._hub_rows(self.dataset, base)
         else:

@@ -108,8 +108,6 @@ def _sources(training: Mapping[str, Any]) -> list[str]:
             entry = catalog_entry(section["catalog"])
             name = entry.hub_id if HUB_ID.fullmatch(entry.hub_id) else entry.name
             names.append(f"`{name}` ({entry.licence}): {entry.about}")
-        elif section.get("builtin"):
-            names.append(f"the built-in corpus `{section['builtin']}`, made from planted truth")
         else:
             names.append(f"the file `{Path(section['path']).name}`")
     return sorted(set(names))
