@@ -87,12 +87,12 @@ def comparison_figure(comparison: Comparison) -> Figure:
     return figure
 
 
-def curve_figure(points: Sequence[Mapping[str, Any]]) -> Figure:
-    """Loss of the gate over its training, on validation pairs too where there are any."""
+def curve_figure(points: Sequence[Mapping[str, Any]], label: str) -> Figure:
+    """Loss over a training, on validation pairs too where there are any."""
     figure, axes = _figure(7.0, 2.4)
     steps = [point["step"] for point in points]
-    axes.plot(steps, [point["loss"] for point in points], color=QUIET, label="training pairs")
-    if any(point["validation_loss"] is not None for point in points):
+    axes.plot(steps, [point["loss"] for point in points], color=QUIET, label=label)
+    if any(point.get("validation_loss") is not None for point in points):
         values = [point["validation_loss"] for point in points]
         axes.plot(steps, values, color=GOOD, label="validation pairs")
     axes.set_xlabel("step")

@@ -116,8 +116,11 @@ def _pictures(metrics: Mapping[str, Any], example: Example | None) -> Iterator[t
     if len(sources) > 1 and sources != metrics["coefficients"]:
         yield "sources", figures.coefficient_figure(sources)
     yield "objectives", figures.objective_figure(metrics["objectives"])
+    for stage in ("pretraining", "finetuning"):
+        if stage in metrics:
+            yield stage, figures.curve_figure(metrics[stage]["curve"], "mean loss")
     if metrics["gate_curve"]:
-        yield "curve", figures.curve_figure(metrics["gate_curve"])
+        yield "curve", figures.curve_figure(metrics["gate_curve"], "training pairs")
     if metrics["calibration"] is not None:
         yield "reliability", figures.reliability_figure(metrics["calibration"]["bins"])
     debiasing = metrics["debiasing"]

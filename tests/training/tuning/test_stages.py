@@ -321,6 +321,9 @@ def test_commands_report_what_was_trained(chain, recipe_file):
     trained = command("train", recipe_file, "-o", chain)
     assert "pretraining: 6 steps" in trained
     assert "finetuning: 6 steps" in trained
+    page = (chain / "report.html").read_text()
+    assert "Bradley–Terry training of the backbone" in page
+    assert "R², fine-tuned" in page
 
 
 def test_a_stage_without_the_one_before_says_which(recipe_file, tmp_path):
