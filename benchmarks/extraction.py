@@ -172,6 +172,11 @@ def ways_of(
         ways[f"{name} one at a time"] = partial(one_at_a_time, model, work)
         ways[f"{name} padded"] = partial(padded, model, work, args.tokens)
         ways[f"{name} shared"] = partial(shared, runner, work)
+        if args.compile:
+            other = make_model(args, getattr(torch, name))
+            other.compile(dynamic=True)
+            runner = ModelRunner(other, args.tokens, share_prompts=True)
+            ways[f"{name} shared, compiled"] = partial(shared, runner, work)
     return ways
 
 
@@ -196,7 +201,7 @@ def run_ways(
         dtype, _, way_name = name.partition(" ")
         alone, packed = flop(models[dtype].config, work)
         took = median(seconds[name])
-        rate = (packed if way_name == "shared" else alone) / took
+        rate = (packed if way_name.startswith("shared") else alone) / took
         own = f"{dtype} one at a time"
         reference = states[own]
         rows.append(
@@ -238,6 +243,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--tokens", type=int, default=1024, help="most tokens at once")
+    parser.add_argument("--compile", action="store_true", help="also with torch.compile")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--work", nargs="+", default=["pairs", "best-of-16", "long"])
     parser.add_argument("--scale", type=float, default=1.0, help="factor on the number of prompts")

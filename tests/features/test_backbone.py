@@ -53,6 +53,28 @@ def test_states_equal_one_sequence_at_a_time(tiny_folder, batch_tokens):
     )
 
 
+def test_a_model_in_pieces_gives_the_states_of_the_whole(tiny_folder, tiny_backbone, tmp_path):
+    """Layers on other devices, or on a disk, as accelerate's hooks fetch them."""
+    layers = range(tiny_backbone.model.config.num_hidden_layers)
+    pieces = Backbone.from_pretrained(
+        tiny_folder,
+        dtype="float32",
+        device_map={
+            "embed_tokens": "cpu",
+            "rotary_emb": "cpu",
+            "norm": "cpu",
+            **{f"layers.{i}": "disk" if i else "cpu" for i in layers},
+        },
+        offload_folder=str(tmp_path),
+    )
+    assert pieces.runner.not_shared is None
+    assert any(weight.is_meta for weight in pieces.model.parameters())
+    expected = tiny_backbone.features(_encode(tiny_backbone))
+    found = pieces.features(_encode(pieces))
+    torch.testing.assert_close(found.responses, expected.responses, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.prompts, expected.prompts, rtol=0, atol=1e-5)
+
+
 def test_identity_changes_with_weights_and_template(tiny_folder, tiny_backbone, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(tiny_folder, other)
