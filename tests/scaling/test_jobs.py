@@ -33,7 +33,7 @@ from tests.features.test_store import make_pairs
 
 
 class PoolInThisProcess(Pool):
-    """Does the tasks last first; stops after some."""
+    """Does the tasks last first, and refuses any that carries rows; stops after some."""
 
     def __init__(self) -> None:
         super().__init__(FittedWorkers(1, 1, 0.0))
@@ -49,6 +49,7 @@ class PoolInThisProcess(Pool):
         for done, text in enumerate(reversed([json.dumps(task) for task in tasks])):
             if done == self.most:
                 raise KeyboardInterrupt
+            assert len(text) < 300, "a task of a large run says where its rows are"
             yield result_of(answer(lambda: worker.make(json.loads(text))))  # noqa: B023
 
 
@@ -201,6 +202,7 @@ def test_features_of_pairs_are_the_same_bytes(pool, tiny_folder, loading, tmp_pa
         pool.most = 3
         with pytest.raises(KeyboardInterrupt):
             make_store(rows, path=tmp_path / "shared", **options)
+        (tmp_path / "shared" / features.ROWS).write_text("of a driver that was killed")
         pool.most = None
         make_store(rows, path=tmp_path / "shared", **options)
         assert hashes(tmp_path / "shared") == hashes(tmp_path / "alone")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -16,17 +17,22 @@ from armorm.features import ExtractionSummary, FeatureStore, load_engine
 from armorm.features.extraction import (
     BackboneSettings,
     ExtractionWork,
+    Row,
     Rows,
     encode_shard,
     extract_shard,
     plan_work,
 )
 from armorm.features.store import StoreWriter
-from armorm.progress import progress_bar
+from armorm.files import open_atomically
+from armorm.progress import progress_bar, progressing
 from armorm.scaling.pool import Pool, Task, Workers, ray_pool
 from armorm.training.pipeline import MakeStore
 from armorm.training.recipe import Recipe
 from armorm.training.tuning.folders import backbone_folder
+
+ROWS = ".rows-for-workers.tmp"
+"""In the folder of the store. A driver that is killed leaves it; finishing the store removes it."""
 
 
 @contextmanager
@@ -72,10 +78,12 @@ def _extract(
     counts: Counter[str] = Counter()
     if not work.writer.manifest.complete:
         settings = {"backbone": loading, "store": str(path.absolute())}
-        with progress_bar(work.title, work.total, "responses", show_progress) as advance:
-            missing = [i for i in range(len(work.shards)) if not work.writer.is_done(i)]
+        missing = [i for i in range(len(work.shards)) if not work.writer.is_done(i)]
+        with (
+            _rows_for_workers(work, missing, show_progress) as tasks,
+            progress_bar(work.title, work.total, "responses", show_progress) as advance,
+        ):
             advance(work.total - sum(map(work.responses, missing)))
-            tasks = (_task(work, shard) for shard in missing)
             for made in pool.work(FeatureJob, settings, tasks):
                 advance(work.responses(made.pop("shard")), made["tokens"])
                 counts.update(made)
@@ -103,8 +111,7 @@ class FeatureJob:
         """Compute and write one shard."""
         writer = self._join()
         shard = task["number"]
-        kind = PreferencePair if writer.manifest.kind == "preferences" else RatedResponse
-        members = [(number, kind.from_record(record)) for number, record in task["rows"]]
+        members = _read_members(writer, task)
         encoded = encode_shard(members, self._backbone)
         counts = extract_shard(shard, encoded, self._backbone, writer, _no_bar)
         return {"shard": shard, **counts}
@@ -120,9 +127,44 @@ class FeatureJob:
             ) from error
 
 
-def _task(work: ExtractionWork, shard: int) -> Task:
-    rows = [(number, row.as_record()) for number, row in work.members(shard)]
-    return {"number": shard, "rows": rows}
+@contextmanager
+def _rows_for_workers(
+    work: ExtractionWork, missing: Sequence[int], show_progress: bool
+) -> Iterator[list[Task]]:
+    """One task for each missing shard, while the rows of the shards stand in a file in the store.
+
+    Through Ray's object store they would all be in memory at once.
+
+    Raises:
+        StoreError: the disk is full.
+    """
+    file = work.writer.path / ROWS
+    tasks: list[Task] = []
+    try:
+        with open_atomically(file) as lines:
+            for shard in progressing(missing, "rows for workers", None, "shards", show_progress):
+                start = lines.tell()
+                for number, row in work.members(shard):
+                    lines.write(json.dumps([number, row.as_record()]).encode() + b"\n")
+                tasks.append({"number": shard, "start": start, "bytes": lines.tell() - start})
+    except OSError as error:
+        raise StoreError(
+            f"{file} cannot be written ({error.strerror}). Shards that are done stay; free some "
+            "space and give the same command again."
+        ) from error
+    try:
+        yield tasks
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _read_members(writer: StoreWriter, task: Task) -> list[tuple[int, Row]]:
+    """The rows of a shard with their numbers, from what the driver wrote."""
+    kind = PreferencePair if writer.manifest.kind == "preferences" else RatedResponse
+    with (writer.path / ROWS).open("rb") as lines:
+        lines.seek(task["start"])
+        records = map(json.loads, lines.read(task["bytes"]).splitlines())
+        return [(number, kind.from_record(record)) for number, record in records]
 
 
 def _no_bar(amount: float, tokens: float = 0.0) -> None:
