@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 WORDS = [f"word{i}" for i in range(5000)]
 
@@ -39,13 +40,27 @@ def generate(file: Path, rows: int) -> None:
 
 def plan_here(file: Path, scratch: Path, in_memory: bool) -> None:
     """Read and plan in this process, and print what that took."""
-    from armorm.data import DataSource, HeldOut, read_preferences
+    from armorm.conversations.messages import Tally
+    from armorm.data import (
+        DataSource,
+        HeldOut,
+        held_out_prompts,
+        keep_apart,
+        read_preferences,
+    )
+    from armorm.data.reading import preference_rows
     from armorm.features.extraction import BackboneSettings, plan_work
 
     before = _peak_mib()
     started = time.perf_counter()
-    loaded = read_preferences([DataSource(path=str(file))], held_out=HeldOut(), scratch=scratch)
-    rows = list(loaded.rows) if in_memory else loaded.rows
+    source = DataSource(path=str(file))
+    rows: Any
+    if in_memory:
+        rows = list(preference_rows(source, Tally(), held_out=HeldOut()))
+    else:
+        loaded = read_preferences([source], held_out=HeldOut(), scratch=scratch)
+        keep_apart(loaded, held_out_prompts(loaded))
+        rows = loaded.rows
     read = time.perf_counter()
     store = tempfile.mkdtemp(dir=scratch)
     work = plan_work(rows, BackboneSettings({}, None, "skip"), store)

@@ -75,10 +75,12 @@ def progressing(
 ) -> Iterator[Item]:
     """The items, under a bar that counts them; for items too many to move it for each."""
     with progress_bar(description, total, unit, show) as advance:
+        number = 0
         for number, item in enumerate(items, start=1):
             yield item
             if number % ITEMS_A_MOVE == 0:
                 advance(ITEMS_A_MOVE)
+        advance(number % ITEMS_A_MOVE)
 
 
 def _ignore(amount: float, tokens: float = 0.0) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from armorm import PreferencePair, RatedResponse
 from armorm.data import DataSource, read_preferences
-from armorm.data.on_disk import DiskList
+from armorm.data.on_disk import DiskList, line_of
 from armorm.errors import ArmormError
 from armorm.features.extraction import hash_rows, plan_shards
 
@@ -58,6 +59,22 @@ def test_the_plan_and_the_fingerprint_are_those_of_a_list(rows):
     assert shards == [(plan.rows.tolist(), plan.responses) for plan in plan_shards(rows, 3)]
 
 
+def test_halves_of_a_character_stay_halves():
+    row = RatedResponse(({"role": "user", "content": "\ud83d\ude00"},), "\ud83d", {"é": 0.1})
+    assert on_disk([row]) == [row]
+    assert len(on_disk([row])[0].prompt[0]["content"]) == 2
+
+
+def test_rows_take_no_more_disk_than_their_text_in_any_script():
+    record = RatedResponse(({"role": "user", "content": "ж" * 1000},), "日" * 1000, {}).as_record()
+    assert len(line_of(record)) < 2000 + 3000 + 200
+
+
+def test_rows_on_disk_are_not_pickled():
+    with pytest.raises(TypeError, match=r"take list\(rows\)"):
+        pickle.dumps(on_disk([]))
+
+
 def test_a_selection_cannot_grow():
     kept = on_disk([RatedResponse(({"role": "user", "content": "q"},), "a", {})])
     with pytest.raises(TypeError, match="selection"):
@@ -72,8 +89,11 @@ def test_threads_may_read_while_rows_are_added():
     wrong = []
 
     def read():
-        for _ in range(20):
-            wrong.extend(other for other in kept if other != row)
+        try:
+            for _ in range(20):
+                wrong.extend(other for other in kept if other != row)
+        except ValueError as error:
+            wrong.append(error)
 
     readers = [threading.Thread(target=read) for _ in range(4)]
     for reader in readers:
@@ -102,7 +122,8 @@ def test_reading_takes_little_memory_and_leaves_nothing_behind(tmp_path):
     assert list(scratch.iterdir()) == []
 
 
-def test_a_disk_that_is_full_is_said_so(tmp_path):
+@pytest.mark.parametrize("rows", [90, 95, 200])
+def test_a_disk_that_is_full_is_said_so(tmp_path, rows):
     script = """
 import resource, sys
 from pathlib import Path
@@ -112,13 +133,17 @@ from armorm.errors import ArmormError
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 rows = DiskList(RatedResponse.as_record, RatedResponse.from_record, Path(sys.argv[1]))
 try:
-    while True:
+    for _ in range(int(sys.argv[2])):
         rows.append(RatedResponse(({"role": "user", "content": "q"},), "a" * 1000, {}))
+    list(rows)  # the last rows may be written only now
 except ArmormError as error:
     print(error)
 """
     run = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", script, str(tmp_path), str(rows)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert f"cannot be kept in {tmp_path} (File too large)" in run.stdout
 

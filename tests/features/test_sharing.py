@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from armorm.conversations import EncodedPrompt
+from armorm.features import shared_attention
 from armorm.features.packing import grow_trees, plan_batches, plan_packs
 from armorm.features.running import ModelRunner, OutOfMemoryError
+from armorm.features.shared_attention import BLOCK
 
 VOCABULARY = 97
 TOLERANCE = 1e-4
@@ -120,6 +122,42 @@ def test_shared_states_equal_those_of_one_at_a_time(name, tokens):
     assert_states_are_right(runner, make_prompts())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("heads", "key_heads"), [(4, 2), (4, 4), (8, 1)])
+def test_segments_of_several_blocks_have_the_states_of_one_at_a_time(heads, key_heads, dtype):
+    changes = {"num_attention_heads": heads, "num_key_value_heads": key_heads}
+    model = make_model("llama", {**changes, "max_position_embeddings": 1024}).to(dtype)
+    generator = torch.Generator().manual_seed(1)
+
+    def draw(length: int) -> list[int]:
+        return torch.randint(3, VOCABULARY, (length,), generator=generator).tolist()
+
+    trunk = draw(2 * BLOCK + 5)
+    branches = [draw(length) for length in (1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 2, 300)]
+    prompts = [EncodedPrompt(tuple(trunk + branch for branch in branches), len(trunk) - 2)]
+    runner = ModelRunner(model, 4096, share_prompts=True)
+    assert runner.not_shared is None
+    found = runner.run(prompts)
+    at_boundary, at_end = one_at_a_time(model.float(), prompts)
+    bound = (TOLERANCE if dtype == torch.float32 else 0.1) * float(at_end.abs().max())
+    torch.testing.assert_close(found.responses, at_end, rtol=0, atol=bound)
+    torch.testing.assert_close(found.prompts, at_boundary, rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("block", [0, 1])
+def test_the_probe_notices_a_fault_in_any_block(monkeypatch, block):
+    right = shared_attention.Staircase.rows
+
+    def wrong(self, start, end):
+        mask = right(self, start, end)
+        return torch.zeros_like(mask) if start // BLOCK == block else mask
+
+    monkeypatch.setattr(shared_attention.Staircase, "rows", wrong)
+    runner = ModelRunner(make_model("llama", {}), 4096, share_prompts=True)
+    with pytest.warns(UserWarning, match="would differ"):
+        assert runner.not_shared is not None
+
+
 @pytest.mark.parametrize("name", NOT_SHARING)
 def test_what_cannot_be_shared_runs_in_batches_and_says_so(name):
     family, changes, reason = NOT_SHARING[name]
@@ -158,7 +196,7 @@ class RoundsByTheBatch(torch.nn.Linear):
     """A product as LLM.int8 makes it: how activations are rounded hangs on all that runs."""
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        step = states.abs().mean() / 32
+        step = states.abs().mean() / 256
         return super().forward((states / step).round() * step)
 
 
@@ -168,15 +206,12 @@ def test_a_quantised_model_shares_although_it_rounds_by_what_runs_beside(recwarn
         if isinstance(layer, torch.nn.Linear):
             layer.__class__ = RoundsByTheBatch
     exact = make_model("llama", {})
-    assert "differ" in str(ModelRunner(model, 4096, share_prompts=True).not_shared)
-    model.config.quantization_config = {"load_in_8bit": True}
     runner = ModelRunner(model, 4096, share_prompts=True)
-    recwarn.clear()
     assert runner.not_shared is None
     assert not recwarn
     _, alone = one_at_a_time(exact, make_prompts())
     error = (runner.run(make_prompts()).responses - alone).abs().max() / alone.abs().max()
-    assert error < 0.1
+    assert 1e-4 < error < 5e-2
 
 
 def test_states_do_not_depend_on_what_runs_beside_them():

@@ -165,7 +165,7 @@ def test_a_store_made_with_other_settings_is_refused_by_name(tiny_backbone, tiny
 def test_a_store_of_another_format_is_refused_by_name(tiny_backbone, tmp_path):
     extract_features(make_pairs(), tiny_backbone, tmp_path / "s")
     manifest = tmp_path / "s" / "manifest.json"
-    old = {**json.loads(manifest.read_text()), "format_version": 1}
+    old = {**json.loads(manifest.read_text()), "format_version": 1, "no_longer": "known"}
     manifest.write_text(json.dumps(old))
     with pytest.raises(StoreError, match=r"has format 1, and this version of armorm .* reads 2"):
         FeatureStore.open(tmp_path / "s")

@@ -202,13 +202,22 @@ def test_features_of_pairs_are_the_same_bytes(pool, tiny_folder, loading, tmp_pa
         pool.most = 3
         with pytest.raises(KeyboardInterrupt):
             make_store(rows, path=tmp_path / "shared", **options)
-        (tmp_path / "shared" / features.ROWS).write_text("of a driver that was killed")
+        (tmp_path / "shared" / f"{features.ROWS}0.tmp").write_text("of a driver that was killed")
         pool.most = None
         make_store(rows, path=tmp_path / "shared", **options)
         assert hashes(tmp_path / "shared") == hashes(tmp_path / "alone")
         make_store(rows, path=tmp_path / "shared", **options)
     assert made[0].resumed_shards == 3
     assert made[1].resumed_shards == made[1].shards
+
+
+def test_an_address_where_nothing_answers_is_an_error_at_once(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with (
+        pytest.raises(ArmormError, match=r"nothing answers at 127\.0\.0\.1:1"),
+        ray_pool(Workers()),
+    ):
+        raise AssertionError("there is no such cluster")
 
 
 @given(st.data())

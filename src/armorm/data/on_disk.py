@@ -7,9 +7,10 @@ import operator
 import tempfile
 import threading
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Generic, TypeVar, overload
+from typing import IO, Any, Generic, NoReturn, TypeVar, overload
 
 from armorm.errors import ArmormError
 
@@ -18,10 +19,17 @@ Item = TypeVar("Item")
 Record = dict[str, Any]
 
 
+def line_of(value: object) -> bytes:
+    """JSON in one line that ``json.loads`` reads back as it was, half characters too."""
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
 class DiskList(Sequence[Item], Generic[Item]):
     """A list whose items are kept as JSON lines in a file; 8 bytes of each are in memory.
 
-    The file has no name and goes when the list does, whatever ends the process.
+    The file has no name and goes when the list does, whatever ends the process (on Windows and
+    network disks it has one while it is open).  So a list on disk is of one process: it cannot be
+    pickled; ``list(rows)`` can.
 
     Args:
         to_record: An item as JSON.
@@ -48,7 +56,7 @@ class DiskList(Sequence[Item], Generic[Item]):
         """
         if not isinstance(self._numbers, range):
             raise TypeError("A selection of a list on disk cannot grow.")
-        self._lines.append(json.dumps(self._to_record(item)).encode())
+        self._lines.append(line_of(self._to_record(item)))
         self._numbers = range(len(self._lines))
 
     def extend(self, items: Iterable[Item]) -> None:
@@ -84,6 +92,9 @@ class DiskList(Sequence[Item], Generic[Item]):
 
     __hash__ = None  # type: ignore[assignment]  # as a list's
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("Rows on disk are of one process and cannot be pickled: take list(rows).")
+
     def __repr__(self) -> str:
         return f"<{len(self)} items on disk>"
 
@@ -98,30 +109,30 @@ class _Lines:
         self._lock = threading.Lock()
 
     def append(self, line: bytes) -> None:
-        try:
-            with self._lock:
-                file = self._open()
-                file.seek(self._ends[-1])
-                file.write(line)
-        except OSError as error:
-            raise ArmormError(
-                f"The rows that were read cannot be kept in {self._folder} ({error.strerror}). "
-                "They take as much disk as their text: free some, or use another folder."
-            ) from error
+        with self._file_at(self._ends[-1]) as file:
+            file.write(line)
         self._ends.append(self._ends[-1] + len(line))
 
     def __getitem__(self, number: int) -> bytes:
         start, end = self._ends[number], self._ends[number + 1]
-        with self._lock:
-            file = self._open()
-            file.seek(start)
+        with self._file_at(start) as file:
             return file.read(end - start)
 
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    def _open(self) -> IO[bytes]:
-        if self._file is None:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
-        return self._file
+    @contextmanager
+    def _file_at(self, place: int) -> Iterator[IO[bytes]]:
+        """The file, for this thread alone. Reading too may write first what was appended."""
+        try:
+            with self._lock:
+                if self._file is None:
+                    self._folder.mkdir(parents=True, exist_ok=True)
+                    self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
+                self._file.seek(place)
+                yield self._file
+        except OSError as error:
+            raise ArmormError(
+                f"The rows that were read cannot be kept in {self._folder} ({error.strerror}). "
+                "They take as much disk as their text: free some, or use another folder."
+            ) from error

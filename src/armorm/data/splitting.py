@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import TypeVar
 
 from armorm.conversations import PreferencePair, RatedResponse, prompt_key
@@ -29,11 +30,12 @@ def held_out_prompts(loaded: Loaded[Row]) -> set[str]:
 
 def keep_apart(loaded: Loaded[Row], held_out: set[str]) -> None:
     """Drop, and count, the training rows of these prompts."""
-    kept = [
+    numbers = (
         number
         for number, row in enumerate(loaded.rows)
         if row.held_out or prompt_key(row.prompt) not in held_out
-    ]
+    )
+    kept = array("q", numbers)
     if len(kept) == len(loaded.rows):
         return
     for _ in range(len(loaded.rows) - len(kept)):

@@ -12,7 +12,7 @@ import torch
 from armorm.conversations import ConversationEncoder, EncodedPrompt, OverlongPolicy
 from armorm.errors import ArmormError, CheckpointError
 from armorm.features.processes import Process
-from armorm.features.running import BackboneFeatures, ModelRunner, is_quantized
+from armorm.features.running import BackboneFeatures, ModelRunner
 from armorm.files import sha256_of_files, sha256_of_json
 from armorm.hub import HEAD_PREFIXES, OTHER_HEADS
 
@@ -176,7 +176,7 @@ class Backbone:
 
     @property
     def quantized(self) -> bool:
-        return is_quantized(self.model)
+        return hasattr(self.model.config, "quantization_config")
 
     def close(self) -> None:
         """Nothing runs besides this object: its memory goes with it."""

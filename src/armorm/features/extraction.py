@@ -8,7 +8,6 @@ into one shard, so each prompt's feature is stored once.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import time
 from array import array
@@ -311,7 +310,7 @@ def extract_shard(
 def plan_shards(rows: Iterable[Row], shard_responses: int) -> list[ShardPlan]:
     """Cut rows into shards, rows of one prompt together, in order of appearance.
 
-    Some twenty bytes of each row are in memory, however long its text.
+    Some hundred bytes of each row are in memory, however long its text.
     """
     prompts, responses = array("Q"), array("q")
     for row in rows:
@@ -320,14 +319,15 @@ def plan_shards(rows: Iterable[Row], shard_responses: int) -> list[ShardPlan]:
     counts = np.array(responses)
     _, first, group = np.unique(np.array(prompts), return_index=True, return_inverse=True)
     order = np.argsort(first[group], kind="stable")
-    ends = [*np.flatnonzero(np.diff(group[order])) + 1, len(order)]
+    ends = np.append(np.flatnonzero(np.diff(group[order])) + 1, len(order))
+    done = np.cumsum(counts[order])[ends - 1]  # responses up to the end of each group of rows
     shards: list[ShardPlan] = []
-    start = filled = 0
-    for before, end in itertools.pairwise([0, *ends]):
-        filled += int(counts[order[before:end]].sum())
-        if filled >= shard_responses or end == len(order):
-            shards.append(ShardPlan(order[start:end], filled))
-            start, filled = end, 0
+    start = before = 0
+    while start < len(order):
+        last = min(int(np.searchsorted(done, before + shard_responses)), len(ends) - 1)
+        end, after = int(ends[last]), int(done[last])
+        shards.append(ShardPlan(order[start:end], after - before))
+        start, before = end, after
     return shards
 
 

@@ -30,6 +30,9 @@ BLOCK = 64
 """Rows that are attended to at once in causal attention on a CPU: larger blocks compute more that
 is thrown away, smaller ones make products too small."""
 
+MOST_KEPT = 1 << 16
+"""Keys times heads of a group: masks of more, 16 MiB in float32, are made when they are needed."""
+
 Span = tuple[int, int]
 KeysAndValues = tuple[Tensor, Tensor]
 
@@ -213,12 +216,12 @@ def _attend_causal(
     The kernel's own causal form computes all products of up to 512 keys, and throws half away.
     """
     tokens, heads = query.shape[:2]
-    base = _staircase(_power_of_two(tokens), heads // key.shape[1], query.dtype)
+    stairs = _staircase(tokens, heads // key.shape[1], query.dtype)
     blocks = []
     for start in range(0, tokens, BLOCK):
         end = min(start + BLOCK, tokens)
         blocks.append(
-            _attend(query[start:end], key[:end], value[:end], scale, base.rows(start, end))
+            _attend(query[start:end], key[:end], value[:end], scale, stairs.rows(start, end))
         )
     if len(blocks) == 1:
         return blocks[0]
@@ -261,8 +264,8 @@ class Staircase:
     def __init__(self, keys: int, each: int, dtype: torch.dtype) -> None:
         # Row r sees the columns up to keys + r. A block that starts at token s takes the columns
         # from keys - s on, so that its row r sees s + r + 1 of them.
-        hidden = torch.ones(BLOCK, keys + BLOCK, dtype=torch.bool).triu(keys + 1)
-        mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, -torch.inf)
+        ones = torch.ones(BLOCK, keys + BLOCK, dtype=torch.bool, device="cpu")
+        mask = torch.zeros_like(ones, dtype=dtype).masked_fill_(ones.triu(keys + 1), -torch.inf)
         self._mask = mask.repeat_interleave(each, dim=0)
         self._keys, self._each = keys, each
 
@@ -273,12 +276,13 @@ class Staircase:
         return self._mask[: (end - start) * self._each, columns]
 
 
-_staircase = lru_cache(maxsize=8)(Staircase)
+_kept_staircase = lru_cache(maxsize=8)(Staircase)
 
 
-def _power_of_two(number: int) -> int:
-    """The least one that is not smaller."""
-    return 1 << (number - 1).bit_length()
+def _staircase(keys: int, each: int, dtype: torch.dtype) -> Staircase:
+    """One for at least so many keys; the small ones, megabytes at most, are kept."""
+    build = _kept_staircase if keys * each <= MOST_KEPT else Staircase
+    return build(1 << (keys - 1).bit_length(), each, dtype)
 
 
 def _merge(a: Tensor, log_a: Tensor, b: Tensor, log_b: Tensor) -> Tensor:

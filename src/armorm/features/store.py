@@ -354,15 +354,15 @@ class StoreWriter:
             write_atomically(self._shard(shard), content)
             self._write_part(shard, index, hashlib.sha256(content).hexdigest())
         except OSError as error:
-            raise StoreError(
-                f"{self._shard(shard)} cannot be written ({error.strerror}). Shards that are done "
-                "stay; free some space and give the same command again."
-            ) from error
+            raise _cannot_write(self._shard(shard), error) from error
 
     def finish(self) -> FeatureStore:
         """Join the index parts, mark the store complete, and remove the parts."""
         if not self.manifest.complete:
-            counts = self._join_index(self.path / "index.parquet")
+            try:
+                counts = self._join_index(self.path / "index.parquet")
+            except OSError as error:
+                raise _cannot_write(self.path / "index.parquet", error) from error
             hashes = [self.recorded_hash(shard) for shard in range(self.manifest.shards)]
             self.manifest = self.manifest.model_copy(
                 update={
@@ -423,6 +423,13 @@ class StoreWriter:
         return self.path / f"index-{shard:05d}-of-{self.manifest.shards:05d}.parquet"
 
 
+def _cannot_write(file: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"{file} cannot be written ({error.strerror}). Shards that are done stay; free some space "
+        "and give the same command again."
+    )
+
+
 def shard_file(path: Path, shard: int, shards: int) -> Path:
     return path / f"features-{shard:05d}-of-{shards:05d}.safetensors"
 
@@ -437,15 +444,15 @@ def read_manifest(path: Path) -> Manifest | None:
     if not file.exists():
         return None
     try:
-        manifest = Manifest.model_validate(read_json(file))
+        found = read_json(file)
+        if "format_version" in found and found["format_version"] != FORMAT_VERSION:
+            raise StoreError(
+                f"{path} has format {found['format_version']}, and this version of armorm writes "
+                f"and reads {FORMAT_VERSION}. Delete it and extract the features again."
+            )
+        return Manifest.model_validate(found)
     except ValueError as error:
         raise StoreError(f"{file} is not a feature store manifest: {error}") from error
-    if manifest.format_version != FORMAT_VERSION:
-        raise StoreError(
-            f"{path} has format {manifest.format_version}, and this version of armorm writes and "
-            f"reads {FORMAT_VERSION}. Delete it and extract the features again."
-        )
-    return manifest
 
 
 def index_table(lines: Sequence[dict[str, Any]], objectives: Sequence[str]) -> pa.Table:

@@ -108,7 +108,7 @@ def _sources(training: Mapping[str, Any]) -> list[str]:
             entry = catalog_entry(section["catalog"])
             name = entry.hub_id if HUB_ID.fullmatch(entry.hub_id) else entry.name
             names.append(f"`{name}` ({entry.licence}): {entry.about}")
-        else:
+        elif section.get("path"):
             names.append(f"the file `{Path(section['path']).name}`")
     return sorted(set(names))
 

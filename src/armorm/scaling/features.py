@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from armorm.conversations import PreferencePair, RatedResponse
+from armorm.data.on_disk import line_of
 from armorm.errors import StoreError
 from armorm.features import ExtractionSummary, FeatureStore, load_engine
 from armorm.features.extraction import (
@@ -25,14 +27,15 @@ from armorm.features.extraction import (
 )
 from armorm.features.store import StoreWriter
 from armorm.files import open_atomically
-from armorm.progress import progress_bar, progressing
+from armorm.progress import progress_bar
 from armorm.scaling.pool import Pool, Task, Workers, ray_pool
 from armorm.training.pipeline import MakeStore
 from armorm.training.recipe import Recipe
 from armorm.training.tuning.folders import backbone_folder
 
-ROWS = ".rows-for-workers.tmp"
-"""In the folder of the store. A driver that is killed leaves it; finishing the store removes it."""
+ROWS = ".rows-for-workers-"
+"""Begins the name of a file in the store's folder. A driver that is killed leaves it; finishing the
+store removes it."""
 
 
 @contextmanager
@@ -138,20 +141,25 @@ def _rows_for_workers(
     Raises:
         StoreError: the disk is full.
     """
-    file = work.writer.path / ROWS
+    # Of this driver alone: workers of one that was killed must not read what this one writes.
+    file = work.writer.path / f"{ROWS}{uuid.uuid4().hex}.tmp"
     tasks: list[Task] = []
-    try:
-        with open_atomically(file) as lines:
-            for shard in progressing(missing, "rows for workers", None, "shards", show_progress):
-                start = lines.tell()
-                for number, row in work.members(shard):
-                    lines.write(json.dumps([number, row.as_record()]).encode() + b"\n")
-                tasks.append({"number": shard, "start": start, "bytes": lines.tell() - start})
-    except OSError as error:
-        raise StoreError(
-            f"{file} cannot be written ({error.strerror}). Shards that are done stay; free some "
-            "space and give the same command again."
-        ) from error
+    total = sum(map(work.responses, missing))
+    with progress_bar("rows for workers", total, "responses", show_progress) as advance:
+        try:
+            with open_atomically(file) as lines:
+                for shard in missing:
+                    start = lines.tell()
+                    for number, row in work.members(shard):
+                        lines.write(line_of([number, row.as_record()]) + b"\n")
+                    place = {"file": file.name, "start": start, "bytes": lines.tell() - start}
+                    tasks.append({"number": shard, **place})
+                    advance(work.responses(shard))
+        except OSError as error:
+            raise StoreError(
+                f"{file} cannot be written ({error.strerror}). Shards that are done stay; free "
+                "some space and give the same command again."
+            ) from error
     try:
         yield tasks
     finally:
@@ -161,9 +169,9 @@ def _rows_for_workers(
 def _read_members(writer: StoreWriter, task: Task) -> list[tuple[int, Row]]:
     """The rows of a shard with their numbers, from what the driver wrote."""
     kind = PreferencePair if writer.manifest.kind == "preferences" else RatedResponse
-    with (writer.path / ROWS).open("rb") as lines:
+    with (writer.path / task["file"]).open("rb") as lines:
         lines.seek(task["start"])
-        records = map(json.loads, lines.read(task["bytes"]).splitlines())
+        records = map(json.loads, lines.read(task["bytes"]).split(b"\n")[:-1])
         return [(number, kind.from_record(record)) for number, record in records]
 
 

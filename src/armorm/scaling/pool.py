@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import socket
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -223,16 +224,32 @@ def _connection() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    _check_answers(os.environ.get("RAY_ADDRESS", ""))
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ArmormError(
-            f"The Ray cluster cannot be reached: {error} Is RAY_ADDRESS right?"
+            f"The Ray cluster cannot be reached: {error}. Is RAY_ADDRESS right? Does the cluster "
+            "want a token (RAY_AUTH_MODE=token)?"
         ) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raise ArmormError where nothing listens at a host and port: Ray would try for ten minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise ArmormError(
+            f"The Ray cluster cannot be reached: nothing answers at {address} ({error}). Is "
+            "RAY_ADDRESS right?"
+        ) from error
 
 
 def _keep_quiet() -> None:

@@ -326,6 +326,15 @@ def test_commands_report_what_was_trained(chain, recipe_file):
     assert "R², fine-tuned" in page
 
 
+def test_pairs_of_which_none_is_left_are_named(recipe_file, tmp_path):
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"prompt": "q", "chosen": "same", "rejected": "same"}\n')
+    overrides = [f"pretraining.preferences=[{{path: {bad}}}]", "data.invalid=skip"]
+    with pytest.raises(ArmormError, match=r"No preference pair is left.*same text as chosen"):
+        pretrain_stage(Recipe.load(recipe_file, overrides), tmp_path / "run")
+    assert (tmp_path / "run" / "invalid-pretraining.jsonl").exists()
+
+
 def test_a_stage_without_the_one_before_says_which(recipe_file, tmp_path):
     recipe = Recipe.load(recipe_file)
     with pytest.raises(StoreError, match="armorm pretrain"):

@@ -35,15 +35,17 @@ class EncodedRows(Generic[Row]):
     too_long: int
 
 
-def encode_rows(rows: Sequence[Row], backbone: Backbone, folder: Path) -> EncodedRows[Row]:
+def encode_rows(
+    rows: Sequence[Row], kind: type[Row], backbone: Backbone, folder: Path
+) -> EncodedRows[Row]:
     """Read rows into tokens.
 
     Args:
-        rows: All of one kind.
+        rows: The rows.
+        kind: Their class.
         backbone: Whose encoder to use.
         folder: Where the tokens are kept, in files without a name.
     """
-    kind: type[Row] = type(rows[0])
 
     def read(record: dict[str, Any]) -> tuple[Row, EncodedPrompt]:
         tokens = record["tokens"]
@@ -62,14 +64,20 @@ def encode_rows(rows: Sequence[Row], backbone: Backbone, folder: Path) -> Encode
     return EncodedRows(training, held_out, too_long)
 
 
-def response_features(
-    backbone: Backbone, rows: DiskList[tuple[Row, EncodedPrompt]]
-) -> Float[Tensor, "responses hidden"]:
-    """States of all responses of the rows, in order."""
-    parts = [torch.empty(0, backbone.hidden_size)]
+def rewards_of(
+    rows: DiskList[tuple[Row, EncodedPrompt]],
+    backbone: Backbone,
+    weight: Float[Tensor, "outputs hidden"],
+) -> Float[Tensor, "responses outputs"]:
+    """What a linear head makes of all responses of the rows, in order, in float64.
+
+    The states themselves are held for some rows at a time only.
+    """
+    head = weight.double().T
+    parts = [torch.empty(0, len(weight), dtype=torch.float64)]
     for start in range(0, len(rows), ROWS_AT_ONCE):
         prompts = [encoded for _, encoded in rows[start : start + ROWS_AT_ONCE]]
-        parts.append(backbone.features(prompts).responses)
+        parts.append(backbone.features(prompts).responses.double() @ head)
     return torch.cat(parts)
 
 

@@ -28,7 +28,7 @@ from armorm.training.predictions import held_out_fits
 from armorm.training.recipe import Recipe
 from armorm.training.sections import FinetuneSection
 from armorm.training.statistics import HeadStatistics, essence
-from armorm.training.tuning.encoded import encode_rows, response_features
+from armorm.training.tuning.encoded import encode_rows, rewards_of
 from armorm.training.tuning.folders import FINETUNED, TuningFolder, backbone_folder
 from armorm.training.tuning.lora import lora_config, merged
 from armorm.training.tuning.regression import RatedConversations, RewardRegression, collate
@@ -107,18 +107,17 @@ def _finetune(
         show_progress=show_progress,
     )
     probe = _fit_probe(recipe, store)
-    encoded = encode_rows(rows, backbone, folder.work)
+    encoded = encode_rows(rows, RatedResponse, backbone, folder.work)
 
     model = _regression(backbone, probe, recipe.head.finetune, recipe.seed)
     report = _train(model, recipe, encoded.training, folder, backbone, show_progress)
     decoder = merged(model.decoder).to(resolve_dtype(recipe.backbone.dtype, backbone.device.type))
     backbone.model = decoder
     weight = model.head.weight.detach().cpu()
-    finetuned = RewardHead(weight.numpy(), probe.alphas, probe.rows)
     fits = {
         "probe": held_out_fits(store, probe),
         "finetuned": regression_fits(
-            finetuned.rewards(response_features(backbone, encoded.held_out).numpy()),
+            rewards_of(encoded.held_out, backbone, weight).numpy(),
             _targets(recipe, encoded.held_out),
         ),
     }
@@ -186,6 +185,7 @@ def _train(
 
 def _targets(recipe: Recipe, rows: Rated) -> Float[np.ndarray, "rows objectives"]:
     objectives = recipe.objective_set()
-    return np.array([objectives.to_rewards(row.ratings) for row, _ in rows]).reshape(
-        len(rows), len(objectives)
-    )
+    targets = np.empty((len(rows), len(objectives)))
+    for number, (row, _) in enumerate(rows):
+        targets[number] = objectives.to_rewards(row.ratings)
+    return targets

@@ -122,7 +122,8 @@ class TuningFolder:
         save_scored_backbone(result, backbone, decoder, score)
         write_json(result / RECORD, {"settings": self.settings, "report": report})
         result.rename(self.path)
-        shutil.rmtree(self.work)
+        # Files that are still open keep a folder on some systems; the next start removes it.
+        shutil.rmtree(self.work, ignore_errors=True)
 
     def _check_same(self, folder: Path) -> None:
         try:

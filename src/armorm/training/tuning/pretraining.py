@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,7 @@ from armorm.training.inputs import RecipeData, read_data
 from armorm.training.recipe import Recipe
 from armorm.training.sections import PretrainingSection
 from armorm.training.statistics import essence
-from armorm.training.tuning.encoded import ROWS_AT_ONCE, encode_rows, response_features
+from armorm.training.tuning.encoded import ROWS_AT_ONCE, encode_rows, rewards_of
 from armorm.training.tuning.folders import PRETRAINED, TuningFolder
 from armorm.training.tuning.lora import lora_config, merged
 from armorm.training.tuning.trainers import (
@@ -71,7 +70,9 @@ def pretrain_stage(
         raise ArmormError("The recipe has no section `pretraining`. Add one: `pretraining: {}`.")
     output = Path(output)
     data = data or read_data(recipe, output, show_progress=show_progress)
-    pairs = pretraining_pairs(recipe, data, scratch=output)
+    pairs = pretraining_pairs(recipe, data, scratch=output, show_progress=show_progress)
+    if section.preferences is not None and pairs.invalid:
+        pairs.write_invalid(output / "invalid-pretraining.jsonl")
     backbone = load_for_training(recipe, recipe.backbone.model, section)
     folder = TuningFolder(
         output / PRETRAINED,
@@ -86,18 +87,22 @@ def pretrain_stage(
     )
     if not folder.is_finished():
         with quiet_libraries():
-            _pretrain(recipe, section, backbone, pairs.rows, folder, show_progress)
+            _pretrain(recipe, section, backbone, pairs, folder, show_progress)
 
 
 def pretraining_pairs(
-    recipe: Recipe, data: RecipeData, *, scratch: Path | None = None
+    recipe: Recipe,
+    data: RecipeData,
+    *,
+    scratch: Path | None = None,
+    show_progress: bool = False,
 ) -> Loaded[PreferencePair]:
     """The pairs of the section's own sources, or the recipe's.
 
     Args:
         recipe: With a section ``pretraining``.
         data: What the recipe's sources hold: no prompt that is held out in them is trained on.
-        scratch: See :func:`armorm.data.read_preferences`.
+        scratch, show_progress: See :func:`armorm.data.read_preferences`.
     """
     rated, preferences = data
     section = recipe.pretraining
@@ -108,6 +113,7 @@ def pretraining_pairs(
         held_out=recipe.data.held_out,
         invalid=recipe.data.invalid,
         scratch=scratch,
+        show_progress=show_progress,
     )
     keep_apart(pairs, held_out_prompts(rated) | held_out_prompts(preferences))
     return pairs
@@ -117,14 +123,17 @@ def _pretrain(
     recipe: Recipe,
     section: PretrainingSection,
     backbone: Backbone,
-    rows: Sequence[PreferencePair],
+    pairs: Loaded[PreferencePair],
     folder: TuningFolder,
     show_progress: bool,
 ) -> None:
     started = time.perf_counter()
-    encoded = encode_rows(rows, backbone, folder.work)
+    encoded = encode_rows(pairs.rows, PreferencePair, backbone, folder.work)
     if not encoded.training:
-        raise ArmormError("No preference pair is left to pre-train on: all held out or too long.")
+        raise ArmormError(
+            f"No preference pair is left to pre-train on: all are held out, too long "
+            f"({encoded.too_long}) or were skipped ({pairs.tally.skipped})."
+        )
 
     trainer = _reward_trainer(recipe, section, backbone, encoded.training, folder)
     trained_on = len(encoded.training)
@@ -135,8 +144,9 @@ def _pretrain(
     decoder = decoder.to(resolve_dtype(recipe.backbone.dtype, backbone.device.type))
     backbone.model = decoder
     score = model.score.weight.detach().float().cpu()
-    scores = response_features(backbone, encoded.held_out) @ score[0]
+    scores = rewards_of(encoded.held_out, backbone, score)[:, 0]
     report |= {
+        "data": pairs.tally.as_dict(),
         "too_long": encoded.too_long,
         "accuracy": {
             "held_out": accuracy((scores[0::2] - scores[1::2]).numpy()),
