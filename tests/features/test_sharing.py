@@ -15,7 +15,6 @@ from armorm.conversations import EncodedPrompt
 from armorm.features import shared_attention
 from armorm.features.packing import grow_trees, plan_batches, plan_packs
 from armorm.features.running import ModelRunner, OutOfMemoryError
-from armorm.features.shared_attention import BLOCK
 
 VOCABULARY = 97
 TOLERANCE = 1e-4
@@ -124,7 +123,7 @@ def test_shared_states_equal_those_of_one_at_a_time(name, tokens):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("heads", "key_heads"), [(4, 2), (4, 4), (8, 1)])
-def test_segments_of_several_blocks_have_the_states_of_one_at_a_time(heads, key_heads, dtype):
+def test_long_segments_have_the_states_of_one_at_a_time(heads, key_heads, dtype):
     changes = {"num_attention_heads": heads, "num_key_value_heads": key_heads}
     model = make_model("llama", {**changes, "max_position_embeddings": 1024}).to(dtype)
     generator = torch.Generator().manual_seed(1)
@@ -132,8 +131,8 @@ def test_segments_of_several_blocks_have_the_states_of_one_at_a_time(heads, key_
     def draw(length: int) -> list[int]:
         return torch.randint(3, VOCABULARY, (length,), generator=generator).tolist()
 
-    trunk = draw(2 * BLOCK + 5)
-    branches = [draw(length) for length in (1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 2, 300)]
+    trunk = draw(133)
+    branches = [draw(length) for length in (1, 31, 63, 64, 65, 300, 600)]
     prompts = [EncodedPrompt(tuple(trunk + branch for branch in branches), len(trunk) - 2)]
     runner = ModelRunner(model, 4096, share_prompts=True)
     assert runner.not_shared is None
@@ -144,15 +143,15 @@ def test_segments_of_several_blocks_have_the_states_of_one_at_a_time(heads, key_
     torch.testing.assert_close(found.prompts, at_boundary, rtol=0, atol=bound)
 
 
-@pytest.mark.parametrize("block", [0, 1])
-def test_the_probe_notices_a_fault_in_any_block(monkeypatch, block):
-    right = shared_attention.Staircase.rows
+@pytest.mark.parametrize("causal", [True, False])
+def test_the_probe_notices_a_fault_of_long_segments_alone(monkeypatch, causal):
+    right = shared_attention._attend
 
-    def wrong(self, start, end):
-        mask = right(self, start, end)
-        return torch.zeros_like(mask) if start // BLOCK == block else mask
+    def wrong(query, key, value, scale, **how):
+        long = how["causal"] == causal and len(key) > 64
+        return right(query, key, value, scale * (1.05 if long else 1.0), **how)
 
-    monkeypatch.setattr(shared_attention.Staircase, "rows", wrong)
+    monkeypatch.setattr(shared_attention, "_attend", wrong)
     runner = ModelRunner(make_model("llama", {}), 4096, share_prompts=True)
     with pytest.warns(UserWarning, match="would differ"):
         assert runner.not_shared is not None

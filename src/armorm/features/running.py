@@ -37,7 +37,9 @@ MOST_NOISE = 5e-2
 LENGTH_DEPENDENT_POSITIONS = ("dynamic", "longrope")
 
 
-PROBE_TOKENS = shared_attention.BLOCK + 7
+PROBE_TOKENS = 71
+"""Of each part of the made-up prompt: kernels go in blocks, of 32 or 64 rows on CPUs, and a fault
+may begin in the second."""
 
 
 class OutOfMemoryError(ArmormError, MemoryError):
@@ -363,11 +365,8 @@ def _tokens_of(leaves: Iterable[Leaf]) -> int:
 
 
 def _made_up_prompt(model: PreTrainedModel) -> EncodedPrompt:
-    """A prompt with three responses, one of them a beginning of another.
-
-    Long enough that trunk and branches are more than one block of the kernel, where the model reads
-    that far.
-    """
+    """A prompt with three responses, one of them a beginning of another, as long as the model
+    reads up to some two hundred tokens."""
     config = model.config.get_text_config()
     limits = (attention_span(model), getattr(config, "max_position_embeddings", None))
     part = min((limit // 3 for limit in limits if limit), default=PROBE_TOKENS)

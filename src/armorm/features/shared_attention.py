@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -25,13 +25,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 NAME = "armorm_shared_prompts"
-
-BLOCK = 64
-"""Rows that are attended to at once in causal attention on a CPU: larger blocks compute more that
-is thrown away, smaller ones make products too small."""
-
-MOST_KEPT = 1 << 16
-"""Keys times heads of a group: masks of more, 16 MiB in float32, are made when they are needed."""
 
 Span = tuple[int, int]
 KeysAndValues = tuple[Tensor, Tensor]
@@ -196,93 +189,35 @@ def _on_cpu(
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
     for start, end in layout.trunks.spans:
         span = slice(start, end)
-        out[span] = _attend_causal(query[span], key[span], value[span], scale)[0]
+        out[span] = _attend(query[span], key[span], value[span], scale, causal=True)[0]
     trunks = layout.trunk_keys(layer, key, value)
     for tree, (trunk_key, trunk_value) in zip(layout.branching, trunks, strict=True):
         group = slice(*tree.all_branches)
-        seen, weight = _attend(query[group], trunk_key, trunk_value, scale)
+        seen, weight = _attend(query[group], trunk_key, trunk_value, scale, causal=False)
         for start, end in tree.branches:
             span, part = slice(start, end), slice(start - group.start, end - group.start)
-            own, own_weight = _attend_causal(query[span], key[span], value[span], scale)
+            own, own_weight = _attend(query[span], key[span], value[span], scale, causal=True)
             out[span] = _merge(seen[part], weight[part], own, own_weight)
     return out
 
 
-def _attend_causal(
-    query: Tensor, key: Tensor, value: Tensor, scale: float
-) -> tuple[Float[Tensor, "tokens heads width"], Float[Tensor, "tokens heads"]]:
-    """Causal attention of one segment to itself, a block of rows after the other.
-
-    The kernel's own causal form computes all products of up to 512 keys, and throws half away.
-    """
-    tokens, heads = query.shape[:2]
-    stairs = _staircase(tokens, heads // key.shape[1], query.dtype)
-    blocks = []
-    for start in range(0, tokens, BLOCK):
-        end = min(start + BLOCK, tokens)
-        blocks.append(
-            _attend(query[start:end], key[:end], value[:end], scale, stairs.rows(start, end))
-        )
-    if len(blocks) == 1:
-        return blocks[0]
-    out, log_sum = zip(*blocks, strict=True)
-    return torch.cat(out), torch.cat(log_sum)
-
-
 def _attend(
-    query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor | None = None
+    query: Tensor, key: Tensor, value: Tensor, scale: float, *, causal: bool
 ) -> tuple[Float[Tensor, "tokens heads width"], Float[Tensor, "tokens heads"]]:
-    """Attention of one segment to another, and the log-sum-exp of each row of products.
-
-    The queries of all heads that share a key head are one matrix, so keys are not repeated.
-    """
-    (tokens, heads, width), groups = query.shape, key.shape[1]
-    each = heads // groups
-    by_group = query.view(tokens, groups, each, width).transpose(0, 1)
+    """Attention of one segment, and the log-sum-exp of each row of products."""
+    shared = query.shape[1] // key.shape[1]
+    heads = [
+        tensor.transpose(0, 1)[None]
+        for tensor in (query, _repeat_heads(key, shared), _repeat_heads(value, shared))
+    ]
     out, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        by_group.flatten(1, 2)[None],
-        key.transpose(0, 1)[None],
-        value.transpose(0, 1)[None],
-        0.0,
-        False,
-        attn_mask=mask,
-        scale=scale,
+        *heads, 0.0, causal, scale=scale
     )
-    out, log_sum = (one[0].unflatten(1, (tokens, each)) for one in (out, log_sum))
-    return out.transpose(0, 1).flatten(1, 2), log_sum.transpose(0, 1).flatten(1)
+    return out[0].transpose(0, 1), log_sum[0].transpose(0, 1)
 
 
-class Staircase:
-    """The masks of all blocks of rows, as views of one.
-
-    Args:
-        keys: Most keys of a block.
-        each: Rows of every token, all alike.
-        dtype: Of the products.
-    """
-
-    def __init__(self, keys: int, each: int, dtype: torch.dtype) -> None:
-        # Row r sees the columns up to keys + r. A block that starts at token s takes the columns
-        # from keys - s on, so that its row r sees s + r + 1 of them.
-        ones = torch.ones(BLOCK, keys + BLOCK, dtype=torch.bool, device="cpu")
-        mask = torch.zeros_like(ones, dtype=dtype).masked_fill_(ones.triu(keys + 1), -torch.inf)
-        self._mask = mask.repeat_interleave(each, dim=0)
-        self._keys, self._each = keys, each
-
-    def rows(self, start: int, end: int) -> Float[Tensor, "rows keys"]:
-        """What is added to the products of the tokens from ``start`` to ``end`` with all keys up
-        to ``end``."""
-        columns = slice(self._keys - start, self._keys - start + end)
-        return self._mask[: (end - start) * self._each, columns]
-
-
-_kept_staircase = lru_cache(maxsize=8)(Staircase)
-
-
-def _staircase(keys: int, each: int, dtype: torch.dtype) -> Staircase:
-    """One for at least so many keys; the small ones, megabytes at most, are kept."""
-    build = _kept_staircase if keys * each <= MOST_KEPT else Staircase
-    return build(1 << (keys - 1).bit_length(), each, dtype)
+def _repeat_heads(tensor: Tensor, times: int) -> Tensor:
+    return tensor if times == 1 else tensor.repeat_interleave(times, dim=1)
 
 
 def _merge(a: Tensor, log_a: Tensor, b: Tensor, log_b: Tensor) -> Tensor:
