@@ -44,8 +44,6 @@ def plan_here(file: Path, scratch: Path, in_memory: bool) -> None:
     from armorm.data import (
         DataSource,
         HeldOut,
-        held_out_prompts,
-        keep_apart,
         read_preferences,
     )
     from armorm.data.reading import preference_rows
@@ -59,7 +57,6 @@ def plan_here(file: Path, scratch: Path, in_memory: bool) -> None:
         rows = list(preference_rows(source, Tally(), held_out=HeldOut()))
     else:
         loaded = read_preferences([source], held_out=HeldOut(), scratch=scratch)
-        keep_apart(loaded, held_out_prompts(loaded))
         rows = loaded.rows
     read = time.perf_counter()
     store = tempfile.mkdtemp(dir=scratch)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -47,6 +47,17 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return value
+
+
+def json_line(value: object, default: Callable[[Any], Any] | None = None) -> bytes:
+    """One line of a JSON-lines file. ``json.loads`` reads it back as it was, half characters too.
+
+    Args:
+        value: What JSON can hold, or ``default`` makes of it.
+        default: See :func:`json.dumps`.
+    """
+    text = json.dumps(value, ensure_ascii=False, default=default)
+    return text.encode("utf-8", "surrogatepass") + b"\n"
 
 
 def sha256_of(path: Path) -> str | None:

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from armorm import PreferencePair, RatedResponse
 from armorm.data import DataSource, read_preferences
-from armorm.data.on_disk import DiskList, line_of
+from armorm.data.on_disk import DiskList
 from armorm.errors import ArmormError
 from armorm.features.extraction import hash_rows, plan_shards
+from armorm.files import json_line
 
 texts = st.text(st.characters(codec=None), min_size=1)  # half characters too
 prompts = st.lists(
@@ -67,7 +68,7 @@ def test_halves_of_a_character_stay_halves():
 
 def test_rows_take_no_more_disk_than_their_text_in_any_script():
     record = RatedResponse(({"role": "user", "content": "ж" * 1000},), "日" * 1000, {}).as_record()
-    assert len(line_of(record)) < 2000 + 3000 + 200
+    assert len(json_line(record)) < 2000 + 3000 + 200
 
 
 def test_rows_on_disk_are_not_pickled():

@@ -13,15 +13,11 @@ from pathlib import Path
 from typing import IO, Any, Generic, NoReturn, TypeVar, overload
 
 from armorm.errors import ArmormError
+from armorm.files import json_line
 
 Item = TypeVar("Item")
 
 Record = dict[str, Any]
-
-
-def line_of(value: object) -> bytes:
-    """JSON in one line that ``json.loads`` reads back as it was, half characters too."""
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
 class DiskList(Sequence[Item], Generic[Item]):
@@ -56,7 +52,7 @@ class DiskList(Sequence[Item], Generic[Item]):
         """
         if not isinstance(self._numbers, range):
             raise TypeError("A selection of a list on disk cannot grow.")
-        self._lines.append(line_of(self._to_record(item)))
+        self._lines.append(json_line(self._to_record(item)))
         self._numbers = range(len(self._lines))
 
     def extend(self, items: Iterable[Item]) -> None:

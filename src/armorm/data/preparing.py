@@ -11,7 +11,6 @@ stopped in::
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
@@ -20,7 +19,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import IO, TYPE_CHECKING, Any
 
 from armorm.conversations import PreferencePair, RatedResponse
 from armorm.conversations.messages import Tally, with_response
@@ -29,7 +28,7 @@ from armorm.data.seen import SeenRows
 from armorm.data.sources import DataSource, HeldOut, InvalidPolicy, Kind
 from armorm.data.summary import RatingCounts
 from armorm.errors import ArmormError, InputError, LeftOutError, RecipeError
-from armorm.files import read_json, sha256_of_files, sha256_of_json, write_json
+from armorm.files import json_line, read_json, sha256_of_files, sha256_of_json, write_json
 from armorm.objectives import ObjectiveSet
 from armorm.progress import progress_bar
 
@@ -412,11 +411,11 @@ class _LeftOutFile:
 
     def __enter__(self) -> _LeftOutFile:
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        self._lines: TextIO = self._temporary.open("w", encoding="utf-8", errors="surrogatepass")
+        self._lines: IO[bytes] = self._temporary.open("wb")
         return self
 
     def add(self, error: InputError) -> None:
-        self._lines.write(json.dumps(error.as_dict(), ensure_ascii=False) + "\n")
+        self._lines.write(json_line(error.as_dict()))
 
     def __exit__(self, failure: object, *_: object) -> None:
         self._lines.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +22,7 @@ from armorm.conversations.messages import Conversation, Message, Tally
 from armorm.data.on_disk import DiskList
 from armorm.data.sources import DataSource, HeldOut, InvalidPolicy, Kind, RawRow
 from armorm.errors import InputError, LeftOutError
+from armorm.files import json_line
 from armorm.objectives import Objective, ObjectiveSet
 from armorm.progress import progressing
 
@@ -46,9 +46,8 @@ class Loaded(Generic[Row]):
 
     def write_invalid(self, file: Path) -> None:
         """Write the skipped rows' errors as JSON lines."""
-        with file.open("w", encoding="utf-8", errors="surrogatepass") as lines:
-            for error in self.invalid:
-                lines.write(f"{json.dumps(error, ensure_ascii=False)}\n")
+        with file.open("wb") as lines:
+            lines.writelines(map(json_line, self.invalid))
 
 
 def read_rated(

@@ -17,7 +17,7 @@ from armorm.conversations.rendering import ConversationEncoder
 from armorm.data.sources import file_rows
 from armorm.errors import InputError
 from armorm.evaluation.preferences import ScoredPair
-from armorm.files import write_atomically
+from armorm.files import json_line, write_atomically
 
 
 def write_rewardbench_results(
@@ -35,11 +35,9 @@ def write_rewardbench_results(
         The file of rows and the summary.
     """
     short = Path(name).name
-    rows = "".join(
-        f"{json.dumps(_output_row(encoder, one), ensure_ascii=False)}\n" for one in scored
-    )
+    rows = b"".join(json_line(_output_row(encoder, one)) for one in scored)
     outputs = folder / f"{short}_outputs.jsonl"
-    write_atomically(outputs, rows.encode("utf-8", "surrogatepass"))
+    write_atomically(outputs, rows)
     right = sum(one.margin > 0 for one in scored)
     summary = {
         "accuracy": right / len(scored) if scored else None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ from armorm.conversations import (
 )
 from armorm.data.sources import RawRow, count_rows, file_rows
 from armorm.errors import ArmormError, InputError
-from armorm.files import read_json, write_json
+from armorm.files import json_line, read_json, write_json
 from armorm.model import RewardModel, Rewards
 from armorm.progress import progress_bar
 
@@ -298,8 +297,7 @@ def encode_or_refuse(
 def write_lines(file: IO[bytes], rows: list[dict[str, Any]]) -> None:
     """Append rows as JSON lines."""
     for row in rows:
-        text = json.dumps(row, ensure_ascii=False, default=str)
-        file.write(text.encode("utf-8", "surrogatepass") + b"\n")
+        file.write(json_line(row, default=str))
 
 
 def _append(file: IO[bytes], rows: list[dict[str, Any]]) -> int:

@@ -354,7 +354,7 @@ class StoreWriter:
             write_atomically(self._shard(shard), content)
             self._write_part(shard, index, hashlib.sha256(content).hexdigest())
         except OSError as error:
-            raise _cannot_write(self._shard(shard), error) from error
+            raise cannot_write(self._shard(shard), error) from error
 
     def finish(self) -> FeatureStore:
         """Join the index parts, mark the store complete, and remove the parts."""
@@ -362,7 +362,7 @@ class StoreWriter:
             try:
                 counts = self._join_index(self.path / "index.parquet")
             except OSError as error:
-                raise _cannot_write(self.path / "index.parquet", error) from error
+                raise cannot_write(self.path / "index.parquet", error) from error
             hashes = [self.recorded_hash(shard) for shard in range(self.manifest.shards)]
             self.manifest = self.manifest.model_copy(
                 update={
@@ -423,7 +423,8 @@ class StoreWriter:
         return self.path / f"index-{shard:05d}-of-{self.manifest.shards:05d}.parquet"
 
 
-def _cannot_write(file: Path, error: OSError) -> StoreError:
+def cannot_write(file: Path, error: OSError) -> StoreError:
+    """What to raise where a file of an unfinished store could not be written."""
     return StoreError(
         f"{file} cannot be written ({error.strerror}). Shards that are done stay; free some space "
         "and give the same command again."

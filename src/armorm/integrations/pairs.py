@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +12,7 @@ from armorm.conversations import Conversation, located_in, validate_prompt
 from armorm.conversations.messages import Tally
 from armorm.data.sources import file_rows
 from armorm.errors import InputError
-from armorm.files import write_atomically
+from armorm.files import json_line, write_atomically
 from armorm.integrations.completions import completion_text
 
 PairChoice = Literal["max_min", "max_max", "max_random", "max_min_p", "random"]
@@ -110,9 +109,8 @@ def write_pairs(
         else:
             tally.kept += 1
             pair = _pair(prompt, texts[chosen], texts[rejected], margin)
-            lines.append(json.dumps(pair, ensure_ascii=False))
-    text = "".join(f"{line}\n" for line in lines)
-    write_atomically(output, text.encode("utf-8", "surrogatepass"))
+            lines.append(json_line(pair))
+    write_atomically(output, b"".join(lines))
     return PairsSummary(tally.read, tally.kept, dict(sorted(tally.skipped.items())))
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from armorm.conversations import PreferencePair, RatedResponse
-from armorm.data.on_disk import line_of
 from armorm.errors import StoreError
 from armorm.features import ExtractionSummary, FeatureStore, load_engine
 from armorm.features.extraction import (
@@ -25,8 +24,8 @@ from armorm.features.extraction import (
     extract_shard,
     plan_work,
 )
-from armorm.features.store import StoreWriter
-from armorm.files import open_atomically
+from armorm.features.store import StoreWriter, cannot_write
+from armorm.files import json_line, open_atomically
 from armorm.progress import progress_bar
 from armorm.scaling.pool import Pool, Task, Workers, ray_pool
 from armorm.training.pipeline import MakeStore
@@ -151,15 +150,12 @@ def _rows_for_workers(
                 for shard in missing:
                     start = lines.tell()
                     for number, row in work.members(shard):
-                        lines.write(line_of([number, row.as_record()]) + b"\n")
+                        lines.write(json_line([number, row.as_record()]))
                     place = {"file": file.name, "start": start, "bytes": lines.tell() - start}
                     tasks.append({"number": shard, **place})
                     advance(work.responses(shard))
         except OSError as error:
-            raise StoreError(
-                f"{file} cannot be written ({error.strerror}). Shards that are done stay; free "
-                "some space and give the same command again."
-            ) from error
+            raise cannot_write(file, error) from error
     try:
         yield tasks
     finally:

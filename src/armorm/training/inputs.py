@@ -28,7 +28,8 @@ def read_data(recipe: Recipe, output: Path, *, show_progress: bool = False) -> R
     }
     rated = read_rated(data.rated, recipe.objective_set(), **reading)
     pairs = read_preferences(data.preferences, **reading)
-    separate_prompts(rated, pairs)
+    if data.held_out.column is not None:  # by its hash, a prompt falls on one side everywhere
+        separate_prompts(rated, pairs)
     if rated.invalid:
         rated.write_invalid(output / "invalid-rated.jsonl")
     if pairs.invalid:

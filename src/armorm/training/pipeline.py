@@ -11,7 +11,6 @@ Each stage reads what the one before left in the run folder, so each can be run 
 
 from __future__ import annotations
 
-import json
 import platform
 import time
 from collections.abc import Iterable, Iterator
@@ -38,7 +37,7 @@ from armorm.features import (
     extract_features,
 )
 from armorm.features.extraction import Rows
-from armorm.files import open_atomically, read_json, write_atomically, write_json
+from armorm.files import json_line, open_atomically, read_json, write_atomically, write_json
 from armorm.heads import (
     GateTraining,
     RewardHead,
@@ -350,5 +349,4 @@ def _write_held_out_pairs(file: Path, pairs: Iterable[PreferencePair]) -> None:
                     "source": pair.source,
                     "subset": pair.subset,
                 }
-                line = f"{json.dumps(row, ensure_ascii=False)}\n"
-                lines.write(line.encode("utf-8", "surrogatepass"))
+                lines.write(json_line(row))
