@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from armorm import InputError, RewardModel
-from armorm.evaluation.rewardbench import read_rewardbench_outputs
+from armorm.evaluation.benchmarks.reward_bench_files import read_rewardbench_outputs
 from tests.cli.test_commands import invoke, write
 from tests.model.test_reward_model import PROMPT, conversation, make_heads
 

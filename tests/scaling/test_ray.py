@@ -26,7 +26,7 @@ from armorm.evaluation.scoring import score_file
 from armorm.scaling.features import ray_extraction
 from armorm.scaling.pool import MOST_ATTEMPTS, Workers, ray_pool
 from armorm.scaling.scoring import ModelSettings, score_with_ray
-from armorm.training.inputs import load_backbone
+from armorm.training.run_backbone import load_backbone
 from tests.features.test_durability import hashes
 from tests.features.test_store import OBJECTIVES, make_rated
 from tests.scaling.light_jobs import LightJob

@@ -18,7 +18,7 @@ from armorm.cli import app
 from armorm.data import generate_corpus
 from armorm.errors import ArmormError
 from armorm.training import fit_gate_stage, fit_head_stage, head_influence
-from armorm.training.records import load_head
+from armorm.training.head_stage import load_head
 from tests.tiny import TEMPLATES, save_tiny_backbone
 
 ROWS = generate_corpus(0).rated[:500]

@@ -201,7 +201,10 @@ def evaluate(
     """Accuracy on preference pairs, whole and by subset. A tie counts as wrong."""
     from armorm.data import read_preferences
     from armorm.evaluation import report_on, score_pairs
-    from armorm.evaluation.rewardbench import read_rewardbench_outputs, write_rewardbench_results
+    from armorm.evaluation.benchmarks.reward_bench_files import (
+        read_rewardbench_outputs,
+        write_rewardbench_results,
+    )
 
     if model == "scored":
         done = [one for name in preferences for one in read_rewardbench_outputs(Path(name))]

@@ -116,6 +116,13 @@ class PairIndex:
     subset: list[str]
     source: list[str]
 
+    def responses(self, pairs: npt.NDArray[np.bool_]) -> Int[np.ndarray, " responses"]:
+        """Return the response numbers of some pairs, each once."""
+        numbers: Int[np.ndarray, " responses"] = np.unique(
+            np.concatenate([self.chosen[pairs], self.rejected[pairs]])
+        )
+        return numbers
+
 
 class FeatureStore:
     """Read access to a finished store.

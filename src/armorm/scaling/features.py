@@ -28,7 +28,7 @@ from armorm.features.store import StoreWriter, cannot_write
 from armorm.files import json_line, open_atomically
 from armorm.progress import progress_bar
 from armorm.scaling.pool import Pool, Task, Workers, ray_pool
-from armorm.training.pipeline import MakeStore
+from armorm.training.features_stage import MakeStore
 from armorm.training.recipe import Recipe
 from armorm.training.tuning.folders import backbone_folder
 

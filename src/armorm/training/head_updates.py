@@ -20,9 +20,9 @@ from armorm.errors import ArmormError
 from armorm.features import FeatureStore, extract_features
 from armorm.features.extraction import hash_rows
 from armorm.heads import RewardHead, held_out_errors
-from armorm.training.inputs import feature_engine
-from armorm.training.pipeline import fit_head_of
+from armorm.training.head_stage import fit_head_of
 from armorm.training.recipe import Recipe
+from armorm.training.run_backbone import feature_engine
 from armorm.training.statistics import SELECTION, TRAIN, HeadStatistics
 
 

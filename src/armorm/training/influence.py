@@ -29,9 +29,9 @@ from armorm.heads import Influence, RewardHead, most_influential_rows
 from armorm.heads.uncertainty import ridge_factor
 from armorm.model.checkpoint import load_checkpoint
 from armorm.objectives import Objective
-from armorm.training.inputs import load_backbone
+from armorm.training.head_stage import load_head
 from armorm.training.recipe import Recipe
-from armorm.training.records import load_head
+from armorm.training.run_backbone import load_backbone
 from armorm.training.statistics import HeadStatistics
 
 

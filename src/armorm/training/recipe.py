@@ -22,7 +22,7 @@ from armorm.heads import PAPER_ALPHAS, GateOptions
 from armorm.heads.debiasing import Correlation, Negative
 from armorm.heads.gate_training import Precision
 from armorm.objectives import PAPER_OBJECTIVES, Objective, ObjectiveSet
-from armorm.training.sections import FinetuneSection, PretrainingSection, Section
+from armorm.training.tuning.options import FinetuneSection, PretrainingSection, Section
 
 
 class BackboneSection(Section):

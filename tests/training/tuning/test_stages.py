@@ -29,8 +29,9 @@ from armorm.training import (
     pretrain_stage,
     update_head,
 )
-from armorm.training.inputs import load_backbone, read_data
-from armorm.training.sections import PretrainingSection
+from armorm.training.features_stage import read_data
+from armorm.training.run_backbone import load_backbone
+from armorm.training.tuning.options import PretrainingSection
 from armorm.training.tuning.pretraining import pretraining_pairs
 from tests.tiny import TEMPLATES, save_tiny_backbone
 

@@ -23,14 +23,14 @@ from armorm.features.backbone import resolve_dtype
 from armorm.features.extraction import hash_rows
 from armorm.heads import RewardHead
 from armorm.heads.metrics import regression_fits
-from armorm.training.inputs import RecipeData, read_data
-from armorm.training.predictions import held_out_fits
+from armorm.training.features_stage import RecipeData, read_data
+from armorm.training.head_stage import held_out_fits
 from armorm.training.recipe import Recipe
-from armorm.training.sections import FinetuneSection
 from armorm.training.statistics import HeadStatistics, essence
 from armorm.training.tuning.encoded import encode_rows, rewards_of
 from armorm.training.tuning.folders import FINETUNED, TuningFolder, backbone_folder
 from armorm.training.tuning.lora import lora_config, merged
+from armorm.training.tuning.options import FinetuneSection
 from armorm.training.tuning.regression import RatedConversations, RewardRegression, collate
 from armorm.training.tuning.trainers import (
     load_for_training,

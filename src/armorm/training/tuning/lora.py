@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from armorm.errors import MissingExtraError
-from armorm.training.sections import LoraSection
+from armorm.training.tuning.options import LoraSection
 
 
 def lora_config(section: LoraSection, task: Literal["FEATURE_EXTRACTION", "SEQ_CLS"]) -> Any:

@@ -22,13 +22,13 @@ from armorm.features import Backbone
 from armorm.features.backbone import resolve_dtype
 from armorm.features.extraction import hash_rows
 from armorm.heads.metrics import accuracy
-from armorm.training.inputs import RecipeData, read_data
+from armorm.training.features_stage import RecipeData, read_data
 from armorm.training.recipe import Recipe
-from armorm.training.sections import PretrainingSection
 from armorm.training.statistics import essence
 from armorm.training.tuning.encoded import ROWS_AT_ONCE, encode_rows, rewards_of
 from armorm.training.tuning.folders import PRETRAINED, TuningFolder
 from armorm.training.tuning.lora import lora_config, merged
+from armorm.training.tuning.options import PretrainingSection
 from armorm.training.tuning.trainers import (
     load_for_training,
     quiet_libraries,

@@ -15,8 +15,8 @@ from armorm.features import Backbone, Process
 from armorm.features.backbone import default_device
 from armorm.progress import progress_bar
 from armorm.training.recipe import Recipe
-from armorm.training.sections import TuningSection
 from armorm.training.tuning.folders import TuningFolder
+from armorm.training.tuning.options import TuningSection
 
 Arguments = TypeVar("Arguments")
 

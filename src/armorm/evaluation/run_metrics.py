@@ -18,7 +18,6 @@ from armorm.heads.debiasing import correlations
 from armorm.heads.gating import margins
 from armorm.heads.metrics import accuracy, calibration, gate_diagnostics
 from armorm.objectives import ObjectiveSet
-from armorm.training.stage2 import responses_of
 
 
 def run_metrics(
@@ -114,7 +113,7 @@ def _verbosity_spearman(
     """Largest absolute correlation with the verbosity reward, over the other objectives."""
     if not debiasing.penalties.any():
         return {"before": None, "after": None}
-    responses = responses_of(pairs, pairs.held_out)
+    responses = pairs.responses(pairs.held_out)
     confounder = rewards[responses, debiasing.verbosity]
     before = correlations(rewards[responses], confounder)
     after = correlations(rewards[responses] @ debiasing.transform, confounder)

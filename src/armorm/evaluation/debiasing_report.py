@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from armorm.features import FeatureStore
-from armorm.features.store import PairIndex
 from armorm.heads import VerbosityDebiasing
 from armorm.heads.debiasing import Correlation, correlations
-from armorm.training.recipe import Recipe
-from armorm.training.stage2 import reference_responses, responses_of
+from armorm.objectives import ObjectiveSet
 
 
 def debiasing_report(
-    recipe: Recipe,
+    *,
     store: FeatureStore,
+    objectives: ObjectiveSet,
     rewards: Float[np.ndarray, "responses objectives"],
-    pairs: PairIndex,
     debiasing: VerbosityDebiasing,
+    confounding_objective: str | None,
+    correlation: Correlation,
+    confounder: str,
+    responses: Mapping[str, Int[np.ndarray, " chosen"]],
 ) -> dict[str, Any]:
     """Correlations of every reward before and after, also with confounders not solved for.
 
@@ -31,17 +34,15 @@ def debiasing_report(
         ``reference`` or ``held_out`` and the last two are per objective.  A confounder that does
         not vary is left out.
     """
-    section, objectives = recipe.debiasing, recipe.objective_set()
     lengths = store.responses()
     confounders = {
         name: lengths[name].to_numpy().astype(np.float64) for name in ("tokens", "characters")
     }
-    if section.objective is not None:
-        confounders = {"objective": rewards[:, objectives.column(section.objective)], **confounders}
-    sets: dict[str, Int[np.ndarray, " chosen"]] = {
-        "reference": reference_responses(recipe, pairs),
-        "held_out": responses_of(pairs, pairs.held_out),
-    }
+    if confounding_objective is not None:
+        confounders = {
+            "objective": rewards[:, objectives.column(confounding_objective)],
+            **confounders,
+        }
     debiased = rewards @ debiasing.transform
     found = [
         {
@@ -50,21 +51,21 @@ def debiasing_report(
             "confounder": name,
             "correlation": kind,
             **{
-                when: dict(zip(objectives.names, correlation.tolist(), strict=True))
-                for when, correlation in (
+                when: dict(zip(objectives.names, found.tolist(), strict=True))
+                for when, found in (
                     ("before", correlations(rewards[chosen], values[chosen], kind)),
                     ("after", correlations(debiased[chosen], values[chosen], kind)),
                 )
             },
         }
-        for rows, chosen in sets.items()
+        for rows, chosen in responses.items()
         for name, values in confounders.items()
         for kind in typing.get_args(Correlation)
         if len(chosen) > 1 and np.ptp(values[chosen]) > 0
     ]
     return {
-        "objective": section.objective,
-        "correlation": section.correlation,
-        "confounder": section.confounder,
+        "objective": confounding_objective,
+        "correlation": correlation,
+        "confounder": confounder,
         "found": found,
     }

@@ -1,0 +1,35 @@
+"""The backbone of a run: as the recipe names it, or as the run has trained it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from armorm.features import Backbone, FeatureBackbone, load_engine
+from armorm.training.recipe import Recipe
+from armorm.training.tuning.folders import backbone_folder
+
+
+def load_backbone(recipe: Recipe, run: Path) -> Backbone:
+    """The backbone that features are read from: the recipe's, or what the run made of it.
+
+    Raises:
+        StoreError: the recipe trains the backbone and the run has not done so yet.
+    """
+    backbone = Backbone.from_pretrained(backbone_folder(recipe, run), **recipe.backbone.options())
+    backbone.name = recipe.backbone.model
+    return backbone
+
+
+@contextmanager
+def feature_engine(
+    recipe: Recipe, run: Path, backbone: FeatureBackbone | None = None
+) -> Iterator[FeatureBackbone]:
+    """The recipe's engine while it is needed; the given backbone where there is one."""
+    if backbone is not None:
+        yield backbone
+        return
+    arguments = recipe.backbone.engine_arguments()
+    with closing(load_engine(backbone_folder(recipe, run), **arguments)) as engine:
+        yield engine
