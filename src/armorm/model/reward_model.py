@@ -270,25 +270,26 @@ class RewardModel:
 
     def compare(self, prompt: Conversation | str, a: str, b: str) -> Comparison:
         """Which of two responses is preferred, and what each objective adds to the margin."""
-        rewards = self.score_responses(prompt, [a, b])
+        # Equal texts in one batch can differ in the last bit, so they are scored as one.
+        rewards = self.score_responses(prompt, [a] if a == b else [a, b])
         ratings = self.objectives.to_ratings(rewards.rewards.numpy())
         differences = [
             ObjectiveDifference(
                 objective=name,
                 coefficient=float(rewards.coefficients[0, i]),
                 rating_a=float(ratings[0, i]),
-                rating_b=float(ratings[1, i]),
+                rating_b=float(ratings[-1, i]),
                 reward_a=float(rewards.rewards[0, i]),
-                reward_b=float(rewards.rewards[1, i]),
-                contribution=float(rewards.contributions[0, i] - rewards.contributions[1, i]),
+                reward_b=float(rewards.rewards[-1, i]),
+                contribution=float(rewards.contributions[0, i] - rewards.contributions[-1, i]),
             )
             for i, name in enumerate(rewards.objectives)
         ]
         differences.sort(key=lambda difference: -abs(difference.contribution))
-        margin = float(rewards.score[0] - rewards.score[1])
+        margin = float(rewards.score[0] - rewards.score[-1])
         return Comparison(
             score_a=float(rewards.score[0]),
-            score_b=float(rewards.score[1]),
+            score_b=float(rewards.score[-1]),
             margin=margin,
             probability=self.preference_probability(margin),
             preferred="a" if margin > 0 else "b" if margin < 0 else "tie",
