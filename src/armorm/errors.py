@@ -87,6 +87,17 @@ class InputError(ArmormError, ValueError):
         return f"{prefix}{self.field} = {shorten(self.value)}: {self.reason}. {self.remedy}"
 
 
+@dataclass(eq=False)
+class NonFiniteError(InputError):
+    """Conversations whose score is NaN or infinite.
+
+    Attributes:
+        positions: Their zero-based positions among all that were scored together.
+    """
+
+    positions: tuple[int, ...] = ()
+
+
 class LeftOutError(InputError):
     """A row that a rule of its dataset leaves out, such as a tie.
 

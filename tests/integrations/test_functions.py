@@ -105,7 +105,7 @@ def test_trl_per_objective_functions_share_one_forward_pass(model, monkeypatch):
     calls = []
     run = RewardModel.score_encoded
     monkeypatch.setattr(
-        RewardModel, "score_encoded", lambda self, *a: calls.append(1) or run(self, *a)
+        RewardModel, "score_encoded", lambda self, *a, **o: calls.append(1) or run(self, *a, **o)
     )
     columns = [f(prompts=PROMPTS, completions=TEXTS) for f in functions]
     assert len(calls) == 1

@@ -20,7 +20,7 @@ from armorm import (
     RewardModel,
 )
 from armorm.conversations import OverlongError
-from armorm.errors import ArmormError, CheckpointError, RecipeError
+from armorm.errors import ArmormError, CheckpointError, NonFiniteError, RecipeError
 from armorm.heads import GatingNetwork
 from armorm.model.checkpoint import Heads
 
@@ -211,3 +211,46 @@ def test_a_folder_without_known_objectives_is_refused(model, tmp_path):
     shutil.move(folder / "armorm.json", tmp_path)
     with pytest.raises(CheckpointError, match="names and scales are unknown"):
         RewardModel.from_pretrained(folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def overflowing(tiny_folder) -> RewardModel:
+    """A model whose hidden states overflow where a conversation says Lyon."""
+    backbone = Backbone.from_pretrained(tiny_folder, dtype="float32", device="cpu")
+    token = backbone.tokenizer.convert_tokens_to_ids("Lyon")
+    backbone.model.get_input_embeddings().weight.data[token] = float("inf")
+    return RewardModel(backbone, make_heads())
+
+
+def test_nan_is_an_error_and_never_the_best_response(overflowing):
+    with pytest.raises(NonFiniteError, match=r"responses\[1\].*1 of 3 conversations") as caught:
+        overflowing.best_of(PROMPT, ["Paris", "Lyon", "ok"])
+    assert caught.value.positions == (1,)
+    rows = [conversation("Paris"), conversation("Lyon")]
+    with pytest.raises(NonFiniteError, match="row 2"):
+        overflowing.score(rows)
+    with pytest.raises(NonFiniteError):
+        overflowing.explain(rows[1])
+    with pytest.raises(NonFiniteError):
+        overflowing.compare(PROMPT, "Lyon", "Paris")
+    ids = overflowing.backbone.tokenizer.apply_chat_template(rows[1], return_dict=False)
+    with pytest.raises(NonFiniteError):
+        overflowing.score_ids([ids])
+
+
+def test_nan_of_one_response_leaves_its_neighbours_their_scores(overflowing, model):
+    encode = overflowing.backbone.encoder.encode
+    texts = ["Paris", "Lyon one", "ok", "Lyon"]
+    encoded = [encode(PROMPT, texts), encode(PROMPT, ["one two"])]
+    kept = overflowing.score_encoded(encoded, keep_nonfinite=True)
+    assert kept.finite.tolist() == [True, False, True, False, True]
+    expected = model.score([conversation(text) for text in ("Paris", "ok", "one two")])
+    torch.testing.assert_close(kept.where(kept.finite).score, expected.score)
+
+
+def test_a_folder_with_nan_in_its_heads_is_refused(model, tmp_path):
+    model.save_pretrained(tmp_path / "m")
+    _edit(tmp_path / "m", lambda t: t["gating.layers.0.bias"].fill_(float("nan")))
+    for verify in (True, False):
+        with pytest.raises(CheckpointError, match=r"gating.layers.0.bias holds .* not finite"):
+            RewardModel.from_pretrained(tmp_path / "m", device="cpu", verify=verify)

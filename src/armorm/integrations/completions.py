@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -106,8 +107,12 @@ class CompletionScorer:
                 if conversation is not None:
                     encoded.append(conversation)
                     positions.append(position)
-        rewards = self.model.score_encoded(_merged(encoded)) if encoded else None
-        return ScoredCompletions(rewards, tuple(positions), len(prompts))
+        if not encoded:
+            return ScoredCompletions(None, (), len(prompts))
+        rewards = self.model.score_encoded(_merged(encoded), keep_nonfinite=True)
+        finite = rewards.finite
+        kept = tuple(itertools.compress(positions, finite.tolist()))
+        return ScoredCompletions(rewards.where(finite), kept, len(prompts))
 
 
 def encode_if_it_fits(

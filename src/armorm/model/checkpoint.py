@@ -307,5 +307,10 @@ def _check_tensors(
         for key, shape in expected.items()
         if key in found and tuple(found[key].shape) != shape
     ]
+    problems += [
+        f"{key} holds numbers that are not finite"
+        for key, tensor in found.items()
+        if not tensor.isfinite().all()
+    ]
     if problems:
         raise CheckpointError(f"{name} is not a complete gated reward model: {'; '.join(problems)}")

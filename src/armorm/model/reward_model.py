@@ -24,7 +24,7 @@ from armorm.conversations import (
     validate_prompt,
     validate_response,
 )
-from armorm.errors import ArmormError, InputError, shorten
+from armorm.errors import ArmormError, InputError, NonFiniteError, shorten
 from armorm.features import Backbone, Engine, FeatureBackbone, load_engine
 from armorm.files import sha256_of_json
 from armorm.heads import GatingNetwork
@@ -232,7 +232,11 @@ class RewardModel:
     def score_responses(self, prompt: Conversation | str, responses: Sequence[str]) -> Rewards:
         """Score several responses to one prompt. The prompt is a list of messages, or text."""
         checked = [validate_response(response) for response in responses]
-        return self.score_encoded([self._encode(validate_prompt(prompt), checked)])
+        encoded = self._encode(validate_prompt(prompt), checked)
+        try:
+            return self.score_encoded([encoded])
+        except NonFiniteError as error:
+            raise replace(error, field=f"responses[{error.positions[0]}]", row=None) from None
 
     def best_of(self, prompt: Conversation | str, responses: Sequence[str]) -> tuple[int, Rewards]:
         """The position of the best response, and the scores of all; the first of equals wins."""
@@ -319,9 +323,23 @@ class RewardModel:
 
     @torch.inference_mode()
     def score_encoded(
-        self, encoded: Sequence[EncodedPrompt], *, uncertainty: bool = False
+        self,
+        encoded: Sequence[EncodedPrompt],
+        *,
+        uncertainty: bool = False,
+        keep_nonfinite: bool = False,
     ) -> Rewards:
-        """Score what ``backbone.encoder`` encoded: all responses, prompt by prompt."""
+        """Score what ``backbone.encoder`` encoded: all responses, prompt by prompt.
+
+        Args:
+            encoded: Prompts with their responses.
+            uncertainty: See :meth:`score`.
+            keep_nonfinite: Return rows of NaN or infinity, at which ``Rewards.finite`` is false,
+                instead of raising an error.
+
+        Raises:
+            NonFiniteError: a score is NaN or infinite, unless ``keep_nonfinite``.
+        """
         if uncertainty and self.uncertainty is None:
             raise no_uncertainty()
         features = self.backbone.features(encoded)
@@ -330,22 +348,37 @@ class RewardModel:
         )
         gating = self.gate(features.prompts)[owner]
         rewards = self._combine(features.responses, gating)
-        if not uncertainty:
-            return rewards
-        assert self.uncertainty is not None
-        self.uncertainty.check_belongs(self.heads.weight)
-        return replace(
-            rewards, uncertainty=self.uncertainty.of(features.responses, rewards.coefficients)
-        )
+        if uncertainty:
+            assert self.uncertainty is not None
+            self.uncertainty.check_belongs(self.heads.weight)
+            sure = self.uncertainty.of(features.responses, rewards.coefficients)
+            rewards = replace(rewards, uncertainty=sure)
+        if not keep_nonfinite:
+            self._check_finite(rewards)
+        return rewards
+
+    def _check_finite(self, rewards: Rewards) -> None:
+        bad = tuple((~rewards.finite).nonzero()[:, 0].tolist())
+        if bad:
+            raise NonFiniteError(
+                "score",
+                float(rewards.score[bad[0]]),
+                f"not a finite number; {len(bad)} of {len(rewards)} conversations have no score, "
+                "since the model's hidden states overflow",
+                "Load the model in float32 or bfloat16.",
+                row=bad[0] + 1,
+                positions=bad,
+            )
 
     def _combine(
         self, responses: Float[Tensor, "n hidden"], gating: Float[Tensor, "n k"]
     ) -> Rewards:
-        rewards = responses @ self.heads.weight.T
+        # In float64, since kernels round a row by where it stands: equal responses must tie.
+        rewards = (responses.double() @ self.heads.weight.double().T).float()
         coefficients = gating @ self.heads.transform.T * self._factors
         contributions = coefficients * rewards
         return Rewards(
-            score=contributions.sum(dim=-1),
+            score=contributions.double().sum(dim=-1).float(),
             rewards=rewards,
             gating=gating,
             coefficients=coefficients,

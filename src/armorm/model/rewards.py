@@ -36,6 +36,12 @@ class RewardUncertainty:
         limit = torch.inf if self.usual_novelty is None else self.usual_novelty
         return self.novelty > limit
 
+    def where(self, mask: Bool[Tensor, " n"]) -> RewardUncertainty:
+        """Return the rows at which ``mask`` is true."""
+        return RewardUncertainty(
+            self.deviations[mask], self.score[mask], self.novelty[mask], self.usual_novelty
+        )
+
     def split(self, sizes: Sequence[int]) -> list[RewardUncertainty]:
         """Consecutive parts of these lengths."""
         columns = (torch.split(t, list(sizes)) for t in (self.deviations, self.score, self.novelty))
@@ -86,6 +92,29 @@ class Rewards:
 
     def __len__(self) -> int:
         return len(self.score)
+
+    @property
+    def finite(self) -> Bool[Tensor, " n"]:
+        """True for each row all of whose numbers are finite; no other row holds a score."""
+        tables = [self.score[:, None], self.rewards, self.coefficients]
+        if self.uncertainty is not None:
+            more = self.uncertainty
+            tables += [more.deviations, more.score[:, None], more.novelty[:, None]]
+        finite: Tensor = torch.cat(tables, dim=1).isfinite().all(dim=1)
+        return finite
+
+    def where(self, mask: Bool[Tensor, " n"]) -> Rewards:
+        """Return the rows at which ``mask`` is true."""
+        more = self.uncertainty
+        return Rewards(
+            self.score[mask],
+            self.rewards[mask],
+            self.gating[mask],
+            self.coefficients[mask],
+            self.contributions[mask],
+            self.objectives,
+            None if more is None else more.where(mask),
+        )
 
     def split(self, sizes: Sequence[int]) -> list[Rewards]:
         """Consecutive parts of these lengths, such as the responses to each prompt."""

@@ -63,9 +63,10 @@ class ModelUncertainty:
         self, features: Float[Tensor, "n hidden"], coefficients: Float[Tensor, "n k"]
     ) -> RewardUncertainty:
         """The uncertainty of n responses, from their features and the coefficients in use."""
-        inputs = features.double().cpu().numpy()
+        finite = features.isfinite().all(dim=1, keepdim=True)
+        inputs = torch.where(finite, features, 0.0).double().cpu().numpy()  # LAPACK stops at NaN
         deviations = self.head.deviations(inputs)
-        weights = coefficients.double().cpu().numpy()
+        weights = torch.where(coefficients.isfinite(), coefficients, 0.0).double().cpu().numpy()
         score = self.head.score_deviations(deviations, weights)
         return RewardUncertainty(
             deviations=torch.from_numpy(deviations).float(),
