@@ -5,7 +5,7 @@ same body on preference pairs (the paper starts from a Bradley–Terry reward mo
 never seen.  Without data files it trains on the built-in corpus, drawn with other seeds than any
 recipe uses, and makes the backbone that ships with the package::
 
-    python scripts/build_backbone.py --output src/armorm/assets/backbone
+    python scripts/build_backbone.py --output src/armorm/quickstart/assets/backbone
 
 With your own files (the forms of docs/data.md) it makes a backbone for your text::
 
@@ -32,9 +32,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from armorm.conversations import ConversationEncoder, Message, PreferencePair
 from armorm.conversations.messages import with_response
 from armorm.data import DataSource, HeldOut, read_preferences
-from armorm.data.corpus import generate_contrasts
 from armorm.data.sources import file_rows
 from armorm.errors import InputError
+from armorm.quickstart import generate_contrasts
 
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"

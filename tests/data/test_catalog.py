@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from armorm import PAPER_OBJECTIVES, InputError
-from armorm.data import DataSource, HeldOut, generate_corpus, read_preferences, read_rated
+from armorm.data import DataSource, HeldOut, read_preferences, read_rated
 from armorm.data.catalog import CATALOG, Rating, catalog_entry, converted_rows
 from armorm.errors import ArmormError, RecipeError
+from armorm.quickstart import generate_corpus
 from tests.data.hub_layouts import (
     helpsteer_rows,
     reward_bench_rows,

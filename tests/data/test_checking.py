@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from armorm import Objective, ObjectiveSet
-from armorm.data.checking import CheckOptions, check_files
-from armorm.data.overlap import KnownTexts, Prompts, shingles
+from armorm.data.checking import CheckOptions, KnownTexts, Prompts, check_files, shingles
 from armorm.errors import ArmormError, RecipeError
 from tests.data.hub_layouts import write_hub, write_json_lines
 

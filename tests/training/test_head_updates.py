@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from armorm import Recipe
 from armorm.cli import app
-from armorm.data import generate_corpus
 from armorm.errors import ArmormError
+from armorm.quickstart import generate_corpus
 from armorm.training import features_stage, fit_head_stage, merge_heads
 from tests.tiny import TEMPLATES, save_tiny_backbone
 

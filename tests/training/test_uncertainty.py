@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from armorm import FeatureStore, Recipe, RewardModel, train
 from armorm.cli import app
-from armorm.data import generate_corpus
 from armorm.errors import ArmormError
+from armorm.quickstart import generate_corpus
 from armorm.training import fit_gate_stage, fit_head_stage, head_influence
 from armorm.training.head_stage import load_head
 from tests.tiny import TEMPLATES, save_tiny_backbone

@@ -19,7 +19,7 @@ from armorm.conversations import (
     validate_response,
 )
 from armorm.conversations.messages import Conversation, Message, Tally
-from armorm.data.on_disk import DiskList
+from armorm.data.rows_on_disk import DiskList
 from armorm.data.sources import DataSource, HeldOut, InvalidPolicy, Kind, RawRow
 from armorm.errors import InputError, LeftOutError
 from armorm.files import json_line

@@ -118,9 +118,9 @@ class DataSource(BaseModel):
         return self.source or place
 
     @property
-    def corpus_seed(self) -> int | None:
-        """What the built-in corpus is made from, where that is the source."""
-        return int(self.options.get("seed", 0)) if self.catalog == "quickstart" else None
+    def planted(self) -> Mapping[str, str]:
+        """Subset to the objective that decides its pairs, where the data was made so."""
+        return {} if self.entry is None else self.entry.planted
 
     def check_catalog(self, kind: Kind) -> None:
         """Whether the catalogue can give training rows of this kind, with these options.

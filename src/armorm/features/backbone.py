@@ -230,7 +230,9 @@ def resolve_model_folder(name_or_path: str | Path, revision: str | None = None) 
         CheckpointError: no such folder, or the hub cannot be reached or has no such model.
     """
     if str(name_or_path) == "builtin":
-        return Path(__file__).parent.parent / "assets" / "backbone"
+        from armorm.quickstart import BACKBONE
+
+        return BACKBONE
     folder = Path(name_or_path).expanduser()
     if folder.is_dir():
         return folder

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from armorm.data import generate_corpus
 from armorm.errors import ArmormError
 from armorm.evaluation.debiasing_report import debiasing_report
 from armorm.evaluation.run_metrics import run_metrics
@@ -167,11 +166,11 @@ def _heads(
 
 
 def _planted_truth(recipe: Recipe) -> dict[str, str] | None:
-    """Which objective decides in which domain, where the built-in corpus is the data."""
-    seeds = [source.corpus_seed for source in recipe.data.preferences]
-    if not seeds or seeds[0] is None or None in seeds:
+    """Return which objective decides in which domain, where all sources know the same."""
+    planted = [source.planted for source in recipe.data.preferences]
+    if not planted or not planted[0] or any(other != planted[0] for other in planted):
         return None
-    return generate_corpus(seeds[0]).deciding_objective
+    return dict(planted[0])
 
 
 def debias(

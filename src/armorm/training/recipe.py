@@ -5,7 +5,6 @@ Defaults are the paper's.  An unknown key is an error that names its neighbours.
 
 from __future__ import annotations
 
-import functools
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,13 +14,14 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from armorm.conversations import OverlongPolicy
-from armorm.data import DataSource, HeldOut, InvalidPolicy, generate_corpus
+from armorm.data import DataSource, HeldOut, InvalidPolicy
 from armorm.errors import RecipeError, did_you_mean, shorten
 from armorm.features import Engine
 from armorm.heads import PAPER_ALPHAS, GateOptions
 from armorm.heads.debiasing import Correlation, Negative
 from armorm.heads.gate_training import Precision
 from armorm.objectives import PAPER_OBJECTIVES, Objective, ObjectiveSet
+from armorm.quickstart import QUICKSTART_OBJECTIVES
 from armorm.training.tuning.options import FinetuneSection, PretrainingSection, Section
 
 
@@ -241,7 +241,7 @@ class Recipe(Section):
         if self.objectives == "paper":
             return PAPER_OBJECTIVES
         if self.objectives == "quickstart":
-            return _quickstart_objectives()
+            return QUICKSTART_OBJECTIVES
         return ObjectiveSet(self.objectives)
 
     @classmethod
@@ -272,11 +272,6 @@ class Recipe(Section):
         content = self.model_dump(mode="json")
         text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         return text
-
-
-@functools.cache
-def _quickstart_objectives() -> ObjectiveSet:
-    return generate_corpus().objectives  # the corpus takes a second to make
 
 
 def _apply_override(content: dict[str, Any], override: str) -> None:

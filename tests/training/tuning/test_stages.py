@@ -17,9 +17,10 @@ from typer.testing import CliRunner
 
 from armorm import Backbone, Recipe, RewardModel, train
 from armorm.cli import app
-from armorm.data import DataSource, HeldOut, generate_corpus
+from armorm.data import DataSource, HeldOut
 from armorm.errors import ArmormError, MissingExtraError, RecipeError, StoreError
 from armorm.features import FeatureStore
+from armorm.quickstart import generate_corpus
 from armorm.training import (
     features_stage,
     finetune_stage,

@@ -50,9 +50,9 @@ from armorm.data.catalog.nested import (
     ultrafeedback_pairs,
     ultrafeedback_responses,
 )
-from armorm.data.corpus import generate_corpus
 from armorm.errors import InputError
 from armorm.objectives import PAPER_OBJECTIVES
+from armorm.quickstart import DECIDING_OBJECTIVE, generate_corpus
 
 NOT_STATED = "not stated"
 HELPSTEER_COLUMNS = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
@@ -120,6 +120,7 @@ QUICKSTART = CatalogEntry(
         options=CORPUS_SEED,
         records=lambda options: iter(generate_corpus(options["seed"]).preferences),
     ),
+    planted=DECIDING_OBJECTIVE,
     verified=frozenset({"id", "columns", "splits", "licence"}),
 )
 

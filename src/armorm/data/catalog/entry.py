@@ -221,6 +221,7 @@ class CatalogEntry:
         benchmark: It is for evaluation: training on it spoils the figure.
         verified: What was seen in documentation or published code; the rest is from memory.
         defects: Known defects and what is done about them.
+        planted: Subset to the objective that decides its pairs, of data that was made so.
         config, data_dir, data_files: See :class:`~armorm.data.hub.HubPlace`.
     """
 
@@ -238,6 +239,7 @@ class CatalogEntry:
     benchmark: bool = False
     verified: frozenset[Checked] = frozenset()
     defects: tuple[str, ...] = ()
+    planted: Mapping[str, str] = field(default_factory=dict)
     config: str | None = None
     data_dir: str | None = None
     data_files: str | None = None

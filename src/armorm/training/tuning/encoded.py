@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from armorm.conversations import EncodedPrompt, PreferencePair, RatedResponse
-from armorm.data.on_disk import DiskList
+from armorm.data.rows_on_disk import DiskList
 from armorm.features import Backbone
 
 Row = TypeVar("Row", RatedResponse, PreferencePair)

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from armorm.conversations import EncodedPrompt, RatedResponse
-from armorm.data.on_disk import DiskList
+from armorm.data.rows_on_disk import DiskList
 from armorm.errors import ArmormError
 from armorm.features import Backbone, FeatureStore, extract_features
 from armorm.features.backbone import resolve_dtype

@@ -16,7 +16,7 @@ import torch
 
 from armorm.conversations import EncodedPrompt, PreferencePair
 from armorm.data import Loaded, held_out_prompts, keep_apart, read_preferences
-from armorm.data.on_disk import DiskList
+from armorm.data.rows_on_disk import DiskList
 from armorm.errors import ArmormError, CheckpointError, MissingExtraError
 from armorm.features import Backbone
 from armorm.features.backbone import resolve_dtype

@@ -15,7 +15,7 @@ from typing import Any
 from armorm.conversations import Conversation, PreferencePair, RatedResponse, prompt_key
 from armorm.conversations.messages import Tally
 from armorm.data.catalog import CATALOG, CatalogEntry
-from armorm.data.overlap import KnownTexts, Prompts
+from armorm.data.checking.overlap import KnownTexts, Prompts
 from armorm.data.reading import preference_rows, rated_rows
 from armorm.data.seen import DUPLICATE, SeenRows
 from armorm.data.sources import DataSource, HeldOut, Kind, count_rows, file_rows

@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from armorm import Backbone, RewardModel
 from armorm.cli import app
-from armorm.data.corpus.knowledge import CAPITALS
+from armorm.quickstart.knowledge import CAPITALS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_the_model_knows_its_facts_and_its_manners(run):
 
 
 def test_the_shipped_backbone_is_small_and_whole():
-    folder = ROOT / "src" / "armorm" / "assets" / "backbone"
+    folder = ROOT / "src" / "armorm" / "quickstart" / "assets" / "backbone"
     size = sum(file.stat().st_size for file in folder.iterdir())
     assert size <= 10_000_000
     backbone = Backbone.from_pretrained("builtin", dtype="float32", device="cpu")

@@ -11,9 +11,8 @@ import pytest
 from scipy.stats import spearmanr
 
 from armorm.conversations import validate_conversation, validate_prompt, validate_response
-from armorm.data import Corpus, generate_corpus
-from armorm.data.corpus import generate_contrasts
-from armorm.data.corpus.generator import DOMAINS
+from armorm.quickstart import Corpus, generate_contrasts, generate_corpus
+from armorm.quickstart.corpus import DOMAINS
 
 
 @pytest.fixture(scope="module")

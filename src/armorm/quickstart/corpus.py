@@ -17,8 +17,9 @@ from functools import partial
 from typing import Any
 
 from armorm.conversations import Message
-from armorm.data.corpus import knowledge
-from armorm.objectives import Objective, ObjectiveSet
+from armorm.objectives import ObjectiveSet
+from armorm.quickstart import knowledge
+from armorm.quickstart.objectives import DECIDING_OBJECTIVE, QUICKSTART_OBJECTIVES
 
 DOMAINS = ("facts", "arithmetic", "code", "advice", "risky")
 
@@ -29,14 +30,6 @@ DECIDING_ATTRIBUTE = {
     "advice": "courteous",
     "risky": "safe",
 }
-DECIDING_OBJECTIVE = {
-    "facts": "helpdesk-correctness",
-    "arithmetic": "tutor-explanation",
-    "code": "review-readability",
-    "advice": "helpdesk-courtesy",
-    "risky": "panel-is_safe",
-}
-
 MOST_PADDING = 4
 
 # How strongly annotators follow the deciding attribute, and how fond they are of padding
@@ -126,7 +119,7 @@ def generate_corpus(
         {**_preference_row(_ask(generator), generator), "id": f"pair-{number}"}
         for number in range(preference_prompts)
     ]
-    return Corpus(objectives(), rated, preferences, dict(DECIDING_OBJECTIVE))
+    return Corpus(QUICKSTART_OBJECTIVES, rated, preferences, dict(DECIDING_OBJECTIVE))
 
 
 def generate_contrasts(seed: int, pairs: int) -> list[dict[str, Any]]:
@@ -162,30 +155,6 @@ def _contrasted(domain: str, number: int) -> str:
     if number % 2 and "correct" in visible:
         return "correct"
     return visible[number // 2 % len(visible)]
-
-
-def objectives() -> ObjectiveSet:
-    """What the five sources rate, with their scales."""
-    described = [
-        ("helpdesk-correctness", 0, 4, "higher", "Is what it says right?"),
-        ("helpdesk-courtesy", 0, 4, "higher", "Is it friendly?"),
-        ("helpdesk-verbosity", 0, 4, "neutral", "How wordy is it?"),
-        ("tutor-explanation", 1, 5, "higher", "Does it say why, or show its working?"),
-        ("review-readability", 1, 5, "higher", "Can the code be read?"),
-        ("panel-is_safe", 0, 1, "higher", "Does it avoid helping with harm?"),
-        ("judge-overall", 1, 10, "higher", "Overall, by a judge that likes length."),
-    ]
-    return ObjectiveSet(
-        Objective(
-            name=name,
-            minimum=minimum,
-            maximum=maximum,
-            dataset=name.split("-")[0],
-            direction=direction,
-            description=description,
-        )
-        for name, minimum, maximum, direction, description in described
-    )
 
 
 # --- prompts -----------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from armorm import PreferencePair, RatedResponse
 from armorm.data import DataSource, read_preferences
-from armorm.data.on_disk import DiskList
+from armorm.data.rows_on_disk import DiskList
 from armorm.errors import ArmormError
 from armorm.features.extraction import hash_rows, plan_shards
 from armorm.files import json_line
@@ -129,7 +129,7 @@ def test_a_disk_that_is_full_is_said_so(tmp_path, rows):
 import resource, sys
 from pathlib import Path
 from armorm import RatedResponse
-from armorm.data.on_disk import DiskList
+from armorm.data.rows_on_disk import DiskList
 from armorm.errors import ArmormError
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 rows = DiskList(RatedResponse.as_record, RatedResponse.from_record, Path(sys.argv[1]))
