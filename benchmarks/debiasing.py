@@ -13,7 +13,7 @@ import numpy.typing as npt
 import typer
 from scipy.stats import spearmanr
 
-from armorm.heads import fit_debiasing
+from armorm.heads import DebiasingOptions, fit_debiasing
 
 Rewards = npt.NDArray[np.float64]
 
@@ -25,7 +25,7 @@ def main(rows: int = 240_000, objectives: int = 19, seed: int = 0) -> None:
     penalties = published_grid(rewards)
     published_seconds = time.perf_counter() - started
     started = time.perf_counter()
-    fitted = fit_debiasing(rewards, 0, negative="solve")
+    fitted = fit_debiasing(rewards, 0, DebiasingOptions(negative="solve"))
     our_seconds = time.perf_counter() - started
     result = {
         "rows": rows,

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -20,8 +19,11 @@ import typer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from armorm.heads import GateOptions, RewardPairs, fit_gate
+from armorm.heads import GateOptions, GateTraining, RewardPairs, fit_gate
 from armorm.heads.gating import margins
+from armorm.heads.options import Precision
+
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 
 OBJECTIVES = 19
 
@@ -47,25 +49,22 @@ def main(
     data, ours = planted_pairs(pairs, features, device)
     held = torch.arange(len(ours)) >= 0.8 * pairs
     training, held_out = ours.where(~held.numpy()), ours.where(held.numpy())
-    options = GateOptions(steps=steps, batch_size=batch_size, device=device, beta=10.0)
+
+    def train(steps: int, precision: Precision) -> GateTraining:
+        options = GateOptions(steps=steps, batch_size=batch_size, beta=10.0, precision=precision)
+        return fit_gate(training, options, device=device)
+
     ways: dict[str, Callable[[int], object]] = {
         "published": lambda n: published_loop(data, n, batch_size, ~held),
-        "ours_float32": lambda n: fit_gate(training, replace(options, steps=n)),
-        "ours_bfloat16": lambda n: fit_gate(
-            training, replace(options, steps=n, precision="bfloat16")
-        ),
+        "ours_float32": lambda n: train(n, "float32"),
+        "ours_bfloat16": lambda n: train(n, "bfloat16"),
     }
     seconds = {name: _step_seconds(run, steps) for name, run in ways.items()}
     accuracies = {
         "published": _accuracy(published_loop(data, accuracy_steps, batch_size, ~held), held_out),
         **{
-            f"ours_{precision}": _accuracy(
-                fit_gate(
-                    training, replace(options, steps=accuracy_steps, precision=precision)
-                ).gate,
-                held_out,
-            )
-            for precision in ("float32", "bfloat16")
+            f"ours_{precision}": _accuracy(train(accuracy_steps, precision).gate, held_out)
+            for precision in PRECISIONS
         },
     }
     result = {

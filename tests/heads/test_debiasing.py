@@ -9,6 +9,9 @@ from hypothesis import strategies as st
 from scipy.stats import pearsonr, spearmanr
 
 from armorm import ArmormError, fit_debiasing
+from armorm.heads import DebiasingOptions
+
+SOLVE = DebiasingOptions(negative="solve")
 
 
 def _rewards(seed: int, rows: int = 4000, slopes=(0.8, 0.2, 1.5, -0.4)) -> np.ndarray:
@@ -22,7 +25,7 @@ def _rewards(seed: int, rows: int = 4000, slopes=(0.8, 0.2, 1.5, -0.4)) -> np.nd
 @given(st.integers(0, 10_000), st.sampled_from(["spearman", "pearson"]))
 def test_correlation_with_verbosity_is_brought_to_zero(seed, correlation):
     rewards = _rewards(seed)
-    fitted = fit_debiasing(rewards, 0, correlation=correlation, negative="solve")
+    fitted = fit_debiasing(rewards, 0, DebiasingOptions(correlation=correlation, negative="solve"))
     debiased = rewards @ fitted.transform
     measure = spearmanr if correlation == "spearman" else pearsonr
     for column in range(1, 5):
@@ -38,7 +41,7 @@ def test_an_objective_that_is_not_correlated_upwards_is_kept_by_default():
     fitted = fit_debiasing(rewards, 0)
     assert fitted.penalties[4] == 0.0
     assert fitted.after[4] == pytest.approx(fitted.before[4])
-    assert fit_debiasing(rewards, 0, negative="solve").penalties[4] < 0
+    assert fit_debiasing(rewards, 0, SOLVE).penalties[4] < 0
 
 
 def test_a_strongly_dependent_objective_still_gets_its_root():
@@ -66,7 +69,7 @@ def test_verbosity_that_never_varies_is_refused():
 def test_a_measured_confounder_such_as_length_is_brought_to_zero():
     rewards = _rewards(3)
     length = np.round(200 * rewards[:, 0] + np.random.default_rng(0).normal(size=4000) * 50)
-    fitted = fit_debiasing(rewards, 0, confounder=length, negative="solve")
+    fitted = fit_debiasing(rewards, 0, SOLVE, confounder=length)
     debiased = rewards @ fitted.transform
     for column in range(1, 5):
         assert abs(spearmanr(debiased[:, column], length).statistic) < 1e-4

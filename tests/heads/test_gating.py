@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch.nn import functional
 
 from armorm import ArmormError, GatingNetwork, fit_gate
@@ -47,7 +48,7 @@ def test_the_gate_finds_the_deciding_objective_and_fixed_weights_cannot():
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
     pairs, _ = _planted(500)
     options = {**OPTIONS, "steps": 20}
-    first, again, other = (fit_gate(pairs, GateOptions(**options, seed=s)) for s in (1, 1, 2))
+    first, again, other = (fit_gate(pairs, GateOptions(**options), seed=s) for s in (1, 1, 2))
     for name, tensor in first.gate.state_dict().items():
         torch.testing.assert_close(tensor, again.gate.state_dict()[name], rtol=0, atol=0)
     assert not torch.equal(first.gate.layers[0].weight, other.gate.layers[0].weight)
@@ -63,7 +64,7 @@ def test_training_equals_a_plain_loop():
     pairs = RewardPairs(features, torch.arange(64), chosen - rejected)
     steps = 15
     options = {"hidden_dim": 16, "n_hidden": 1, "beta": 5.0, "steps": steps, "batch_size": 64}
-    trained = fit_gate(pairs, GateOptions(**options, seed=9))
+    trained = fit_gate(pairs, GateOptions(**options), seed=9)
 
     torch.manual_seed(9)
     oracle = GatingNetwork(6, 3, 16, 1)
@@ -159,7 +160,10 @@ def test_training_stops_early_and_keeps_the_weights_that_did_best_on_validation(
     pairs.differences[::6] *= -1
     validation, _ = _planted(2000, seed=1)
     options = GateOptions(
-        **{**OPTIONS, "steps": 2000, "hidden_dim": 256}, evaluate_every=10, patience=3
+        **{**OPTIONS, "steps": 2000, "hidden_dim": 256},
+        evaluate_every=10,
+        patience=3,
+        validation_fraction=0.1,
     )
     trained = fit_gate(pairs, options, validation=validation)
     losses = {point.step: point.validation_loss for point in trained.curve}
@@ -177,3 +181,36 @@ def test_bfloat16_products_learn_as_well():
         assert trained.gate.layers[0].weight.dtype == torch.float32
         accuracy[precision] = float((margins(trained.gate, pairs) > 0).float().mean())
     assert accuracy["bfloat16"] == pytest.approx(accuracy["float32"], abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[(name, value) for name in ("temperature", "beta", "learning_rate") for value in (0, -1)],
+        *[
+            (name, value)
+            for name in ("temperature", "beta", "learning_rate", "weight_decay")
+            for value in (float("nan"), float("inf"), 1e300)
+        ],
+        *[(name, -1) for name in ("n_hidden", "hidden_dim", "weight_decay", "steps", "patience")],
+        ("n_hidden", 10**7),
+        ("hidden_dim", 10**9),
+    ],
+)
+def test_options_outside_their_bounds_are_refused_by_name(name, value):
+    with pytest.raises(ValidationError, match=name):
+        GateOptions(**{name: value})
+
+
+def test_validation_pairs_are_split_off_by_prompt():
+    pairs, _ = _planted(2000)
+    options = GateOptions(**{**OPTIONS, "steps": 20}, validation_fraction=0.2)
+    training, validation = pairs.split(0.2, seed=3)
+    assert len(training) + len(validation) == 2000
+    assert not set(training.prompt.tolist()) & set(validation.prompt.tolist())
+    drawn = fit_gate(pairs, options, seed=3)
+    given = fit_gate(training, options, seed=3, validation=validation)
+    assert drawn.curve == given.curve
+    assert drawn.curve[-1].validation_accuracy is not None
+    with pytest.raises(ArmormError, match="one side"):
+        pairs.split(1e-9, seed=0)

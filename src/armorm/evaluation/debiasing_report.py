@@ -11,7 +11,8 @@ from jaxtyping import Float, Int
 
 from armorm.features import FeatureStore
 from armorm.heads import VerbosityDebiasing
-from armorm.heads.debiasing import Correlation, correlations
+from armorm.heads.debiasing import correlations
+from armorm.heads.options import Correlation
 from armorm.objectives import ObjectiveSet
 
 

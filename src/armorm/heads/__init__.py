@@ -1,24 +1,22 @@
 """The mathematics on features, knowing nothing of text: ridge, debiasing, gate, metrics."""
 
 from armorm.heads.debiasing import VerbosityDebiasing, fit_debiasing
-from armorm.heads.gate_training import CurvePoint, GateOptions, GateTraining, fit_gate
+from armorm.heads.gate_training import CurvePoint, GateTraining, fit_gate
 from armorm.heads.gating import GatingNetwork, RewardPairs
 from armorm.heads.influence import Influence, most_influential_rows
-from armorm.heads.regression import (
-    PAPER_ALPHAS,
-    RewardHead,
-    fit_reward_head,
-    held_out_errors,
-)
+from armorm.heads.options import PAPER_ALPHAS, DebiasingOptions, GateOptions, HeadOptions
+from armorm.heads.regression import RewardHead, fit_reward_head, held_out_errors
 from armorm.heads.statistics import RidgeStatistics
 from armorm.heads.uncertainty import HeadUncertainty, fit_uncertainty
 
 __all__ = [
     "PAPER_ALPHAS",
     "CurvePoint",
+    "DebiasingOptions",
     "GateOptions",
     "GateTraining",
     "GatingNetwork",
+    "HeadOptions",
     "HeadUncertainty",
     "Influence",
     "RewardHead",

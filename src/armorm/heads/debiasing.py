@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +22,7 @@ import scipy.stats
 from jaxtyping import Float
 
 from armorm.errors import ArmormError
-
-Correlation = Literal["spearman", "pearson"]
-Negative = Literal["keep", "solve"]
+from armorm.heads.options import Correlation, DebiasingOptions
 
 TOLERANCE = 1e-6
 """A correlation below this is zero."""
@@ -58,9 +55,8 @@ class VerbosityDebiasing:
 def fit_debiasing(
     rewards: Float[np.ndarray, "rows objectives"],
     verbosity: int,
+    options: DebiasingOptions | None = None,
     *,
-    correlation: Correlation = "spearman",
-    negative: Negative = "keep",
     confounder: Float[np.ndarray, " rows"] | None = None,
 ) -> VerbosityDebiasing:
     """Find the penalty of every objective on a reference set.
@@ -68,15 +64,14 @@ def fit_debiasing(
     Args:
         rewards: Predicted rewards of the reference responses.
         verbosity: Column of the objective that is subtracted from the others.
-        correlation: ``spearman`` (the paper's) or ``pearson``.
-        negative: What to do where the correlation is at or below zero already: ``keep`` the
-            reward as it is (the published practice), or ``solve`` for a negative penalty.
-        confounder: What the correlation is measured with, such as the length of each response;
-            default the verbosity reward itself (the paper's).
+        options: The options ``correlation`` and ``negative`` are used.
+        confounder: Values that the correlation is measured with, such as the length of each
+            response; default the verbosity reward itself (the paper's).
 
     Raises:
         ArmormError: there are too few rows, or the confounder is constant over them.
     """
+    options = options or DebiasingOptions()
     rewards = np.asarray(rewards, dtype=np.float64)
     rows, objectives = rewards.shape
     subtracted = rewards[:, verbosity]
@@ -85,13 +80,13 @@ def fit_debiasing(
         raise ArmormError(
             f"Debiasing needs a reference set on which verbosity varies; it has {rows} rows."
         )
-    correlate = _correlation_with(measured, correlation)
+    correlate = _correlation_with(measured, options.correlation)
     penalties = np.zeros(objectives)
     penalties[verbosity] = 1.0
     columns = np.ascontiguousarray(rewards.T)
     with ThreadPoolExecutor() as pool:  # most of the time goes into sorting, which leaves the GIL
         before = np.array(list(pool.map(correlate, columns)))
-        leans = before != 0 if negative == "solve" else before > 0
+        leans = before != 0 if options.negative == "solve" else before > 0
         solved = [i for i in range(objectives) if i != verbosity and leans[i]]
         roots = list(pool.map(lambda i: _root(columns[i], subtracted, correlate), solved))
     after = np.where(np.arange(objectives) == verbosity, 0.0, before)
@@ -99,7 +94,7 @@ def fit_debiasing(
         penalties[i], after[i] = penalty, left
     transform = np.eye(objectives)
     transform[verbosity] -= penalties
-    return VerbosityDebiasing(transform, penalties, verbosity, correlation, before, after)
+    return VerbosityDebiasing(transform, penalties, verbosity, options.correlation, before, after)
 
 
 def no_debiasing(objectives: int, verbosity: int = 0) -> VerbosityDebiasing:

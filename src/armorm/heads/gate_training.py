@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -19,47 +19,8 @@ from torch import Tensor, nn
 from armorm.errors import ArmormError, StoreError
 from armorm.files import write_atomically
 from armorm.heads.gating import GatingNetwork, RewardPairs, bradley_terry_loss, margins
+from armorm.heads.options import GateOptions, Precision
 from armorm.progress import progress_bar
-
-Precision = Literal["float32", "tf32", "bfloat16"]
-
-
-@dataclass(frozen=True, slots=True)
-class GateOptions:
-    """How a gate is built and trained. The defaults are the paper's.
-
-    Attributes:
-        hidden_dim: Width of the hidden layers.
-        n_hidden: Number of hidden layers.
-        temperature: Divides the logits before the softmax.
-        beta: Scale of the Bradley–Terry model at the start; it is learned.
-        learning_rate: AdamW's, with cosine decay to zero.
-        weight_decay: AdamW's.
-        steps: Gradient steps.
-        batch_size: Preference pairs a step.
-        seed: The same seed gives the same weights on a CPU.
-        precision: Of the matrix products: ``float32``, ``tf32`` (GPU), or ``bfloat16``. The
-            weights, the softmax and the loss stay in float32.
-        evaluate_every: Steps between looks at the validation pairs; needed for ``patience``.
-        patience: Stop after so many looks without a better validation loss.
-        device: Where to train; default the CPU.
-        compile: Let ``torch.compile`` fuse the network; pays on a GPU.
-    """
-
-    hidden_dim: int = 1024
-    n_hidden: int = 3
-    temperature: float = 1.0
-    beta: float = 100.0
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    steps: int = 10_000
-    batch_size: int = 1024
-    seed: int = 0
-    precision: Precision = "float32"
-    evaluate_every: int | None = None
-    patience: int | None = None
-    device: str = "cpu"
-    compile: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +64,8 @@ def fit_gate(
     pairs: RewardPairs,
     options: GateOptions | None = None,
     *,
+    seed: int = 0,
+    device: str = "cpu",
     validation: RewardPairs | None = None,
     checkpoint: Path | None = None,
     on_point: Callable[[CurvePoint], None] | None = None,
@@ -117,8 +80,11 @@ def fit_gate(
 
     Args:
         pairs: What to learn from.
-        options: See :class:`GateOptions`.
-        validation: Pairs that decide which step's weights are kept, and when to stop.
+        options: Shape of the gate and course of the training; default the paper's.
+        seed: Seed of the initial weights and of the order of the pairs.
+        device: Device to train on, as torch names it.
+        validation: Pairs that decide which step's weights are kept, and when to stop; default a
+            share ``options.validation_fraction`` of the prompts of ``pairs``.
         checkpoint: A file that training is taken up from and saved to at every point of the
             curve: after a kill, the same call ends with the same weights.
         on_point: Called with every new point of the curve.
@@ -132,7 +98,9 @@ def fit_gate(
     options = options or GateOptions()
     if len(pairs) == 0:
         raise ArmormError("There are no preference pairs to train the gate on.")
-    training = _Training(pairs, validation, options, checkpoint)
+    if validation is None and options.validation_fraction > 0:
+        pairs, validation = pairs.split(options.validation_fraction, seed)
+    training = _Training(pairs, validation, options, seed, device, checkpoint)
     with progress_bar(description, options.steps, "steps", show_progress) as advance:
         advance(training.step)
         while training.step < options.steps and not training.is_stopped():
@@ -153,15 +121,18 @@ class _Training:
         pairs: RewardPairs,
         validation: RewardPairs | None,
         options: GateOptions,
+        seed: int,
+        device: str,
         checkpoint: Path | None,
     ) -> None:
         self.options = options
-        self.device = torch.device(options.device)
+        self.seed = seed
+        self.device = torch.device(device)
         self.pairs = _on_device(pairs, self.device)
         self.validation = validation and _on_device(validation, self.device)
         self.point_every = options.evaluate_every or max(1, options.steps // 20)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(options.seed)
+            torch.manual_seed(seed)
             gate = GatingNetwork(
                 pairs.prompts.shape[1],
                 pairs.differences.shape[1],
@@ -193,7 +164,7 @@ class _Training:
         self.order: Tensor | None = None
         self.order_of = -1
         self.checkpoint = checkpoint
-        self.fingerprint = _fingerprint(pairs, validation, options)
+        self.fingerprint = _fingerprint(pairs, validation, options, seed, device)
         if checkpoint is not None and checkpoint.exists():
             self._take_up(checkpoint)
 
@@ -254,7 +225,7 @@ class _Training:
         per_pass = len(self.pairs) // size
         number, place = divmod(self.step, per_pass)
         if self.order is None or self.order_of != number:
-            generator = torch.Generator().manual_seed(_mix(self.options.seed, number))
+            generator = torch.Generator().manual_seed(_mix(self.seed, number))
             order = torch.randperm(len(self.pairs), generator=generator)
             self.order, self.order_of = order.to(self.device), number
         return self.order[place * size : (place + 1) * size]
@@ -346,8 +317,15 @@ def _mix(seed: int, number: int) -> int:
     return int.from_bytes(digest[:7], "big")
 
 
-def _fingerprint(pairs: RewardPairs, validation: RewardPairs | None, options: GateOptions) -> str:
-    digest = hashlib.sha256(json.dumps(asdict(options), sort_keys=True).encode())
+def _fingerprint(
+    pairs: RewardPairs,
+    validation: RewardPairs | None,
+    options: GateOptions,
+    seed: int,
+    device: str,
+) -> str:
+    course = {**options.model_dump(mode="json"), "seed": seed, "device": device}
+    digest = hashlib.sha256(json.dumps(course, sort_keys=True).encode())
     for part in (pairs, validation):
         if part is not None:
             for tensor in (part.prompt, part.differences):

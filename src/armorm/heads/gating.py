@@ -18,6 +18,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from armorm.errors import ArmormError
+
 
 class GatingNetwork(nn.Module):
     """ReLU network with a softmax output: prompt feature in, k non-negative coefficients out.
@@ -86,6 +88,25 @@ class RewardPairs:
         """The pairs where ``mask`` holds; prompt features are shared, not copied."""
         keep = torch.from_numpy(np.flatnonzero(mask))
         return RewardPairs(self.prompts, self.prompt[keep], self.differences[keep])
+
+    def split(self, fraction: float, seed: int) -> tuple[RewardPairs, RewardPairs]:
+        """Return training and validation pairs that share no prompt.
+
+        Args:
+            fraction: Share of the prompts whose pairs validate.
+            seed: Seed of the draw.
+
+        Raises:
+            ArmormError: one of the two would have no pair.
+        """
+        drawn = np.random.default_rng([seed, 1]).random(len(self.prompts)) < fraction
+        validates = drawn[self.prompt.numpy()]
+        if validates.all() or not validates.any():
+            raise ArmormError(
+                f"A validation fraction of {fraction} puts all {len(self)} pairs on one side. "
+                "Choose another fraction, or add preference data."
+            )
+        return self.where(~validates), self.where(validates)
 
     def without_prompts(self) -> RewardPairs:
         """The same pairs with one constant prompt: what the fixed-weights ablation sees."""

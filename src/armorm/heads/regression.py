@@ -20,10 +20,8 @@ from scipy.linalg import blas, lapack
 
 from armorm.errors import ArmormError
 from armorm.heads.device import solve_path_on
+from armorm.heads.options import PAPER_ALPHAS
 from armorm.heads.statistics import Pattern, RidgeStatistics, total_statistics
-
-PAPER_ALPHAS = tuple(10.0**power for power in range(-4, 5))
-"""The nine penalties of the published method, 1e-4 … 1e4."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from armorm.features import Backbone, FeatureStore
 from armorm.features.store import PairIndex
 from armorm.files import read_json, write_json
 from armorm.heads import (
+    DebiasingOptions,
     GateOptions,
     GateTraining,
     RewardHead,
@@ -34,7 +35,7 @@ from armorm.model import RewardModel
 from armorm.model.checkpoint import Heads
 from armorm.training.curves import curve_log
 from armorm.training.head_stage import load_head, rewards_of_responses
-from armorm.training.recipe import DebiasingSection, Recipe
+from armorm.training.recipe import Recipe
 from armorm.training.run_backbone import load_backbone
 from armorm.training.tuning.folders import tuning_reports
 from armorm.training.uncertainty import load_uncertainty
@@ -61,11 +62,12 @@ def fit_gate_stage(
     all_pairs = reward_pairs(store, pairs, rewards @ debiasing.transform)
     training, validation = split_validation(all_pairs, pairs, recipe)
     backbone = backbone or load_backbone(recipe, output)
-    options = recipe.gate.options(recipe.seed, str(backbone.device))
+    chance: dict[str, Any] = {"seed": recipe.seed, "device": str(backbone.device)}
     with curve_log(recipe.gate.report_to, output / "logs") as log_point:
         gate = fit_gate(
             training,
-            options,
+            recipe.gate,
+            **chance,
             validation=validation,
             checkpoint=output / "gate.unfinished.safetensors",
             on_point=log_point,
@@ -73,7 +75,8 @@ def fit_gate_stage(
         )
     fixed = fit_gate(
         training.without_prompts(),
-        options,
+        recipe.gate,
+        **chance,
         validation=None if validation is None else validation.without_prompts(),
         show_progress=show_progress,
         description="fixed weights (ablation)",
@@ -122,7 +125,12 @@ def fit_gate_stage(
         "gate_step": gate.step,
         "gate_curve": [asdict(point) for point in gate.curve],
         "gate_seeds": seed_spread(
-            recipe.gate.seeds, options, gate, training, validation, all_pairs.where(pairs.held_out)
+            recipe.gate,
+            first=gate,
+            training=training,
+            validation=validation,
+            held_out=all_pairs.where(pairs.held_out),
+            **chance,
         ),
     }
     heads = _heads(recipe, head, debiasing, gate, metrics)
@@ -188,8 +196,7 @@ def debias(
     return fit_debiasing(
         rewards[responses],
         objectives.column(section.objective),
-        correlation=section.correlation,
-        negative=section.negative,
+        section,
         confounder=_measured_confounder(store, section, responses),
     )
 
@@ -212,7 +219,7 @@ def reference_responses(recipe: Recipe, pairs: PairIndex) -> Int[np.ndarray, " r
 
 
 def _measured_confounder(
-    store: FeatureStore, section: DebiasingSection, responses: Int[np.ndarray, " responses"]
+    store: FeatureStore, section: DebiasingOptions, responses: Int[np.ndarray, " responses"]
 ) -> Float[np.ndarray, " responses"] | None:
     if section.confounder == "objective":
         return None
@@ -236,33 +243,26 @@ def split_validation(
     reward_pairs: RewardPairs, pairs: PairIndex, recipe: Recipe
 ) -> tuple[RewardPairs, RewardPairs | None]:
     """Training pairs, and those that decide which step is kept: whole prompts, held out of both."""
+    training = reward_pairs.where(~pairs.held_out)
     fraction = recipe.gate.validation_fraction
-    if fraction == 0:
-        return reward_pairs.where(~pairs.held_out), None
-    generator = np.random.default_rng([recipe.seed, 1])
-    chosen = (generator.random(int(pairs.prompt.max()) + 1) < fraction)[pairs.prompt]
-    training, validation = ~pairs.held_out & ~chosen, ~pairs.held_out & chosen
-    if not validation.any():
-        raise ArmormError(
-            f"gate.validation_fraction = {fraction} leaves no pair to validate on. Raise it."
-        )
-    return reward_pairs.where(training), reward_pairs.where(validation)
+    return (training, None) if fraction == 0 else training.split(fraction, recipe.seed)
 
 
 def seed_spread(
-    seeds: int,
     options: GateOptions,
+    seed: int,
+    device: str,
     first: GateTraining,
     training: RewardPairs,
     validation: RewardPairs | None,
     held_out: RewardPairs,
 ) -> dict[str, Any] | None:
     """How much the held-out accuracy moves with the seed of the gate; ``None`` for one seed."""
-    if seeds == 1:
+    if options.seeds == 1:
         return None
     gates = [first.gate]
-    for seed in range(options.seed + 1, options.seed + seeds):
-        again = fit_gate(training, replace(options, seed=seed), validation=validation)
+    for other in range(seed + 1, seed + options.seeds):
+        again = fit_gate(training, options, seed=other, device=device, validation=validation)
         gates.append(again.gate)
     accuracies = [float((margins(gate, held_out) > 0).float().mean()) for gate in gates]
     return {

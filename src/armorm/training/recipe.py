@@ -17,9 +17,8 @@ from armorm.conversations import OverlongPolicy
 from armorm.data import DataSource, HeldOut, InvalidPolicy
 from armorm.errors import RecipeError, did_you_mean, shorten
 from armorm.features import Engine
-from armorm.heads import PAPER_ALPHAS, GateOptions
-from armorm.heads.debiasing import Correlation, Negative
-from armorm.heads.gate_training import Precision
+from armorm.heads import DebiasingOptions, GateOptions, HeadOptions
+from armorm.heads.options import Seed
 from armorm.objectives import PAPER_OBJECTIVES, Objective, ObjectiveSet
 from armorm.quickstart import QUICKSTART_OBJECTIVES
 from armorm.training.tuning.options import FinetuneSection, PretrainingSection, Section
@@ -113,95 +112,17 @@ class FeaturesSection(Section):
     shard_responses: int = Field(default=2048, ge=1)
 
 
-class HeadSection(Section):
-    """Stage 1, regression of the objectives.
-
-    Attributes:
-        method: ``ridge`` regression on the features of the frozen backbone, or ``finetune``: the
-            same loss through the backbone too.
-        finetune: How, where the method is ``finetune``.
-        alphas: Penalties to choose from, per objective.
-        selection_fraction: Share of the training prompts that the penalty is chosen on; the
-            head is then refitted on all training rows.
-        uncertainty: Keep with the model what it takes to say how sure it is: 2 d (d + 1) bytes
-            for each group of objectives that share their rows and penalty, and once more.
-    """
+class HeadSection(HeadOptions):
+    """Options of stage 1, and of its rival that trains the backbone too."""
 
     method: Literal["ridge", "finetune"] = "ridge"
+    """Ridge regression on the features of the frozen backbone, or finetune: the same loss through
+    the backbone too."""
     finetune: FinetuneSection = FinetuneSection()
-    alphas: tuple[float, ...] = Field(default=PAPER_ALPHAS, min_length=1)
+    """Course of the fine-tuning, where that is the method."""
     selection_fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
-    uncertainty: bool = True
-
-
-class DebiasingSection(Section):
-    """Which objective is taken out of the others.
-
-    Attributes:
-        objective: The confounder; ``null`` leaves the rewards as they are.
-        correlation: What is brought to zero.
-        confounder: What the correlation is measured with: the predicted reward of ``objective``
-            (the paper's), or the length of each response in ``tokens`` or ``characters``.
-        negative: What to do with a correlation that is not positive to begin with: ``keep`` the
-            reward (the published practice) or ``solve``.
-        reference: Sources of the preference data that make up the reference set; default all.
-    """
-
-    objective: str | None = None
-    correlation: Correlation = "spearman"
-    confounder: Literal["objective", "tokens", "characters"] = "objective"
-    negative: Negative = "keep"
-    reference: tuple[str, ...] | None = None
-
-
-class GateSection(Section):
-    """Stage 2, the gate. Defaults are the paper's.
-
-    Attributes:
-        hidden_dim: Width of the hidden layers.
-        n_hidden: Number of hidden layers.
-        temperature: Divides the logits before the softmax.
-        beta: Scale of the Bradley–Terry model at the start; it is learned.
-        learning_rate: AdamW's, with cosine decay to zero.
-        weight_decay: AdamW's.
-        steps: Gradient steps.
-        batch_size: Preference pairs a step.
-        precision: Of the matrix products: ``float32``, ``tf32`` (GPU) or ``bfloat16``.
-        compile: Let ``torch.compile`` fuse the network; pays on a GPU.
-        validation_fraction: Share of the training pairs that decides which step is kept; 0 keeps
-            the last, as the paper does.
-        evaluate_every: Steps between points of the training curve; default a twentieth of all.
-        patience: Stop after so many points without a better validation loss.
-        seeds: Train this many gates with different seeds and report the spread; the first is kept.
-        report_to: Where the training curve goes besides ``metrics.json``.
-    """
-
-    hidden_dim: int = Field(default=1024, ge=1)
-    n_hidden: int = Field(default=3, ge=0)
-    temperature: float = Field(default=1.0, gt=0)
-    beta: float = Field(default=100.0, gt=0)
-    learning_rate: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=0.01, ge=0)
-    steps: int = Field(default=10_000, ge=1)
-    batch_size: int = Field(default=1024, ge=1)
-    precision: Precision = "float32"
-    compile: bool = False
-    validation_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)
-    evaluate_every: int | None = Field(default=None, ge=1)
-    patience: int | None = Field(default=None, ge=1)
-    seeds: int = Field(default=1, ge=1)
-    report_to: Literal["none", "tensorboard"] = "none"
-
-    @model_validator(mode="after")
-    def _patience_needs_validation(self) -> GateSection:
-        if self.patience is not None and self.validation_fraction == 0:
-            raise ValueError("patience needs a validation_fraction above 0")
-        return self
-
-    def options(self, seed: int, device: str) -> GateOptions:
-        """What ``fit_gate`` takes."""
-        ours = {"validation_fraction", "seeds", "report_to"}
-        return GateOptions(**self.model_dump(exclude=ours), seed=seed, device=device)
+    """Share of the training prompts that the penalty is chosen on; the head is then refitted on
+    all training rows."""
 
 
 class Recipe(Section):
@@ -215,15 +136,15 @@ class Recipe(Section):
     """
 
     name: str = "armorm"
-    seed: int = 0
+    seed: Seed = 0
     objectives: Literal["paper", "quickstart"] | tuple[Objective, ...] = "paper"
     backbone: BackboneSection = BackboneSection()
     data: DataSection
     pretraining: PretrainingSection | None = None
     features: FeaturesSection = FeaturesSection()
     head: HeadSection = HeadSection()
-    debiasing: DebiasingSection = DebiasingSection()
-    gate: GateSection = GateSection()
+    debiasing: DebiasingOptions = DebiasingOptions()
+    gate: GateOptions = GateOptions()
 
     @model_validator(mode="after")
     def _known_objectives(self) -> Recipe:

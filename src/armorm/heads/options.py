@@ -1,0 +1,99 @@
+"""Options of the two stages and of the debiasing: the recipe's sections are these classes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, model_validator
+
+Correlation = Literal["spearman", "pearson"]
+Confounder = Literal["objective", "tokens", "characters"]
+Negative = Literal["keep", "solve"]
+Precision = Literal["float32", "tf32", "bfloat16"]
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""A seed that every generator in use accepts."""
+
+PAPER_ALPHAS = tuple(10.0**power for power in range(-4, 5))
+"""The nine penalties of the published method, 1e-4 … 1e4."""
+
+
+class Options(BaseModel):
+    """Base class of options: immutable, finite, and an unknown name is an error."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+class HeadOptions(Options):
+    """Options of stage 1, the ridge regression of every objective."""
+
+    alphas: tuple[NonNegativeFloat, ...] = Field(default=PAPER_ALPHAS, min_length=1)
+    """Penalties to choose from, per objective; 0 gives the minimum-norm solution."""
+    folds: int = Field(default=5, ge=2, le=20)
+    """Parts of the training prompts that the penalty is cross-validated on. The head is then
+    fitted on all of them."""
+    uncertainty: bool = True
+    """Keep with the model what its uncertainty is computed from: 2 d (d + 1) bytes for each group
+    of objectives that share their rows and penalty, and once more."""
+
+
+class DebiasingOptions(Options):
+    """Options of the debiasing: which objective is subtracted from the others, and how much."""
+
+    objective: str | None = None
+    """Objective that is subtracted; null keeps the rewards as they are."""
+    correlation: Correlation = "spearman"
+    """Kind of correlation that is brought to zero: spearman or pearson."""
+    confounder: Confounder = "objective"
+    """Quantity that the correlation is measured with: the predicted reward of the objective (the
+    paper's), or the length of each response in tokens or characters."""
+    negative: Negative = "keep"
+    """Treatment of a correlation that is not positive to begin with: keep the reward (the
+    published practice), or solve for a negative penalty."""
+    reference: tuple[str, ...] | None = None
+    """Sources of the preference data that make up the reference set; default all."""
+
+
+class GateOptions(Options):
+    """Options of stage 2, the gate. The defaults are the paper's."""
+
+    hidden_dim: int = Field(default=1024, ge=1, le=65_536)
+    """Width of the hidden layers."""
+    n_hidden: int = Field(default=3, ge=0, le=64)
+    """Number of hidden layers; 0 gives a linear gate."""
+    temperature: float = Field(default=1.0, ge=1e-6, le=1e6)
+    """Divisor of the logits before the softmax."""
+    beta: float = Field(default=100.0, ge=1e-6, le=1e6)
+    """Scale of the Bradley–Terry model at the start; it is learned."""
+    learning_rate: PositiveFloat = Field(default=1e-3, le=100)
+    """Learning rate of AdamW, with cosine decay to zero."""
+    weight_decay: NonNegativeFloat = Field(default=0.01, le=100)
+    """Weight decay of AdamW."""
+    steps: int = Field(default=10_000, ge=1, le=10**9)
+    """Gradient steps."""
+    batch_size: int = Field(default=1024, ge=1, le=10**9)
+    """Preference pairs in one step."""
+    precision: Precision = "float32"
+    """Precision of the matrix products: float32, tf32 (GPU) or bfloat16. The weights, the softmax
+    and the loss stay in float32."""
+    compile: bool = False
+    """Compile the network with torch.compile; pays on a GPU."""
+    validation_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of the training prompts whose pairs decide which step's weights are kept; 0 keeps the
+    last step, as the paper does."""
+    evaluate_every: int | None = Field(default=None, ge=1)
+    """Steps between points of the training curve; default a twentieth of all."""
+    patience: int | None = Field(default=None, ge=1)
+    """Points of the curve without a better validation loss after which training stops."""
+    seeds: int = Field(default=1, ge=1, le=1000)
+    """Number of gates trained with different seeds to report the spread; the first is kept."""
+    report_to: Literal["none", "tensorboard"] = "none"
+    """Receiver of the training curve besides metrics.json."""
+
+    @model_validator(mode="after")
+    def _patience_needs_validation(self) -> GateOptions:
+        if self.patience is not None and self.validation_fraction == 0:
+            raise ValueError("patience needs a validation_fraction above 0")
+        return self
