@@ -31,6 +31,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaModel
 
 from armorm.conversations import EncodedPrompt
+from armorm.features.merging import merge_prompts
 from armorm.features.packing import grow_trees
 from armorm.features.running import ModelRunner
 
@@ -112,7 +113,7 @@ def flop(config: LlamaConfig, work: Work) -> tuple[float, float]:
     per_token = 2 * config.hidden_size * (2 * heads + 2 * key_heads + 3 * config.intermediate_size)
     alone = sum(len(ids) * per_token + 2 * heads * len(ids) ** 2 for ids in work.sequences)
     packed = 0.0
-    for tree in grow_trees(work.prompts):
+    for tree in grow_trees(merge_prompts(work.prompts).prompts):
         trunk = len(tree.trunk)
         packed += tree.tokens * per_token + 2 * heads * trunk**2
         packed += sum(4 * heads * len(b) * trunk + 2 * heads * len(b) ** 2 for b in tree.branches)

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from armorm.conversations import EncodedPrompt
 from armorm.features import shared_attention
+from armorm.features.merging import merge_prompts
 from armorm.features.packing import grow_trees, plan_batches, plan_packs
 from armorm.features.running import ModelRunner, OutOfMemoryError
 
@@ -222,6 +223,28 @@ def test_states_do_not_depend_on_what_runs_beside_them():
         torch.testing.assert_close(alone.prompts[0], together.prompts[i], rtol=0, atol=1e-5)
 
 
+ids = st.lists(st.integers(0, 3), min_size=1, max_size=12)
+
+
+@st.composite
+def encoded_prompts(draw: st.DrawFn) -> EncodedPrompt:
+    prompt = draw(ids)
+    responses = draw(st.lists(ids, min_size=1, max_size=6))
+    return EncodedPrompt(tuple(prompt + response for response in responses), len(prompt) - 1)
+
+
+@given(st.lists(encoded_prompts(), min_size=1, max_size=8))
+def test_merged_prompts_hold_every_prompt_and_conversation_once(prompts):
+    merged = merge_prompts(prompts)
+    keys = [prompt.prompt_ids for prompt in merged.prompts]
+    assert len(set(keys)) == len(keys)
+    assert [keys[i] for i in merged.prompt_numbers] == [prompt.prompt_ids for prompt in prompts]
+    conversations = [ids for prompt in merged.prompts for ids in prompt.sequences]
+    assert len(set(map(tuple, conversations))) == len(conversations)
+    given_ids = [ids for prompt in prompts for ids in prompt.sequences]
+    assert [conversations[i] for i in merged.response_numbers] == given_ids
+
+
 class SmallMemory:
     """A model whose memory holds so many tokens at once."""
 
@@ -250,7 +273,7 @@ def test_out_of_memory_halves_the_tokens_and_loses_nothing(share_prompts):
         found = runner.run(prompts, steps.append)
     assert memory.refused > 0
     assert runner.max_tokens <= 64
-    assert sum(steps) == sum(prompt.tokens for prompt in prompts)
+    assert sum(steps) == merge_prompts(prompts).tokens
     bound = TOLERANCE * float(at_end.abs().max())
     torch.testing.assert_close(found.responses, at_end, rtol=0, atol=bound)
     torch.testing.assert_close(found.prompts, at_boundary, rtol=0, atol=bound)
@@ -267,26 +290,17 @@ def test_a_conversation_that_does_not_fit_alone_is_named():
             runner.run(make_prompts())
 
 
-ids = st.lists(st.integers(0, 3), min_size=1, max_size=12)
-
-
-@st.composite
-def encoded_prompts(draw: st.DrawFn) -> EncodedPrompt:
-    prompt = draw(ids)
-    responses = draw(st.lists(ids, min_size=1, max_size=6))
-    return EncodedPrompt(tuple(prompt + response for response in responses), len(prompt) - 1)
-
-
 @given(st.lists(encoded_prompts(), min_size=1, max_size=8), st.integers(1, 60))
 @settings(max_examples=200, deadline=None)
 def test_packs_hold_every_conversation_once_within_the_budget(prompts, budget):
-    trees = grow_trees(prompts)
-    packs = plan_packs(trees, budget)
+    merged = merge_prompts(prompts)
+    packs = plan_packs(grow_trees(merged.prompts), budget)
     pieces = [piece for pack in packs for piece in pack]
+    leaves = [leaf for piece in pieces for leaf in piece.leaves]
+    found = {leaf.response: leaf.ids for leaf in leaves}
     sequences = [ids for prompt in prompts for ids in prompt.sequences]
-    found = {number: leaf.ids for p in pieces for leaf in p.leaves for number in leaf.responses}
-    assert [found[number] for number in range(len(sequences))] == sequences
-    assert sum(len(leaf.responses) for p in pieces for leaf in p.leaves) == len(sequences)
+    assert [found[number] for number in merged.response_numbers] == sequences
+    assert len(leaves) == len(found) == len(set(merged.response_numbers))
     for pack in packs:
         conversations = sum(len(piece.branches) for piece in pack)
         assert sum(piece.tokens for piece in pack) <= budget or conversations == 1

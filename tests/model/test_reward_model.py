@@ -116,6 +116,21 @@ def test_a_comparison_splits_the_margin_and_is_antisymmetric(model):
     assert model.compare(PROMPT, "ok", "ok").preferred == "tie"
 
 
+def test_rows_with_one_prompt_are_computed_together_and_equal_ones_once(model):
+    texts = ["Paris", "ok", "Lyon , one two", "ok", "Paris"]
+    rows = [conversation(text) for text in texts]
+    rewards = model.score(rows)
+    assert rewards.score[1] == rewards.score[3]
+    assert torch.equal(rewards.contributions[0], rewards.contributions[4])
+    assert torch.equal(rewards.gating[0], rewards.gating[2])
+    encode = model.backbone.encoder.encode
+    apart = model.backbone.features([encode(PROMPT, [text]) for text in texts])
+    joined = model.backbone.features([encode(PROMPT, texts[:3])])
+    assert apart.computed_tokens == joined.computed_tokens
+    assert torch.equal(apart.responses, joined.responses[[0, 1, 2, 1, 0]])
+    assert torch.equal(apart.prompts, joined.prompts[[0] * 5])
+
+
 def test_best_of_takes_the_highest_score(model):
     responses = ["Paris", "Lyon", "ok , yes", "one two three"]
     best, rewards = model.best_of(PROMPT, responses)

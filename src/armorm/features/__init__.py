@@ -3,6 +3,7 @@
 from armorm.features.backbone import Backbone, resolve_model_folder
 from armorm.features.engines import Engine, FeatureBackbone, load_engine
 from armorm.features.extraction import ExtractionSummary, extract_features
+from armorm.features.merging import MergedPrompts, merge_prompts
 from armorm.features.processes import Process
 from armorm.features.running import BackboneFeatures
 from armorm.features.store import FeatureStore, Manifest
@@ -15,8 +16,10 @@ __all__ = [
     "FeatureBackbone",
     "FeatureStore",
     "Manifest",
+    "MergedPrompts",
     "Process",
     "extract_features",
     "load_engine",
+    "merge_prompts",
     "resolve_model_folder",
 ]

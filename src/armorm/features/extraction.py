@@ -14,7 +14,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from jaxtyping import Int
 from armorm.conversations import EncodedPrompt, PreferencePair, RatedResponse, prompt_key
 from armorm.errors import ArmormError
 from armorm.features.engines import FeatureBackbone
+from armorm.features.merging import merge_prompts
 from armorm.features.processes import Process
 from armorm.features.store import (
     RATING_COLUMN,
@@ -286,23 +287,26 @@ def extract_shard(
 ) -> Counter[str]:
     """Compute and write one shard; returns how much was computed."""
     objectives = [objective.name for objective in writer.manifest.objectives]
-    prompts, numbers = _merge_prompts(encoded.conversations)
-    tokens = sum(prompt.tokens for prompt in prompts)
+    present = [one for one in encoded.conversations if one is not None]
+    merged = merge_prompts(present)
     responses = sum(len(row.responses) for _, row in encoded.members)
     features = backbone.features(
-        prompts, lambda done: advance(responses * done / max(tokens, 1), done)
+        merged.prompts, lambda done: advance(responses * done / max(merged.tokens, 1), done)
     )
+    prompt_numbers, first_response = iter(merged.prompt_numbers), 0
     lines = []
-    for (member, row), conversation, (prompt, first) in zip(
-        encoded.members, encoded.conversations, numbers, strict=True
-    ):
-        lines += _index_lines(shard, member, row, conversation, prompt, first, objectives)
+    for (member, row), one in zip(encoded.members, encoded.conversations, strict=True):
+        prompt = -1 if one is None else next(prompt_numbers)
+        lines += _index_lines(shard, member, row, one, prompt, first_response, objectives)
+        first_response += 0 if one is None else len(one.sequences)
+    # Each prompt is stored once, and each response for itself: rows of the index are rows there.
+    features = replace(features, responses=features.responses[merged.response_numbers])
     writer.write_shard(shard, features, index_table(lines, objectives))
     return Counter(
         shards=1,
-        responses=sum(len(prompt.sequences) for prompt in prompts),
-        prompts=len(prompts),
-        tokens=tokens,
+        responses=len(features.responses),
+        prompts=len(features.prompts),
+        tokens=sum(one.tokens for one in present),
         computed_tokens=features.computed_tokens or 0,
     )
 
@@ -353,39 +357,6 @@ def _told(rows: Iterable[Row], tell: Callable[[bytes], object]) -> Iterator[Row]
 def content_key(prompt: str, response: str, ratings: Mapping[str, float]) -> str:
     """What a rated row is known by: a hash of its prompt's key, its response and its ratings."""
     return sha256_of_json([prompt, response, dict(ratings)])[:32]
-
-
-def _merge_prompts(
-    encoded: Sequence[EncodedPrompt | None],
-) -> tuple[list[EncodedPrompt], list[tuple[int, int]]]:
-    """Rows that share a prompt become one prompt with all their responses.
-
-    Returns:
-        The merged prompts, and for each row its prompt number and first response number (both
-        -1 for a skipped row).  A row's responses stay next to each other.
-    """
-    sequences: dict[tuple[int, ...], list[list[int]]] = {}
-    places: list[tuple[tuple[int, ...], int] | None] = []
-    for conversation in encoded:
-        if conversation is None:
-            places.append(None)
-            continue
-        mine = sequences.setdefault(conversation.prompt_ids, [])
-        places.append((conversation.prompt_ids, len(mine)))
-        mine.extend(conversation.sequences)
-    number: dict[tuple[int, ...], int] = {}
-    start: dict[tuple[int, ...], int] = {}
-    merged: list[EncodedPrompt] = []
-    total = 0
-    for key, all_responses in sequences.items():
-        number[key], start[key] = len(merged), total
-        total += len(all_responses)
-        merged.append(EncodedPrompt(tuple(all_responses), len(key) - 1))
-    numbers = [
-        (-1, -1) if place is None else (number[place[0]], start[place[0]] + place[1])
-        for place in places
-    ]
-    return merged, numbers
 
 
 def _index_lines(

@@ -23,14 +23,14 @@ class PromptTree:
         boundary: Index of the prompt boundary, inside the trunk.
         trunk: Ids that all conversations begin with: the prompt, and what follows it alike.
         branches: Ids that each different conversation adds; only the first may be empty.
-        responses: For each branch, the numbers of the responses that end with it.
+        responses: For each branch, the number of the response that ends with it.
     """
 
     prompt: int
     boundary: int
     trunk: list[int]
     branches: list[list[int]]
-    responses: list[list[int]]
+    responses: list[int]
 
     @property
     def tokens(self) -> int:
@@ -43,7 +43,7 @@ class PromptTree:
 
     def without(self, done: set[int]) -> PromptTree | None:
         """The tree without the branches whose responses are done; ``None`` if none is left."""
-        left = [i for i, numbers in enumerate(self.responses) if numbers[0] not in done]
+        left = [i for i, number in enumerate(self.responses) if number not in done]
         if not left:
             return None
         branches, responses = [self.branches[i] for i in left], [self.responses[i] for i in left]
@@ -71,8 +71,8 @@ class Leaf:
         return len(self.tree.trunk) + len(self.tree.branches[self.branch])
 
     @property
-    def responses(self) -> list[int]:
-        """Numbers of the responses that end here."""
+    def response(self) -> int:
+        """Number of the response that ends here."""
         return self.tree.responses[self.branch]
 
 
@@ -106,27 +106,27 @@ Pack = list[Piece]
 
 
 def grow_trees(prompts: Sequence[EncodedPrompt]) -> list[PromptTree]:
-    """One tree per prompt; responses are numbered through all prompts, in order.
+    """Make one tree per prompt; responses are numbered through all prompts, in order.
 
-    Equal conversations share a branch.
+    Args:
+        prompts: Prompts whose conversations differ (:func:`~armorm.features.merge_prompts`).
     """
     trees = []
     first = 0
     for number, prompt in enumerate(prompts):
-        ends: dict[tuple[int, ...], list[int]] = {}
-        for response, ids in enumerate(prompt.sequences, start=first):
-            ends.setdefault(tuple(ids), []).append(response)
-        first += len(prompt.sequences)
-        trunk = _common_beginning(list(ends))
+        trunk = _common_beginning(prompt.sequences)
         # The conversation that ends with the trunk comes first: the trunk is in the first pack.
-        ordered = sorted(ends, key=lambda ids: len(ids) > len(trunk))
-        branches = [list(ids[len(trunk) :]) for ids in ordered]
-        responses = [ends[ids] for ids in ordered]
+        ordered = sorted(
+            enumerate(prompt.sequences, start=first), key=lambda pair: len(pair[1]) > len(trunk)
+        )
+        first += len(prompt.sequences)
+        branches = [ids[len(trunk) :] for _, ids in ordered]
+        responses = [response for response, _ in ordered]
         trees.append(PromptTree(number, prompt.boundary, trunk, branches, responses))
     return trees
 
 
-def _common_beginning(sequences: Sequence[tuple[int, ...]]) -> list[int]:
+def _common_beginning(sequences: Sequence[list[int]]) -> list[int]:
     """What all sequences begin with: what the first and the last in their order do."""
     first, last = min(sequences), max(sequences)
     pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))

@@ -17,6 +17,7 @@ from torch import Tensor
 from armorm.conversations import EncodedPrompt
 from armorm.errors import ArmormError
 from armorm.features import shared_attention
+from armorm.features.merging import merge_prompts
 from armorm.features.packing import Leaf, Pack, PromptTree, grow_trees, plan_batches, plan_packs
 from armorm.features.shared_attention import CannotShareError, KeptTrunk, PackLayout, TreeSpans
 
@@ -134,12 +135,14 @@ class ModelRunner:
 
         Args:
             prompts: Prompts with their responses.
-            advance: Called after each step with the tokens of the conversations it finished.
+            advance: Called after each step with the tokens of the conversations it finished, each
+                distinct conversation counted once.
 
         Raises:
             OutOfMemoryError: a single conversation does not fit.
         """
-        trees = grow_trees(prompts)
+        merged = merge_prompts(prompts)
+        trees = grow_trees(merged.prompts)
         states = self._states_for(trees)
         if self.not_shared is None:
             limit = attention_span(self.model)
@@ -148,7 +151,9 @@ class ModelRunner:
             trees = [tree for tree in trees if limit is not None and tree.longest > limit]
         self._run_all(self._batches, trees, states, advance)
         return BackboneFeatures(
-            states.prompts.cpu(), states.responses.cpu(), states.computed_tokens
+            states.prompts.cpu()[merged.prompt_numbers],
+            states.responses.cpu()[merged.response_numbers],
+            states.computed_tokens,
         )
 
     def _run_all(
@@ -232,7 +237,7 @@ class ModelRunner:
         states.read_batch(members, hidden)
 
     def _states_for(self, trees: Sequence[PromptTree]) -> _States:
-        responses = sum(len(numbers) for tree in trees for numbers in tree.responses)
+        responses = sum(len(tree.responses) for tree in trees)
         return _States(
             torch.empty(len(trees), self.hidden_size, device=self.device),
             torch.empty(responses, self.hidden_size, device=self.device),
@@ -298,10 +303,9 @@ class _States:
     def _put(
         self, leaves: Sequence[Leaf], ends: Sequence[int], hidden: Float[Tensor, "tokens hidden"]
     ) -> None:
-        """Put down the state of the token before each end, for all responses of each leaf."""
-        rows = [end - 1 for leaf, end in zip(leaves, ends, strict=True) for _ in leaf.responses]
-        numbers = [number for leaf in leaves for number in leaf.responses]
-        self.responses[numbers] = hidden[rows].to(self.responses)
+        """Store the state of the token before each end."""
+        numbers = [leaf.response for leaf in leaves]
+        self.responses[numbers] = hidden[[end - 1 for end in ends]].to(self.responses)
         self.done.update(numbers)
 
     def difference(self, other: _States) -> float:
@@ -361,7 +365,7 @@ def _shared_attention(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _tokens_of(leaves: Iterable[Leaf]) -> int:
-    return sum(leaf.tokens * len(leaf.responses) for leaf in leaves)
+    return sum(leaf.tokens for leaf in leaves)
 
 
 def _made_up_prompt(model: PreTrainedModel) -> EncodedPrompt:

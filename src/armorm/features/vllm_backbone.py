@@ -7,9 +7,8 @@ reads the state at the boundary.
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from armorm.features.backbone import (
     resolve_dtype,
     resolve_model_folder,
 )
+from armorm.features.merging import merge_prompts
 from armorm.features.running import BackboneFeatures
 
 # vLLM drains after as many, and progress is told; more in one call gain nothing.
@@ -173,7 +173,8 @@ class VllmBackbone:
         Raises:
             ArmormError: a state is not a number.
         """
-        requests = [(ids, prompt.boundary) for prompt in prompts for ids in prompt.sequences]
+        merged = merge_prompts(prompts)
+        requests = [(ids, prompt.boundary) for prompt in merged.prompts for ids in prompt.sequences]
         states = torch.empty(len(requests), 2, self.hidden_size)
         for start in range(0, len(requests), SEQUENCES_AT_ONCE):
             group = requests[start : start + SEQUENCES_AT_ONCE]
@@ -186,8 +187,10 @@ class VllmBackbone:
                 f"vLLM answered no number for {len(rows)} conversations (the first at position "
                 f"{rows[0]}). Use dtype float32 or bfloat16 if it is float16; else see its log."
             )
-        firsts = list(_first_of_each([len(prompt.sequences) for prompt in prompts]))
-        return BackboneFeatures(states[firsts, 0], states[:, 1])
+        # The boundary's state is the same in all conversations of a prompt: take the first one's.
+        owners = torch.tensor(merged.owners, dtype=torch.long)
+        firsts = torch.searchsorted(owners, torch.tensor(merged.prompt_numbers, dtype=torch.long))
+        return BackboneFeatures(states[firsts, 0], states[merged.response_numbers, 1])
 
     def _states(
         self, requests: Sequence[tuple[Sequence[int], int]]
@@ -237,7 +240,3 @@ def refuse_foreign_options(device: str | None, attn_implementation: str | None, 
         )
     if dtype == "stored":
         raise ArmormError("vLLM needs a dtype: auto, float32, bfloat16 or float16.")
-
-
-def _first_of_each(sizes: Sequence[int]) -> Iterator[int]:
-    return itertools.accumulate(sizes[:-1], initial=0) if sizes else iter(())

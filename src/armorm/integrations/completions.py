@@ -109,7 +109,7 @@ class CompletionScorer:
                     positions.append(position)
         if not encoded:
             return ScoredCompletions(None, (), len(prompts))
-        rewards = self.model.score_encoded(_merged(encoded), keep_nonfinite=True)
+        rewards = self.model.score_encoded(encoded, keep_nonfinite=True)
         finite = rewards.finite
         kept = tuple(itertools.compress(positions, finite.tolist()))
         return ScoredCompletions(rewards.where(finite), kept, len(prompts))
@@ -154,14 +154,3 @@ def _group_by_prompt(
             raise error.at(None, position + 1) from None
         groups.setdefault(prompt_key(messages), (messages, []))[1].append((position, text))
     return list(groups.values())
-
-
-def _merged(encoded: list[EncodedPrompt]) -> list[EncodedPrompt]:
-    """Neighbours with the same prompt ids as one prompt with several responses."""
-    merged: list[EncodedPrompt] = []
-    for one in encoded:
-        if merged and merged[-1].prompt_ids == one.prompt_ids:
-            before = merged.pop()
-            one = EncodedPrompt(before.sequences + one.sequences, before.boundary)
-        merged.append(one)
-    return merged

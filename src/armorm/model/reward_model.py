@@ -25,7 +25,7 @@ from armorm.conversations import (
     validate_response,
 )
 from armorm.errors import ArmormError, InputError, NonFiniteError, shorten
-from armorm.features import Backbone, Engine, FeatureBackbone, load_engine
+from armorm.features import Backbone, Engine, FeatureBackbone, load_engine, merge_prompts
 from armorm.files import sha256_of_json
 from armorm.heads import GatingNetwork
 from armorm.model.checkpoint import Heads, load_checkpoint, save_checkpoint
@@ -274,26 +274,25 @@ class RewardModel:
 
     def compare(self, prompt: Conversation | str, a: str, b: str) -> Comparison:
         """Which of two responses is preferred, and what each objective adds to the margin."""
-        # Equal texts in one batch can differ in the last bit, so they are scored as one.
-        rewards = self.score_responses(prompt, [a] if a == b else [a, b])
+        rewards = self.score_responses(prompt, [a, b])
         ratings = self.objectives.to_ratings(rewards.rewards.numpy())
         differences = [
             ObjectiveDifference(
                 objective=name,
                 coefficient=float(rewards.coefficients[0, i]),
                 rating_a=float(ratings[0, i]),
-                rating_b=float(ratings[-1, i]),
+                rating_b=float(ratings[1, i]),
                 reward_a=float(rewards.rewards[0, i]),
-                reward_b=float(rewards.rewards[-1, i]),
-                contribution=float(rewards.contributions[0, i] - rewards.contributions[-1, i]),
+                reward_b=float(rewards.rewards[1, i]),
+                contribution=float(rewards.contributions[0, i] - rewards.contributions[1, i]),
             )
             for i, name in enumerate(rewards.objectives)
         ]
         differences.sort(key=lambda difference: -abs(difference.contribution))
-        margin = float(rewards.score[0] - rewards.score[-1])
+        margin = float(rewards.score[0] - rewards.score[1])
         return Comparison(
             score_a=float(rewards.score[0]),
-            score_b=float(rewards.score[-1]),
+            score_b=float(rewards.score[1]),
             margin=margin,
             probability=self.preference_probability(margin),
             preferred="a" if margin > 0 else "b" if margin < 0 else "tie",
@@ -331,6 +330,9 @@ class RewardModel:
     ) -> Rewards:
         """Score what ``backbone.encoder`` encoded: all responses, prompt by prompt.
 
+        Equal prompts and equal conversations are computed once, so equal responses to one prompt
+        have equal scores, bit by bit.
+
         Args:
             encoded: Prompts with their responses.
             uncertainty: See :meth:`score`.
@@ -342,17 +344,18 @@ class RewardModel:
         """
         if uncertainty and self.uncertainty is None:
             raise no_uncertainty()
-        features = self.backbone.features(encoded)
-        owner = torch.tensor(
-            [i for i, p in enumerate(encoded) for _ in p.sequences], dtype=torch.long
-        )
-        gating = self.gate(features.prompts)[owner]
+        # The heads too run on distinct conversations: the rows of a matrix product depend on
+        # their position, by rounding.
+        merged = merge_prompts(encoded)
+        features = self.backbone.features(merged.prompts)
+        gating = self.gate(features.prompts)[merged.owners]
         rewards = self._combine(features.responses, gating)
         if uncertainty:
             assert self.uncertainty is not None
             self.uncertainty.check_belongs(self.heads.weight)
             sure = self.uncertainty.of(features.responses, rewards.coefficients)
             rewards = replace(rewards, uncertainty=sure)
+        rewards = rewards.where(torch.tensor(merged.response_numbers, dtype=torch.long))
         if not keep_nonfinite:
             self._check_finite(rewards)
         return rewards

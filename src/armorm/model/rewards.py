@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from armorm.errors import ArmormError
@@ -36,10 +36,10 @@ class RewardUncertainty:
         limit = torch.inf if self.usual_novelty is None else self.usual_novelty
         return self.novelty > limit
 
-    def where(self, mask: Bool[Tensor, " n"]) -> RewardUncertainty:
-        """Return the rows at which ``mask`` is true."""
+    def where(self, rows: Bool[Tensor, " n"] | Int[Tensor, " m"]) -> RewardUncertainty:
+        """Return the rows that a mask or positions select."""
         return RewardUncertainty(
-            self.deviations[mask], self.score[mask], self.novelty[mask], self.usual_novelty
+            self.deviations[rows], self.score[rows], self.novelty[rows], self.usual_novelty
         )
 
     def split(self, sizes: Sequence[int]) -> list[RewardUncertainty]:
@@ -103,17 +103,17 @@ class Rewards:
         finite: Tensor = torch.cat(tables, dim=1).isfinite().all(dim=1)
         return finite
 
-    def where(self, mask: Bool[Tensor, " n"]) -> Rewards:
-        """Return the rows at which ``mask`` is true."""
+    def where(self, rows: Bool[Tensor, " n"] | Int[Tensor, " m"]) -> Rewards:
+        """Return the rows that a mask or positions select."""
         more = self.uncertainty
         return Rewards(
-            self.score[mask],
-            self.rewards[mask],
-            self.gating[mask],
-            self.coefficients[mask],
-            self.contributions[mask],
+            self.score[rows],
+            self.rewards[rows],
+            self.gating[rows],
+            self.coefficients[rows],
+            self.contributions[rows],
             self.objectives,
-            None if more is None else more.where(mask),
+            None if more is None else more.where(rows),
         )
 
     def split(self, sizes: Sequence[int]) -> list[Rewards]:
