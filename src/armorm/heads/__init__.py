@@ -1,5 +1,6 @@
 """The mathematics on features, knowing nothing of text: ridge, debiasing, gate, metrics."""
 
+from armorm.heads.bradley_terry import BradleyTerryHead, fit_bradley_terry_head
 from armorm.heads.debiasing import VerbosityDebiasing, fit_debiasing
 from armorm.heads.gate_training import CurvePoint, GateTraining, fit_gate
 from armorm.heads.gating import GatingNetwork, RewardPairs
@@ -11,6 +12,7 @@ from armorm.heads.uncertainty import HeadUncertainty, fit_uncertainty
 
 __all__ = [
     "PAPER_ALPHAS",
+    "BradleyTerryHead",
     "CurvePoint",
     "DebiasingOptions",
     "GateOptions",
@@ -23,6 +25,7 @@ __all__ = [
     "RewardPairs",
     "RidgeStatistics",
     "VerbosityDebiasing",
+    "fit_bradley_terry_head",
     "fit_debiasing",
     "fit_gate",
     "fit_reward_head",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -90,6 +91,75 @@ def accuracy(margins: npt.ArrayLike) -> float | None:
     """
     margins = np.asarray(margins)
     return float(np.mean(margins > 0)) if margins.size else None
+
+
+class Interval(NamedTuple):
+    """A confidence interval of a share."""
+
+    low: float
+    high: float
+
+
+def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> Interval | None:
+    """Return Wilson's score interval of a binomial share; ``None`` when ``n`` is 0.
+
+    Unlike p ± z sqrt(p (1 - p) / n) it stays within [0, 1] and is right for small n and for shares
+    near 0 and 1 (Wilson 1927).
+
+    Example:
+        >>> low, high = wilson_interval(81, 100)
+        >>> round(low, 3), round(high, 3)
+        (0.722, 0.875)
+    """
+    if n == 0:
+        return None
+    found = scipy.stats.binomtest(successes, n).proportion_ci(confidence, method="wilson")
+    return Interval(float(found.low), float(found.high))
+
+
+class McNemar(NamedTuple):
+    """McNemar's exact test of two methods on the same pairs.
+
+    Attributes:
+        only_a: Pairs that only the first method ranks rightly.
+        only_b: Pairs that only the second method ranks rightly.
+        p_value: Probability of a split at least as uneven if both were equally good, two-sided.
+    """
+
+    only_a: int
+    only_b: int
+    p_value: float
+
+
+def mcnemar(right_a: npt.ArrayLike, right_b: npt.ArrayLike) -> McNemar:
+    """Test whether two methods that judged the same pairs differ in accuracy.
+
+    Only the pairs on which they disagree count: under the null hypothesis each falls to either
+    method like a fair coin (McNemar 1947, the exact binomial form).
+
+    Args:
+        right_a: Truth of the first method's answer for each pair. Shape (pairs,).
+        right_b: The same of the second method. Shape (pairs,).
+
+    Example:
+        >>> mcnemar([1, 1, 1, 1, 1, 1, 0, 1], [0, 0, 0, 0, 0, 1, 0, 0])
+        McNemar(only_a=6, only_b=0, p_value=0.03125)
+    """
+    a, b = np.asarray(right_a, bool), np.asarray(right_b, bool)
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    if only_a + only_b == 0:
+        return McNemar(0, 0, 1.0)
+    return McNemar(only_a, only_b, float(scipy.stats.binomtest(only_a, only_a + only_b).pvalue))
+
+
+def best_single_objective(differences: Float[np.ndarray, "pairs objectives"]) -> int:
+    """Return the column that alone ranks the most pairs rightly; a tie is wrong.
+
+    Args:
+        differences: Rewards of chosen minus rejected. For a fair comparison with a debiased gate
+            these are debiased too (:attr:`RewardPairs.differences`), and of training pairs.
+    """
+    return int(np.argmax((np.asarray(differences) > 0).mean(axis=0)))
 
 
 @dataclass(frozen=True, slots=True)
