@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+
+from armorm.settings import Options
 
 Correlation = Literal["spearman", "pearson"]
 Confounder = Literal["objective", "tokens", "characters"]
@@ -16,14 +18,6 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 PAPER_ALPHAS = tuple(10.0**power for power in range(-4, 5))
 """The nine penalties of the published method, 1e-4 … 1e4."""
-
-
-class Options(BaseModel):
-    """Base class of options: immutable, finite, and an unknown name is an error."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
-    )
 
 
 class HeadOptions(Options):

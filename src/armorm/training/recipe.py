@@ -5,26 +5,26 @@ Defaults are the paper's.  An unknown key is an error that names its neighbours.
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from armorm.conversations import OverlongPolicy
 from armorm.data import DataSource, HeldOut, InvalidPolicy
-from armorm.errors import RecipeError, did_you_mean, shorten
+from armorm.errors import RecipeError
 from armorm.features import Engine
 from armorm.heads import DebiasingOptions, GateOptions, HeadOptions
 from armorm.heads.options import Seed
 from armorm.objectives import PAPER_OBJECTIVES, Objective, ObjectiveSet
 from armorm.quickstart import QUICKSTART_OBJECTIVES
-from armorm.training.tuning.options import FinetuneSection, PretrainingSection, Section
+from armorm.settings import Options, describe_problems
+from armorm.training.tuning.options import FinetuneSection, PretrainingSection
 
 
-class BackboneSection(Section):
+class BackboneSection(Options):
     """Which frozen model reads the conversations.
 
     Attributes:
@@ -76,7 +76,7 @@ class BackboneSection(Section):
         return self.engine_options if self.engine == "transformers" else {}
 
 
-class DataSection(Section):
+class DataSection(Options):
     """Where ratings and preferences come from.
 
     Attributes:
@@ -100,7 +100,7 @@ class DataSection(Section):
         return self
 
 
-class FeaturesSection(Section):
+class FeaturesSection(Options):
     """How features are stored.
 
     Attributes:
@@ -125,7 +125,7 @@ class HeadSection(HeadOptions):
     all training rows."""
 
 
-class Recipe(Section):
+class Recipe(Options):
     """Everything a training run depends on.
 
     Attributes:
@@ -185,7 +185,7 @@ class Recipe(Section):
         try:
             return cls.model_validate(content)
         except ValidationError as error:
-            problems = "\n  ".join(_describe(problem) for problem in error.errors())
+            problems = "\n  ".join(describe_problems(error, cls))
             raise RecipeError(f"{path}:\n  {problems}") from None
 
     def dump(self) -> str:
@@ -222,35 +222,3 @@ def _list_position(items: list[Any], step: str, override: str) -> int:
     if not step.isdigit() or int(step) >= len(items):
         raise RecipeError(f"--set {override}: {step!r} is not a position in 0 to {len(items) - 1}.")
     return int(step)
-
-
-def _describe(problem: Any) -> str:
-    location = problem["loc"]
-    where = ".".join(str(part) for part in location) or "recipe"
-    if problem["type"] == "extra_forbidden":
-        section = _section_at(location[:-1])
-        hint = did_you_mean(str(location[-1]), section.model_fields) if section else ""
-        return f"{where}: unknown key. {hint}"
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    if problem["type"] == "missing":
-        return f"{where}: required."
-    return f"{where} = {shorten(problem['input'])}: {message}"
-
-
-def _section_at(location: Sequence[int | str]) -> type[BaseModel] | None:
-    """The section class that a location of a validation error points into."""
-    current: Any = Recipe
-    for part in location:
-        if isinstance(part, int):
-            continue
-        if isinstance(current, type) and issubclass(current, BaseModel):
-            field = current.model_fields.get(part)
-            models = [] if field is None else _models_in(field.annotation)
-            current = models[0] if models else None
-    return current if isinstance(current, type) and issubclass(current, BaseModel) else None
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for inner in typing.get_args(annotation) for model in _models_in(inner)]

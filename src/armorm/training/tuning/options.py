@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from armorm.data import DataSource
+from armorm.settings import Options
 
 
-class Section(BaseModel):
-    """What all sections have in common: immutable, and an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class LoraSection(Section):
+class LoraSection(Options):
     """Low-rank adapters instead of all weights (Hu et al. 2021); merged when training ends.
 
     Attributes:
@@ -31,7 +26,7 @@ class LoraSection(Section):
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
 
 
-class TuningSection(Section):
+class TuningSection(Options):
     """How the backbone is trained: AdamW, cosine decay to zero, gradients clipped at norm 1.
 
     Attributes:
