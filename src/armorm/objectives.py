@@ -23,6 +23,21 @@ SCALE_SLACK = 1e-6
 """Share of its scale by which a rating may overshoot: rounding, where ratings were rescaled."""
 
 
+def as_number(value: object) -> float | None:
+    """Return a number as a float, infinite where it is too large for one; ``None`` for no number.
+
+    Booleans count as 1 and 0.
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if not isinstance(value, (int, float)):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
 class Objective(BaseModel):
     """One named, rated quality with its scale.
 
@@ -78,11 +93,9 @@ class Objective(BaseModel):
         Booleans count as 1 and 0.  Raises:
             InputError: not a number, not finite, or outside ``[minimum, maximum]``.
         """
-        if isinstance(value, np.generic):
-            value = value.item()
-        if not isinstance(value, (int, float)):
+        rating = as_number(value)
+        if rating is None:
             raise self._refusal(value, "a rating is a number or null", "Convert it first.")
-        rating = float(value)
         minimum, maximum = self.minimum, self.maximum
         if minimum <= rating <= maximum:
             return rating

@@ -444,7 +444,7 @@ PARQUET = "data/train-00000-of-00001.parquet"
 def write_hub(root: Path) -> Path:
     """Write every layout under ``root``."""
     from armorm import PAPER_OBJECTIVES
-    from armorm.data.catalog import CATALOG
+    from armorm.data.catalog import catalog
 
     write_json_lines(root / "nvidia/HelpSteer/train.jsonl.gz", helpsteer_rows())
     write_json_lines(root / "nvidia/HelpSteer/validation.jsonl.gz", helpsteer_rows()[3:4])
@@ -512,7 +512,7 @@ def write_hub(root: Path) -> Path:
     write_json_lines(root / "PKU-Alignment/PKU-SafeRLHF-30K/round0/train.jsonl.xz", saferlhf_rows())
     write_json_lines(root / "tasksource/PRM800K/phase1_train.jsonl", [{"other": 1}])
     write_json_lines(root / "tasksource/PRM800K/phase2_train.jsonl", prm800k_rows())
-    for entry in CATALOG.values():
+    for entry in catalog().values():
         if entry.columns == {"chosen": "messages", "rejected": "messages"}:
             write_parquet(
                 root / entry.hub_id / PARQUET, standard_rows(), chosen=MESSAGES, rejected=MESSAGES

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from armorm import PAPER_OBJECTIVES, InputError
 from armorm.data import DataSource, HeldOut, read_preferences, read_rated
-from armorm.data.catalog import CATALOG, Rating, catalog_entry, converted_rows
+from armorm.data.catalog import Rating, catalog, catalog_entry, converted_rows
 from armorm.errors import ArmormError, RecipeError
 from armorm.quickstart import generate_corpus
 from tests.data.hub_layouts import (
@@ -205,7 +205,9 @@ RATED = {
 
 
 def test_every_rated_dataset_is_tested():
-    assert set(RATED) == {entry.name for entry in CATALOG.values() if entry.rated} - {"quickstart"}
+    assert set(RATED) == {entry.name for entry in catalog().values() if entry.rated} - {
+        "quickstart"
+    }
 
 
 @pytest.mark.parametrize("name", RATED)
@@ -300,7 +302,7 @@ PAIRS = {
     "pair-data-v2": (COUNT * 2, {}),
     **{
         name: (COUNT, {TIE: 1})
-        for name, entry in CATALOG.items()
+        for name, entry in catalog().items()
         if entry.about.startswith("Ready-made") and name != "pair-data-v2"
     },
     **{
@@ -330,7 +332,7 @@ PAIRS = {
 
 
 def test_every_preference_dataset_is_tested():
-    names = {entry.name for entry in CATALOG.values() if entry.preferences}
+    names = {entry.name for entry in catalog().values() if entry.preferences}
     assert set(PAIRS) == names - {"quickstart"}
 
 
@@ -492,24 +494,27 @@ def test_objectives_that_the_recipe_does_not_name_are_not_asked_for(hub):
 
 
 def test_every_objective_of_the_paper_has_a_dataset():
-    assert {name for entry in CATALOG.values() for name in entry.objectives} == set(
-        PAPER_OBJECTIVES.names
-    )
+    assert {
+        objective
+        for entry in catalog().values()
+        for objective in entry.objectives
+        if entry.name != "quickstart"
+    } == set(PAPER_OBJECTIVES)
 
 
 def test_entries_say_what_is_verified_and_what_is_from_memory():
-    for entry in CATALOG.values():
+    for entry in catalog().values():
         assert entry.verified.isdisjoint(entry.from_memory)
         assert entry.licence
         assert entry.columns
 
 
-SCALES = [rating for entry in CATALOG.values() for rating in entry.ratings]
+SCALES = [rating for entry in catalog().values() for rating in entry.ratings]
 
 
 @given(rating=st.sampled_from(SCALES), share=st.floats(0, 1))
 def test_scales_map_linearly_onto_the_objectives(rating: Rating, share: float):
-    objective = PAPER_OBJECTIVES[PAPER_OBJECTIVES.column(rating.objective)]
+    objective = rating.objective
     value = rating.minimum + share * (rating.maximum - rating.minimum)
     expected = objective.minimum + share * (objective.maximum - objective.minimum)
     found = rating.read(value, Counter())

@@ -55,9 +55,9 @@ def list_datasets(
     as_json: Json = False,
 ) -> None:
     """List the datasets of the catalogue."""
-    from armorm.data.catalog import CATALOG, describe
+    from armorm.data.catalog import catalog, describe
 
-    entries = [entry for entry in CATALOG.values() if kind is None or kind in entry.kinds]
+    entries = [entry for entry in catalog().values() if kind is None or kind in entry.kinds]
     if as_json:
         print_json([describe(entry) for entry in entries])
     else:

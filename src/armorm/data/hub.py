@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from armorm.errors import ArmormError, MissingExtraError, shorten
+from armorm.data.tables import decoded_rows, table_failures
+from armorm.errors import ArmormError, InputError, MissingExtraError, shorten
 
 BATCH_ROWS = 500
 """Rows decoded at once: enough to make decoding cheap, few enough to keep memory flat."""
@@ -15,11 +16,11 @@ BATCH_ROWS = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubPlace:
-    """What ``datasets.load_dataset`` needs to find one split.
+    """Place of one split, as ``datasets.load_dataset`` needs it.
 
     Attributes:
         dataset: Hub id, or a folder.
-        split: Which split.
+        split: Name of the split.
         config: Configuration (subset) of the dataset.
         revision: Branch, tag or commit on the hub.
         data_dir: Folder inside the dataset.
@@ -37,12 +38,12 @@ class HubPlace:
 
     @property
     def label(self) -> str:
-        """How rows of this split are named in reports."""
+        """Name of this split in reports."""
         inside = f"/{self.data_dir}" if self.data_dir else ""
         return f"{self.dataset}{inside}[{self.split}]"
 
     def arguments(self) -> dict[str, Any]:
-        """Keyword arguments of ``load_dataset``."""
+        """Return the keyword arguments of ``load_dataset``."""
         files = None if self.data_files is None else {self.split: self.data_files}
         return {
             "path": self.dataset if self.root is None else str(self.root / self.dataset),
@@ -54,12 +55,14 @@ class HubPlace:
         }
 
 
-def hub_rows(place: HubPlace) -> Iterator[Mapping[str, Any]]:
-    """The rows of one split, in order, with memory that does not grow with its size.
+def hub_rows(place: HubPlace) -> Iterator[Mapping[str, Any] | InputError]:
+    """Yield the rows of one split, in order, with memory that does not grow with its size.
+
+    A row that cannot be decoded is an error in its place.
 
     Raises:
-        MissingExtraError: the extra ``data`` is not installed.
-        ArmormError: the dataset cannot be found or read; the message names the place.
+        MissingExtraError: The extra ``data`` is not installed.
+        ArmormError: The dataset cannot be found or read; the message names the place.
     """
     try:
         import datasets
@@ -67,13 +70,11 @@ def hub_rows(place: HubPlace) -> Iterator[Mapping[str, Any]]:
         raise MissingExtraError(f"Reading the dataset {place.dataset!r}", "data") from error
     _check_folder(place)
     # Arrow tables instead of one decoded row at a time: six times as fast, the same values.
-    # A TypeError is how datasets says that two files of a split have different columns.
-    failures = (OSError, ValueError, TypeError, datasets.exceptions.DatasetsError)
     try:
         stream = datasets.load_dataset(**place.arguments(), streaming=True)
         for table in stream.with_format("arrow").iter(batch_size=BATCH_ROWS):
-            yield from table.to_pylist()
-    except failures as error:
+            yield from decoded_rows(table)
+    except (*table_failures(), datasets.exceptions.DatasetsError) as error:
         raise ArmormError(_unreadable(place, error)) from error
 
 
@@ -81,7 +82,7 @@ def _check_folder(place: HubPlace) -> None:
     if place.root is not None and not (place.root / place.dataset).is_dir():
         raise ArmormError(
             f"There is no folder {str(place.root / place.dataset)!r}. Lay the files out as on the "
-            f"hub: {place.root}/<organisation>/<dataset>/…, or leave --from out to download."
+            f"hub: {place.root}/<organisation>/<dataset>/…, or download without --from."
         )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from armorm.data.sources import JSON_LINES, RawRow, Start, file_rows
+from armorm.data.tables import count_table_rows
 from armorm.errors import RecipeError
 
 
@@ -48,7 +49,7 @@ def cut_file(file: Path, rows: int) -> Iterator[FileRange]:
     if first is not None and first.row == 0:
         yield FileRange(str(file), rows=1)
         return
-    total = _rows_of_table(file)
+    total = count_table_rows(file)
     for before in range(0, total, rows):
         yield FileRange(str(file), min(rows, total - before), before)
 
@@ -83,19 +84,3 @@ def _cut_json_lines(file: Path, rows: int) -> Iterator[FileRange]:
                 start, kept = Start(number, offset), 0
     if kept:
         yield FileRange(str(file), kept, *start)
-
-
-def _rows_of_table(file: Path) -> int:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if file.suffix == ".parquet":
-        rows: int = pq.read_metadata(file).num_rows
-        return rows
-    with pa.memory_map(str(file)) as mapped:
-        try:
-            reader = pa.ipc.open_file(mapped)
-            return sum(len(reader.get_batch(i)) for i in range(reader.num_record_batches))
-        except pa.ArrowInvalid:
-            mapped.seek(0)
-            return sum(len(batch) for batch in pa.ipc.open_stream(mapped))

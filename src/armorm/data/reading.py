@@ -206,7 +206,7 @@ def _parsed(
             row = _parse_row(raw, source, parse)
         except InputError as error:
             tally.skip(error.reason)
-            yield error.at(raw.file, raw.row)
+            yield error.at(raw.file, raw.row or None)
             continue
         tally.kept += 1
         yield row

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import glob
 import gzip
 import itertools
@@ -16,7 +15,15 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from armorm.data.catalog import CatalogEntry, catalog_entry, converted_rows
 from armorm.data.hub import HubPlace, hub_rows
-from armorm.errors import InputError, RecipeError, shorten
+from armorm.data.tables import (
+    READ_FAILURES,
+    arrow_rows,
+    count_table_rows,
+    parquet_rows,
+    table_failures,
+    unreadable,
+)
+from armorm.errors import InputError, RecipeError
 
 Kind = Literal["rated", "preferences"]
 InvalidPolicy = Literal["error", "skip"]
@@ -205,9 +212,11 @@ def file_rows(file: Path, start: Start = TOP) -> Iterator[RawRow]:
     if suffixes and suffixes[0] in JSON_LINES:
         yield from _json_lines(file, start)
     elif suffixes == [".parquet"]:
-        yield from _parquet_rows(file, start.before)
+        for row, fields in parquet_rows(file, start.before):
+            yield RawRow(str(file), row, fields)
     elif suffixes and suffixes[0] in ARROW and len(suffixes) == 1:
-        yield from _arrow_rows(file, start.before)
+        for row, fields in arrow_rows(file, start.before):
+            yield RawRow(str(file), row, fields)
     else:
         raise RecipeError(
             f"{file}: unknown format. Use JSON lines ({', '.join(JSON_LINES)}, also with .gz), "
@@ -234,21 +243,17 @@ def _resolved(path: str, base: Path | None) -> Path:
 
 
 def _json_lines(file: Path, start: Start) -> Iterator[RawRow]:
-    with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as lines:
-        if start.offset:
-            lines.seek(start.offset)
-        number = start.before
-        while True:
-            number += 1
-            try:
-                line = lines.readline()
-            except (OSError, EOFError) as error:
-                yield RawRow(str(file), number, _unreadable(error))
-                return
-            if not line:
-                return
-            if line.strip():
-                yield RawRow(str(file), number, _parse_json(line))
+    number = start.before
+    try:
+        with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as lines:
+            if start.offset:
+                lines.seek(start.offset)
+            for line in lines:
+                number += 1
+                if not line.isspace():
+                    yield RawRow(str(file), number, _parse_json(line))
+    except READ_FAILURES as error:
+        yield RawRow(str(file), number + 1, unreadable(error))
 
 
 def _parse_json(line: bytes) -> Mapping[str, Any] | InputError:
@@ -262,63 +267,14 @@ def _parse_json(line: bytes) -> Mapping[str, Any] | InputError:
     return fields
 
 
-def _unreadable(error: Exception) -> InputError:
-    return InputError(
-        "file", shorten(str(error)), "cannot be read to its end", "Is the file truncated?"
-    )
-
-
-def _parquet_rows(file: Path, before: int) -> Iterator[RawRow]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        parquet = pq.ParquetFile(file)
-    except (pa.ArrowInvalid, OSError) as error:
-        yield RawRow(str(file), 0, _unreadable(error))
-        return
-    groups = list(range(parquet.num_row_groups))
-    ends = list(itertools.accumulate(parquet.metadata.row_group(i).num_rows for i in groups))
-    first = bisect.bisect_right(ends, before)
-    passed = ends[first - 1] if first else 0
-    batches = parquet.iter_batches(batch_size=1024, row_groups=groups[first:])
-    yield from _batched_rows(file, batches, before, passed)
-
-
-def _arrow_rows(file: Path, before: int) -> Iterator[RawRow]:
-    import pyarrow as pa
-
-    with pa.memory_map(str(file)) as mapped:
-        try:
-            reader = pa.ipc.open_file(mapped)
-            batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
-        except pa.ArrowInvalid:
-            try:
-                mapped.seek(0)
-                batches = iter(pa.ipc.open_stream(mapped))  # what `datasets` writes
-            except pa.ArrowInvalid as error:
-                yield RawRow(str(file), 0, _unreadable(error))
-                return
-        yield from _batched_rows(file, batches, before)
-
-
-def _batched_rows(file: Path, batches: Any, before: int, passed: int = 0) -> Iterator[RawRow]:
-    """The rows after the first ``before`` of a file; ``batches`` begin after ``passed`` rows."""
-    for batch in batches:
-        first = max(before - passed, 0)
-        for number, fields in enumerate(batch[first:].to_pylist(), start=passed + first + 1):
-            yield RawRow(str(file), number, fields)
-        passed += len(batch)
-
-
 def count_rows(file: Path) -> int | None:
     """How many rows a file holds, for progress bars; ``None`` where that takes reading it."""
-    if file.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        rows: int = pq.read_metadata(file).num_rows
-        return rows
-    if file.suffix in JSON_LINES:
-        with file.open("rb") as lines:
-            return sum(chunk.count(b"\n") for chunk in iter(lambda: lines.read(1 << 20), b""))
+    try:
+        if file.suffix == ".parquet":
+            return count_table_rows(file)
+        if file.suffix in JSON_LINES:
+            with file.open("rb") as lines:
+                return sum(chunk.count(b"\n") for chunk in iter(lambda: lines.read(1 << 20), b""))
+    except table_failures():  # the reader that follows says what is wrong
+        return None
     return None

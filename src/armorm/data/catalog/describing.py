@@ -1,4 +1,4 @@
-"""What the catalogue says about a dataset, and what its first rows look like."""
+"""Descriptions of a dataset as JSON: its entry, and a sample of its rows."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from armorm.data.summary import RatingCounts
 from armorm.errors import InputError
 
 SHOWN = 2
-"""How many converted rows a sample shows."""
+"""Number of converted rows that a sample shows."""
 
 
 def describe(entry: CatalogEntry) -> dict[str, Any]:
-    """The entry as JSON-ready values."""
+    """Return the entry as JSON-ready values."""
     return {
         "name": entry.name,
         "hub_id": entry.hub_id,
@@ -34,13 +34,13 @@ def describe(entry: CatalogEntry) -> dict[str, Any]:
         "ratings": [
             {
                 "column": rating.column,
-                "objective": rating.objective,
+                "objective": rating.objective.name,
                 "minimum": rating.minimum,
                 "maximum": rating.maximum,
             }
             for rating in entry.ratings
         ],
-        "objectives": list(entry.objectives),
+        "objectives": [objective.name for objective in entry.objectives],
         "rated": _form(entry.rated),
         "preferences": _form(entry.preferences),
         "verified": sorted(entry.verified),
@@ -71,7 +71,7 @@ def sample(
     split: str | None = None,
     root: Path | None = None,
 ) -> dict[str, Any]:
-    """Convert the first rows: two of them, the ratings of all, and what was left out.
+    """Convert the first rows; return two of them, the ratings of all, and what was skipped.
 
     Arguments and errors are those of :func:`~armorm.data.catalog.converted_rows`.
     """

@@ -1,4 +1,4 @@
-"""What the catalogue says about one dataset, and what a converter needs to know."""
+"""Descriptions of datasets: what an entry of the catalogue says, and what its converter gets."""
 
 from __future__ import annotations
 
@@ -11,91 +11,95 @@ from typing import Any, Literal, get_args
 
 from armorm.data.hub import HubPlace
 from armorm.errors import InputError, LeftOutError, RecipeError, did_you_mean
-from armorm.objectives import PAPER_OBJECTIVES
+from armorm.objectives import PAPER_OBJECTIVES, Objective, as_number
 
 Record = Mapping[str, Any]
 """One row as it stands in the dataset."""
 
+Row = dict[str, Any]
+"""One row in a form of docs/data.md."""
+
 FormName = Literal["rated", "preferences"]
 Checked = Literal["id", "columns", "splits", "rows", "licence", "scale"]
 
+NOT_STATED = "not stated"
+"""Licence of a dataset whose card names none."""
+
 MISSING = frozenset({"", "n/a", "na", "none", "null", "nan"})
-"""How datasets write a rating that the raters did not give, in lower case."""
+"""Spellings, in lower case, of a rating that the raters did not give."""
+
+LARGEST_OPTION = 10**9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rating:
-    """One rating of a dataset: where it stands, what it rates, and its scale there.
+    """A rating of a dataset: the column it stands in, what it rates, and its scale there.
 
     Attributes:
         column: Column, or path of the value inside a row.
-        objective: The objective of the paper that it rates.
-        minimum: The value that means the objective's minimum.
-        maximum: The value that means the objective's maximum.
+        objective: Objective that it rates.  Rows carry it on this objective's scale.
+        minimum: Value in the dataset that means the objective's minimum; default the same.
+        maximum: Value in the dataset that means the objective's maximum; default the same.
     """
 
     column: str
-    objective: str
-    minimum: float
-    maximum: float
-    _factor: float = field(init=False, repr=False, compare=False)
-    _offset: float = field(init=False, repr=False, compare=False)
+    objective: Objective
+    minimum: float = math.nan
+    maximum: float = math.nan
 
     def __post_init__(self) -> None:
-        scale = PAPER_OBJECTIVES[PAPER_OBJECTIVES.column(self.objective)]
-        factor = (scale.maximum - scale.minimum) / (self.maximum - self.minimum)
-        object.__setattr__(self, "_factor", factor)  # frozen: the one way to set a derived value
-        object.__setattr__(self, "_offset", scale.minimum - factor * self.minimum)
+        for end in ("minimum", "maximum"):
+            if math.isnan(getattr(self, end)):
+                object.__setattr__(self, end, getattr(self.objective, end))
 
     def read(self, value: object, notes: Counter[str]) -> float | None:
-        """The value on the objective's scale; ``None`` where it is missing.
+        """Return the value on the objective's scale, or ``None`` where it is missing.
 
         Text that holds a number is read as one, and N/A as missing; both are noted.
 
         Raises:
-            InputError: not a number, or outside the scale.
+            InputError: The value is not a number, or outside the scale.
         """
         number = _number(value, self.column, notes)
         if number is None:
             return None
-        if not self.minimum - 1e-6 <= number <= self.maximum + 1e-6:
+        low, high = sorted((self.minimum, self.maximum))
+        if not low - 1e-6 <= number <= high + 1e-6:
             raise InputError(
                 self.column,
                 value,
-                f"outside the scale {self.minimum:g} to {self.maximum:g} of {self.objective}",
+                f"outside the scale {self.minimum:g} to {self.maximum:g} of {self.objective.name}",
                 "The layout may have changed, or the row is damaged.",
             )
-        return self._factor * number + self._offset
+        scale = self.objective
+        factor = (scale.maximum - scale.minimum) / (self.maximum - self.minimum)
+        return factor * number + (scale.minimum - factor * self.minimum)
 
 
-def same_scale(column: str, objective: str) -> Rating:
-    """A rating that stands on the objective's own scale."""
-    scale = PAPER_OBJECTIVES[PAPER_OBJECTIVES.column(objective)]
-    return Rating(column=column, objective=objective, minimum=scale.minimum, maximum=scale.maximum)
+def paper_rating(column: str, objective: str) -> Rating:
+    """Return a rating for one of the paper's objectives, on that objective's own scale."""
+    return Rating(column=column, objective=PAPER_OBJECTIVES[PAPER_OBJECTIVES.column(objective)])
 
 
 def _number(value: object, column: str, notes: Counter[str]) -> float | None:
     if isinstance(value, str):
-        value = _number_in_text(value, column, notes)
+        text = value.strip()
+        if text.lower() in MISSING:
+            notes["rating N/A or empty: read as missing"] += 1
+            return None
+        try:
+            value = float(text)
+        except ValueError:
+            raise InputError(
+                column, text, "a rating that is not a number", "Is it the rating's column?"
+            ) from None
+        notes["rating stored as text: read as a number"] += 1
     if value is None:
         return None
-    if not isinstance(value, (int, float)):
+    number = as_number(value)
+    if number is None:
         raise InputError(column, value, "a rating is a number", "Is it the rating's column?")
-    return None if math.isnan(value) else float(value)
-
-
-def _number_in_text(text: str, column: str, notes: Counter[str]) -> float | None:
-    if text.strip().lower() in MISSING:
-        notes["rating N/A or empty: read as missing"] += 1
-        return None
-    try:
-        number = float(text)
-    except ValueError:
-        raise InputError(
-            column, text, "a rating that is not a number", "Is it the rating's column?"
-        ) from None
-    notes["rating stored as text: read as a number"] += 1
-    return number
+    return None if math.isnan(number) else number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,39 +107,44 @@ class Option:
     """A choice that a recipe can make about a dataset.
 
     Attributes:
-        default: What holds when the recipe says nothing.
+        default: Value where the recipe names none.
         meaning: One sentence.
         choices: Allowed values; ``None`` for any value of the default's type.
+        minimum: Smallest allowed number.
     """
 
     default: Any
     meaning: str
     choices: tuple[Any, ...] | None = None
+    minimum: float = 0
 
     def check(self, name: str, value: object) -> object:
-        """The value, if it is allowed.
+        """Return the value if it is allowed.
 
         Raises:
-            RecipeError: it is not; the message says what is.
+            RecipeError: The value is not allowed; the message says what is.
         """
         if self.choices is not None and value not in self.choices:
             allowed = ", ".join(str(choice) for choice in self.choices)
             raise RecipeError(f"options.{name} = {value!r}: use one of {allowed}.")
-        numeric = isinstance(self.default, int | float) and not isinstance(self.default, bool)
-        expected = (int, float) if numeric else type(self.default)
-        if not isinstance(value, expected):
+        wanted = type(self.default)
+        if type(value) is not wanted and (wanted is not float or type(value) is not int):
             raise RecipeError(f"options.{name} = {value!r}: write a value like {self.default!r}.")
+        if type(value) in (int, float) and not self.minimum <= value <= LARGEST_OPTION:  # type: ignore[operator]
+            raise RecipeError(
+                f"options.{name} = {value!r}: use {self.minimum:g} to {LARGEST_OPTION:,}."
+            )
         return value
 
 
 @dataclass(slots=True)
 class Reading:
-    """What a converter is given beside the record.
+    """Context of a conversion, given to a converter beside each record.
 
     Attributes:
         ratings: The entry's ratings.
         options: The recipe's choices, defaults filled in.
-        notes: Counts of values mended by rule.
+        notes: Counts of values that were repaired by rule.
     """
 
     ratings: tuple[Rating, ...]
@@ -143,14 +152,14 @@ class Reading:
     notes: Counter[str]
 
     def ratings_of(self, values: Mapping[str, Any]) -> dict[str, float]:
-        """The ratings that exist, on the objectives' scales, by objective.
+        """Return the ratings that exist, on the objectives' scales, by objective.
 
         Raises:
-            LeftOutError: nothing is rated.
-            InputError: a value is not a number on its scale.
+            LeftOutError: Nothing is rated.
+            InputError: A value is not a number on its scale.
         """
         read = {
-            rating.objective: rating.read(values.get(rating.column), self.notes)
+            rating.objective.name: rating.read(values.get(rating.column), self.notes)
             for rating in self.ratings
         }
         rated = {objective: value for objective, value in read.items() if value is not None}
@@ -161,23 +170,26 @@ class Reading:
 
 
 Records = Callable[[Mapping[str, Any]], Iterator[Record]]
-"""Makes records from the options, where a dataset does not come from the hub."""
+"""Maker of records from the options, for a dataset that does not come from the hub."""
 
-Converter = Callable[[Record, Reading], Iterator[dict[str, Any] | InputError]]
-"""Turns one record into rows of the forms of docs/data.md, or into what is left out and why."""
+Converted = Iterator[Row | InputError]
+"""Rows made of one record, and what is skipped with the reason."""
+
+Converter = Callable[[Record, Reading], Converted]
+"""Turns one record into rows of the forms of docs/data.md, or into errors that say why not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
-    """How one kind of rows is made from a dataset.
+    """Conversion of a dataset into one kind of rows.
 
     Attributes:
         convert: Makes the rows of one record.
-        rule: One sentence: how, and what is left out.
+        rule: One sentence: how rows are made, and which records are skipped.
         group: Adjacent records with the same value here are converted together, as
             ``{group: value, "records": [...]}``.
-        options: What a recipe may choose.
-        records: Where the records come from, if not from the hub.
+        options: Choices that a recipe may make.
+        records: Source of the records, if not the hub.
     """
 
     convert: Converter
@@ -187,10 +199,10 @@ class Form:
     records: Records | None = None
 
     def choose(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
-        """Every option's value, the recipe's choices checked.
+        """Return every option's value, the recipe's choices checked.
 
         Raises:
-            RecipeError: an unknown option or a value that is not allowed.
+            RecipeError: An option is unknown, or a value not allowed.
         """
         for name in chosen:
             if name not in self.options:
@@ -204,25 +216,27 @@ class Form:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CatalogEntry:
-    """One public dataset.
+    """One dataset: where it is, what it rates, and how it becomes rows.
 
     Attributes:
-        name: Its name in recipes and on the command line.
+        name: Name in recipes and on the command line.
         hub_id: Organisation and name on the hub.
         about: One sentence.
-        licence: Its licence, or that none is stated.
+        licence: Licence, or :data:`NOT_STATED`.
+        columns: Columns that conversion needs, and what each means.
         rows: Rows of the splits read by default, where known.
         splits: Splits that are read by default, in this order.
         other_splits: Further splits that a recipe may name.
-        columns: Columns that conversion needs, and what each means.
-        ratings: Ratings and their scales, where there are any.
-        rated: How rated responses are made from it.
-        preferences: How preference pairs are made from it.
-        benchmark: It is for evaluation: training on it spoils the figure.
-        verified: What was seen in documentation or published code; the rest is from memory.
-        defects: Known defects and what is done about them.
+        ratings: Ratings with their objectives and scales, where there are any.
+        rated: Conversion into rated responses.
+        preferences: Conversion into preference pairs.
+        benchmark: Whether it is for evaluation, so that training on it spoils the figure.
         planted: Subset to the objective that decides its pairs, of data that was made so.
-        config, data_dir, data_files: See :class:`~armorm.data.hub.HubPlace`.
+        verified: Statements seen in documentation or published code; the rest is from memory.
+        defects: Known defects and what is done about them.
+        config: See :class:`~armorm.data.hub.HubPlace`.
+        data_dir: See :class:`~armorm.data.hub.HubPlace`.
+        data_files: See :class:`~armorm.data.hub.HubPlace`.
     """
 
     name: str
@@ -237,9 +251,9 @@ class CatalogEntry:
     rated: Form | None = None
     preferences: Form | None = None
     benchmark: bool = False
+    planted: Mapping[str, str] = field(default_factory=dict)
     verified: frozenset[Checked] = frozenset()
     defects: tuple[str, ...] = ()
-    planted: Mapping[str, str] = field(default_factory=dict)
     config: str | None = None
     data_dir: str | None = None
     data_files: str | None = None
@@ -253,21 +267,21 @@ class CatalogEntry:
         return tuple(name for name, form in forms.items() if form is not None)
 
     @property
-    def objectives(self) -> tuple[str, ...]:
-        """Objectives that it rates."""
+    def objectives(self) -> tuple[Objective, ...]:
+        """Objectives that it rates, each once."""
         return tuple(dict.fromkeys(rating.objective for rating in self.ratings))
 
     @property
     def from_memory(self) -> tuple[str, ...]:
-        """What could not be checked when the entry was written."""
+        """Statements that could not be checked when the entry was written."""
         checkable = [part for part in get_args(Checked) if part != "scale" or self.ratings]
         return tuple(part for part in checkable if part not in self.verified)
 
     def form(self, kind: FormName) -> Form:
-        """How rows of this kind are made.
+        """Return the conversion into rows of this kind.
 
         Raises:
-            RecipeError: the dataset has none of them.
+            RecipeError: The dataset has none of them.
         """
         form = self.rated if kind == "rated" else self.preferences
         if form is None:
@@ -280,7 +294,7 @@ class CatalogEntry:
     def place(
         self, split: str, *, revision: str | None = None, root: Path | None = None
     ) -> HubPlace:
-        """Where one of its splits is read from."""
+        """Return the place that one of its splits is read from."""
         return HubPlace(
             dataset=self.hub_id,
             split=split,

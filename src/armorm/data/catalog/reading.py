@@ -1,4 +1,4 @@
-"""From an entry to converted rows, streamed, with every record accounted for."""
+"""Conversion of a dataset into rows, streamed, with every record accounted for."""
 
 from __future__ import annotations
 
@@ -8,17 +8,25 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from armorm.data.catalog.entry import CatalogEntry, Form, FormName, Reading, Record
+from armorm.data.catalog.entry import (
+    CatalogEntry,
+    Converted,
+    Form,
+    FormName,
+    Reading,
+    Record,
+    Row,
+)
 from armorm.data.hub import hub_rows
 from armorm.errors import ArmormError, InputError, RecipeError, did_you_mean
 
 
-class Converted(NamedTuple):
-    """One converted row, or what was left out and why, and the record it came from."""
+class ConvertedRow(NamedTuple):
+    """One converted row, or the reason why there is none, and the record it came from."""
 
     place: str
     record: int
-    row: dict[str, Any] | InputError
+    row: Row | InputError
 
 
 def converted_rows(
@@ -30,21 +38,21 @@ def converted_rows(
     root: Path | None = None,
     options: Mapping[str, Any] | None = None,
     notes: Counter[str] | None = None,
-) -> Iterator[Converted]:
-    """The rows of one kind that a dataset gives, in order.
+) -> Iterator[ConvertedRow]:
+    """Yield the rows of one kind that a dataset gives, in order.
 
     Args:
-        entry: Which dataset.
+        entry: The dataset.
         kind: ``rated`` or ``preferences``.
         split: Read this split instead of the entry's own.
         revision: Hub revision.
         root: Read from this folder, laid out as on the hub.
         options: Choices that the entry offers.
-        notes: Collects counts of values mended by rule.
+        notes: Collects counts of values that were repaired by rule.
 
     Raises:
-        RecipeError: an option or a split that the dataset does not have.
-        ArmormError: it cannot be read, or its columns are not those the entry expects.
+        RecipeError: An option or a split that the dataset does not have.
+        ArmormError: The dataset cannot be read, or its columns are not those the entry expects.
     """
     form = entry.form(kind)
     counted = Counter[str]() if notes is None else notes
@@ -53,8 +61,11 @@ def converted_rows(
         place = entry.place(name, revision=revision, root=root)
         records = hub_rows(place) if form.records is None else form.records(reading.options)
         for number, record in _grouped(form, _checked_layout(entry, place.label, records)):
+            if isinstance(record, InputError):
+                yield ConvertedRow(place.label, number, record)
+                continue
             for row in _convert(form, reading, record, _Origin(entry, name, number)):
-                yield Converted(place.label, number, row)
+                yield ConvertedRow(place.label, number, row)
 
 
 def _splits(entry: CatalogEntry, split: str | None) -> tuple[str, ...]:
@@ -67,39 +78,54 @@ def _splits(entry: CatalogEntry, split: str | None) -> tuple[str, ...]:
 
 
 def _checked_layout(
-    entry: CatalogEntry, place: str, records: Iterator[Record]
-) -> Iterator[tuple[int, Record]]:
+    entry: CatalogEntry, place: str, records: Iterator[Record | InputError]
+) -> Iterator[tuple[int, Record | InputError]]:
+    """Number the records; refuse a dataset whose first one lacks columns."""
+    checked = False
     for number, record in enumerate(records, start=1):
-        if number == 1:
+        if not checked and not isinstance(record, InputError):
+            checked = True
             missing = [column for column in entry.columns if column not in record]
             if missing:
                 raise ArmormError(
                     f"{place}: the layout is not the expected one: no column "
                     f"{', '.join(missing)}. Found: {', '.join(record)}. Name the revision that "
-                    f"has them, or mend the entry {entry.name!r} of the catalogue."
+                    f"has them, or correct the entry {entry.name!r} of the catalogue."
                 )
         yield number, record
 
 
-def _grouped(form: Form, records: Iterator[tuple[int, Record]]) -> Iterator[tuple[int, Record]]:
-    if form.group is None:
+def _grouped(
+    form: Form, records: Iterator[tuple[int, Record | InputError]]
+) -> Iterator[tuple[int, Record | InputError]]:
+    """Join adjacent records of one group; an unreadable record stays by itself."""
+    column = form.group
+    if column is None:
         yield from records
         return
-    column = form.group
-    for value, members in itertools.groupby(records, key=lambda numbered: numbered[1].get(column)):
+
+    def group_of(numbered: tuple[int, Record | InputError]) -> object:
+        number, record = numbered
+        return number if isinstance(record, InputError) else [record.get(column)]
+
+    for _, members in itertools.groupby(records, key=group_of):
         numbered = list(members)
-        yield numbered[0][0], {column: value, "records": [record for _, record in numbered]}
+        first, record = numbered[0]
+        if isinstance(record, InputError):
+            yield first, record
+        else:
+            yield first, {column: record.get(column), "records": [one for _, one in numbered]}
 
 
 class _Origin(NamedTuple):
-    """Where a row comes from: what its id, source and subset are made of."""
+    """Place of a record: the source of its rows' ids, source names and subsets."""
 
     entry: CatalogEntry
     split: str
     record: int
 
-    def name_row(self, row: dict[str, Any], position: int) -> None:
-        """Fill in what the dataset itself does not say."""
+    def name_row(self, row: Row, position: int) -> None:
+        """Add the id, source and subset that the dataset itself does not give."""
         several = len(self.entry.splits) > 1
         split = f"{self.split}:" if several else ""
         suffix = f".{position}" if position else ""
@@ -109,9 +135,12 @@ class _Origin(NamedTuple):
             row.setdefault("subset", self.split)
 
 
-def _convert(
-    form: Form, reading: Reading, record: Record, origin: _Origin
-) -> Iterator[dict[str, Any] | InputError]:
+LAYOUT_FAILURES = (TypeError, AttributeError, LookupError, ValueError, ArithmeticError)
+"""Errors of a converter that meets a record of another shape than the entry describes."""
+
+
+def _convert(form: Form, reading: Reading, record: Record, origin: _Origin) -> Converted:
+    """Convert one record; whatever goes wrong with it becomes one more row that is skipped."""
     made = 0
     try:
         for row in form.convert(record, reading):
@@ -121,3 +150,10 @@ def _convert(
             yield row
     except InputError as error:
         yield error
+    except LAYOUT_FAILURES as error:
+        yield InputError(
+            "record",
+            dict(record),
+            f"not in the layout that the entry {origin.entry.name!r} describes ({error!r})",
+            "Is the row damaged, or the dataset of another revision?",
+        )

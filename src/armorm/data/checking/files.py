@@ -14,7 +14,7 @@ from typing import Any
 
 from armorm.conversations import Conversation, PreferencePair, RatedResponse, prompt_key
 from armorm.conversations.messages import Tally
-from armorm.data.catalog import CATALOG, CatalogEntry
+from armorm.data.catalog import CatalogEntry, catalog
 from armorm.data.checking.overlap import KnownTexts, Prompts
 from armorm.data.reading import preference_rows, rated_rows
 from armorm.data.seen import DUPLICATE, SeenRows
@@ -311,7 +311,7 @@ class _Benchmark:
 
 
 def _benchmark_rows(name: str, options: CheckOptions) -> Iterator[Row]:
-    entry = CATALOG.get(name)
+    entry = catalog().get(name)
     if entry is not None:
         rows = _catalog_rows(entry, options)
     elif Path(name).is_file():
@@ -320,7 +320,7 @@ def _benchmark_rows(name: str, options: CheckOptions) -> Iterator[Row]:
     else:
         raise RecipeError(
             f"--against {name}: neither a file nor a dataset of the catalogue. "
-            f"{did_you_mean(name, CATALOG)}"
+            f"{did_you_mean(name, catalog())}"
         )
     yield from (row for row in rows if not isinstance(row, InputError))
 

@@ -1,29 +1,27 @@
-"""Building blocks of converters: from columns to rows, with every rule in one place.
+"""Building blocks of converters: readers of columns and makers of rows, each rule once.
 
 Rules that hold for all datasets:
 
-* an empty prompt or response leaves the row out;
-* turns that do not alternate between user and assistant leave the row out;
+* a row with an empty prompt or response is skipped;
+* a row whose turns do not alternate between user and assistant is skipped;
 * two responses with equal ratings, or equal texts, are a tie and make no pair;
-* a rating given as text is read as a number, N/A as missing; a row without any rating is left out.
+* a rating given as text is read as a number, N/A as missing; a row without any rating is skipped.
 """
 
 from __future__ import annotations
 
 import itertools
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from armorm.conversations.messages import Message
-from armorm.data.catalog.entry import Converter, Reading, Record
+from armorm.data.catalog.entry import Converted, Converter, Reading, Record, Row
 from armorm.errors import InputError, LeftOutError
 
 PromptReader = Callable[[Record], list[Message]]
 PartsReader = Callable[[Record, str], tuple[list[Message], str]]
 Scored = tuple[str, float | None]
-"""A response and the score it is ranked by; ``None`` where it has none."""
+"""Response, and the score it is ranked by, or ``None``."""
 
 TIE = "a tie"
 NOT_ALTERNATING = "turns do not alternate between user and assistant"
@@ -43,11 +41,11 @@ ROLE_NAMES = {
 
 
 def text_of(record: Record, column: str) -> str:
-    """The text of a column.
+    """Return the text of a column.
 
     Raises:
-        LeftOutError: it is missing or empty.
-        InputError: it is not text.
+        LeftOutError: It is missing or empty.
+        InputError: It is not text.
     """
     value = record.get(column)
     if isinstance(value, str):
@@ -59,12 +57,12 @@ def text_of(record: Record, column: str) -> str:
 
 
 def user_turn(column: str) -> PromptReader:
-    """The prompt is one user turn, the text of a column."""
+    """Return a reader of prompts that are one user turn, the text of a column."""
     return lambda record: [{"role": "user", "content": text_of(record, column)}]
 
 
 def system_and_user(system: str, column: str) -> PromptReader:
-    """The prompt is a user turn, after a system message where that is not empty."""
+    """Return a reader of a user turn, after a system message where that is not empty."""
 
     def read(record: Record) -> list[Message]:
         turns: list[Message] = [{"role": "user", "content": text_of(record, column)}]
@@ -77,11 +75,11 @@ def system_and_user(system: str, column: str) -> PromptReader:
 
 
 def messages_of(value: object, column: str) -> list[Message]:
-    """A list of messages, roles named our way, turns alternating.
+    """Return a list of messages, with this package's names of roles and alternating turns.
 
     Raises:
-        LeftOutError: a turn is empty, or turns do not alternate.
-        InputError: it is not a list of messages.
+        LeftOutError: A turn is empty, or turns do not alternate.
+        InputError: The value is not a list of messages.
     """
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         raise InputError(column, value, "not a list of messages", "Has the layout changed?")
@@ -92,7 +90,7 @@ def messages_of(value: object, column: str) -> list[Message]:
 
 
 def messages_in(column: str) -> PromptReader:
-    """The prompt is a column of messages, ending with the user's."""
+    """Return a reader of a column of messages that ends with the user's."""
 
     def read(record: Record) -> list[Message]:
         return ending_with("user", messages_of(record.get(column), column), column)
@@ -101,7 +99,7 @@ def messages_in(column: str) -> PromptReader:
 
 
 def text_or_messages(column: str) -> PromptReader:
-    """The prompt is text, or messages that end with the user's."""
+    """Return a reader of text, or of messages that end with the user's."""
     as_text, as_messages = user_turn(column), messages_in(column)
 
     def read(record: Record) -> list[Message]:
@@ -121,10 +119,10 @@ def _message(message: object, where: str) -> Message:
 
 
 def alternating(messages: list[Message], column: str) -> list[Message]:
-    """The messages, if they alternate user, assistant, user, … after an optional system message.
+    """Return the messages if they alternate user, assistant, … after an optional system message.
 
     Raises:
-        LeftOutError: they do not, or one of them is empty.
+        LeftOutError: They do not alternate, or one of them is empty.
     """
     turns = messages[1:] if messages and messages[0]["role"] == "system" else messages
     for position, turn in enumerate(turns):
@@ -146,10 +144,10 @@ def alternating(messages: list[Message], column: str) -> list[Message]:
 
 
 def ending_with(role: str, messages: list[Message], column: str) -> list[Message]:
-    """The messages, if the last one is of this role.
+    """Return the messages if the last one is of this role.
 
     Raises:
-        LeftOutError: it is not.
+        LeftOutError: The last one is of another role.
     """
     if not messages or messages[-1]["role"] != role:
         last = messages[-1]["role"] if messages else None
@@ -159,68 +157,17 @@ def ending_with(role: str, messages: list[Message], column: str) -> list[Message
     return messages
 
 
-MULTI_TURN_MARK = re.compile(r"<extra_id_1>(User|Assistant)\n")
-
-
-def marked_turns(column: str) -> PromptReader:
-    """A prompt whose later turns are marked ``<extra_id_1>Assistant`` and ``<extra_id_1>User``.
-
-    The text before the first mark is the first user turn.  A mark of the assistant at the very
-    end only announces the response.
-    """
-
-    def read(record: Record) -> list[Message]:
-        first, *rest = MULTI_TURN_MARK.split(text_of(record, column))
-        if not rest:
-            return [{"role": "user", "content": first}]
-        turns: list[Message] = [{"role": "user", "content": first.removesuffix("\n")}]
-        for speaker, content in zip(rest[::2], rest[1::2], strict=True):
-            turns.append({"role": speaker.lower(), "content": content.removesuffix("\n")})
-        if len(turns) > 1 and turns[-1]["role"] == "assistant" and not turns[-1]["content"].strip():
-            turns.pop()
-        return ending_with("user", alternating(turns, column), column)
-
-    return read
-
-
-TRANSCRIPT_MARK = re.compile(r"\n\n(Human|Assistant):")
-
-
-def transcript(record: Record, column: str) -> list[Message]:
-    """A transcript of turns that start with ``\\n\\nHuman:`` and ``\\n\\nAssistant:``.
-
-    Raises:
-        LeftOutError: it does not alternate, or a turn is empty.
-        InputError: it does not start with a turn.
-    """
-    text = text_of(record, column)
-    before, *rest = TRANSCRIPT_MARK.split(text)
-    if before.strip() or not rest:
-        raise InputError(column, text, "not a transcript of Human and Assistant", "Changed layout?")
-    turns: list[Message] = [
-        {"role": "user" if speaker == "Human" else "assistant", "content": content.strip()}
-        for speaker, content in zip(rest[::2], rest[1::2], strict=True)
-    ]
-    return alternating(turns, column)
-
-
 # Prompt and response of one column
 
 
 def conversation_parts(record: Record, column: str) -> tuple[list[Message], str]:
-    """Of a column of messages that ends with the response."""
+    """Return prompt and response of a column of messages that ends with the response."""
     messages = ending_with("assistant", messages_of(record.get(column), column), column)
     return messages[:-1], messages[-1]["content"]
 
 
-def transcript_parts(record: Record, column: str) -> tuple[list[Message], str]:
-    """Of a transcript that ends with the response."""
-    messages = ending_with("assistant", transcript(record, column), column)
-    return messages[:-1], messages[-1]["content"]
-
-
 def column_parts(prompt: PromptReader) -> PartsReader:
-    """Of a column that holds the response alone, the prompt standing elsewhere."""
+    """Return a reader of a column that holds the response alone, the prompt standing elsewhere."""
     return lambda record, column: (prompt(record), text_of(record, column))
 
 
@@ -228,23 +175,23 @@ def column_parts(prompt: PromptReader) -> PartsReader:
 
 
 def rated_response(prompt: PromptReader, response: str) -> Converter:
-    """One rated response a record: its ratings stand in columns of their own."""
+    """Return a converter of records with one response and a column for each rating."""
 
-    def convert(record: Record, reading: Reading) -> Iterator[dict[str, Any] | InputError]:
+    def convert(record: Record, reading: Reading) -> Converted:
         yield rated_row(prompt(record), text_of(record, response), reading.ratings_of(record))
 
     return convert
 
 
 def rated_pair(read: PartsReader, sides: dict[str, str]) -> Converter:
-    """Two rated responses a record.
+    """Return a converter of records with two rated responses.
 
     Args:
-        read: Prompt and response of the named column.
+        read: Reads prompt and response of the named column.
         sides: Column of a response to the column that holds its rating.
     """
 
-    def convert(record: Record, reading: Reading) -> Iterator[dict[str, Any] | InputError]:
+    def convert(record: Record, reading: Reading) -> Converted:
         (rating,) = {rating.column for rating in reading.ratings}
         for side, column in sides.items():
             try:
@@ -256,8 +203,8 @@ def rated_pair(read: PartsReader, sides: dict[str, str]) -> Converter:
     return convert
 
 
-def rated_row(prompt: list[Message], response: str, ratings: dict[str, float]) -> dict[str, Any]:
-    """A rated response in the form of docs/data.md."""
+def rated_row(prompt: list[Message], response: str, ratings: dict[str, float]) -> Row:
+    """Return a rated response in the form of docs/data.md."""
     return {"messages": [*prompt, {"role": "assistant", "content": response}], "ratings": ratings}
 
 
@@ -269,17 +216,17 @@ def ordered_pair(
     scores: tuple[str, str] | None = None,
     columns: tuple[str, str] = ("chosen", "rejected"),
 ) -> Converter:
-    """The better response stands in one column and the worse one in another.
+    """Return a converter of records with the better response in one column, the worse in another.
 
     Args:
-        read: Prompt and response of the named column; the prompts must be the same.
+        read: Reads prompt and response of the named column; the prompts must be the same.
         scores: Columns of their scores: equal scores are a tie.
         columns: The better and the worse response.
     """
 
-    def convert(record: Record, _: Reading) -> Iterator[dict[str, Any] | InputError]:
+    def convert(record: Record, _: Reading) -> Converted:
         if scores is not None:
-            leave_out_tie(record, *scores)
+            check_no_tie(record, *scores)
         prompt, chosen = read(record, columns[0])
         other, rejected = read(record, columns[1])
         if prompt != other:
@@ -297,9 +244,12 @@ def labelled_pair(
     first_is_better: Callable[[Record, Reading], bool | None],
     subset: str | None = None,
 ) -> Converter:
-    """Two responses in columns, and a label that says which is better (``None``: neither)."""
+    """Return a converter of two responses with a label that says if the first is better.
 
-    def convert(record: Record, reading: Reading) -> Iterator[dict[str, Any] | InputError]:
+    A label of ``None`` is a tie.
+    """
+
+    def convert(record: Record, reading: Reading) -> Converted:
         first_wins = first_is_better(record, reading)
         if first_wins is None:
             raise LeftOutError("label", None, TIE, "It says nothing about which is better.")
@@ -310,11 +260,11 @@ def labelled_pair(
     return convert
 
 
-def leave_out_tie(record: Record, chosen: str, rejected: str) -> None:
-    """Let a record pass whose two scores differ, or are not given.
+def check_no_tie(record: Record, chosen: str, rejected: str) -> None:
+    """Check that the two scores of a record differ, or are not given.
 
     Raises:
-        LeftOutError: both columns hold the same score.
+        LeftOutError: Both columns hold the same score.
     """
     if record.get(chosen) is not None and record.get(chosen) == record.get(rejected):
         raise LeftOutError(
@@ -324,8 +274,8 @@ def leave_out_tie(record: Record, chosen: str, rejected: str) -> None:
 
 def ranked_pairs(
     prompt: list[Message], scored: Sequence[Scored], subset: str | None = None
-) -> Iterator[dict[str, Any] | InputError]:
-    """Every two responses of unequal score, the higher one chosen; ties are left out."""
+) -> Converted:
+    """Yield every two responses of unequal score, the higher one chosen; ties are skipped."""
     known = [(text, score) for text, score in scored if score is not None]
     for _ in range(len(scored) - len(known)):
         yield LeftOutError(
@@ -342,23 +292,21 @@ def ranked_pairs(
 
 def pair_or_tie(
     prompt: list[Message], chosen: str, rejected: str, subset: object = None
-) -> Iterator[dict[str, Any] | InputError]:
-    """The pair, or the tie that it is: the record's other pairs go on."""
+) -> Converted:
+    """Yield the pair, or the error that it is a tie, so that the record's other pairs go on."""
     try:
         yield pair_row(prompt, chosen, rejected, subset)
     except LeftOutError as error:
         yield error
 
 
-def pair_row(
-    prompt: list[Message], chosen: str, rejected: str, subset: object = None
-) -> dict[str, Any]:
-    """A preference pair in the form of docs/data.md.
+def pair_row(prompt: list[Message], chosen: str, rejected: str, subset: object = None) -> Row:
+    """Return a preference pair in the form of docs/data.md.
 
     Raises:
-        LeftOutError: both texts are the same.
+        LeftOutError: Both texts are the same.
     """
     if chosen == rejected:
         raise LeftOutError("rejected", rejected, "the same text as chosen", "A tie.")
-    row: dict[str, Any] = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+    row: Row = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
     return {**row, "subset": str(subset)} if subset else row
