@@ -132,6 +132,7 @@ def rated_rows(
             prompt, response, ratings, ident, name, _is_held_out(row, prompt, held_out)
         )
 
+    source.check_scales(objectives)
     yield from _parsed("rated", source, parse, tally, base)
 
 

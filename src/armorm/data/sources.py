@@ -24,6 +24,7 @@ from armorm.data.tables import (
     unreadable,
 )
 from armorm.errors import InputError, RecipeError
+from armorm.objectives import ObjectiveSet
 
 Kind = Literal["rated", "preferences"]
 InvalidPolicy = Literal["error", "skip"]
@@ -144,6 +145,24 @@ class DataSource(BaseModel):
                 "with armorm evaluate or armorm data check --against."
             )
         entry.form(kind).choose(self.options)
+
+    def check_scales(self, objectives: ObjectiveSet) -> None:
+        """Check that a dataset of the catalogue rates on the scales of these objectives.
+
+        Raises:
+            RecipeError: An objective of the same name has another scale.
+        """
+        for rated in () if self.entry is None else self.entry.objectives:
+            if rated.name not in objectives.names:
+                continue
+            asked = objectives[objectives.column(rated.name)]
+            if (asked.minimum, asked.maximum) != (rated.minimum, rated.maximum):
+                raise RecipeError(
+                    f"catalog: {self.catalog} rates {rated.name} from {rated.minimum:g} to "
+                    f"{rated.maximum:g}, the recipe's objective has {asked.minimum:g} to "
+                    f"{asked.maximum:g}. Give it the same scale, or list the dataset's name under "
+                    "objectives."
+                )
 
     def rows(
         self, kind: Kind, base: Path | None = None, notes: Counter[str] | None = None

@@ -13,13 +13,12 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from armorm.conversations import OverlongPolicy
-from armorm.data import DataSource, HeldOut, InvalidPolicy
+from armorm.data import DataSource, HeldOut, InvalidPolicy, objective_set
 from armorm.errors import RecipeError
 from armorm.features import Engine
 from armorm.heads import DebiasingOptions, GateOptions, HeadOptions
 from armorm.heads.options import Seed
-from armorm.objectives import PAPER_OBJECTIVES, Objective, ObjectiveSet
-from armorm.quickstart import QUICKSTART_OBJECTIVES
+from armorm.objectives import Objective, ObjectiveSet
 from armorm.settings import Options, describe_problems
 from armorm.training.tuning.options import FinetuneSection, PretrainingSection
 
@@ -131,13 +130,14 @@ class Recipe(Options):
     Attributes:
         name: Name of the run.
         seed: The one seed all randomness comes from.
-        objectives: ``paper``, ``quickstart``, or a list of objectives with their scales.
+        objectives: ``paper``, a dataset of the catalogue for the objectives that it rates, or a
+            list of such names and of objectives with their scales.
         pretraining: Bradley–Terry training of the backbone before all else; ``null`` for none.
     """
 
     name: str = "armorm"
     seed: Seed = 0
-    objectives: Literal["paper", "quickstart"] | tuple[Objective, ...] = "paper"
+    objectives: str | tuple[str | Objective, ...] = "paper"
     backbone: BackboneSection = BackboneSection()
     data: DataSection
     pretraining: PretrainingSection | None = None
@@ -148,8 +148,11 @@ class Recipe(Options):
 
     @model_validator(mode="after")
     def _known_objectives(self) -> Recipe:
+        objectives = self.objective_set()
+        for source in self.data.rated:
+            source.check_scales(objectives)
         if self.debiasing.objective is not None:
-            self.objective_set().column(self.debiasing.objective)
+            objectives.column(self.debiasing.objective)
         return self
 
     @property
@@ -159,11 +162,8 @@ class Recipe(Options):
 
     def objective_set(self) -> ObjectiveSet:
         """The objectives, in the order of the reward columns."""
-        if self.objectives == "paper":
-            return PAPER_OBJECTIVES
-        if self.objectives == "quickstart":
-            return QUICKSTART_OBJECTIVES
-        return ObjectiveSet(self.objectives)
+        parts = self.objectives
+        return objective_set(*([parts] if isinstance(parts, str) else parts))
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
