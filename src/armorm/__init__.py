@@ -5,11 +5,11 @@ Names are imported when they are first used, so ``import armorm`` costs nothing.
 
 from __future__ import annotations
 
-from importlib import import_module
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from armorm.hub.registration import register_with_transformers
+from armorm.lazy import lazy_names
 
 if TYPE_CHECKING:
     from armorm.conversations import PreferencePair, RatedResponse
@@ -51,7 +51,7 @@ _HOMES = {
     "armorm.objectives": ("PAPER_OBJECTIVES", "Objective", "ObjectiveSet"),
     "armorm.training": ("Recipe", "train"),
 }
-_HOME = {name: home for home, names in _HOMES.items() for name in names}
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)
 
 __all__ = [
     "PAPER_OBJECTIVES",
@@ -80,15 +80,3 @@ __all__ = [
     "fit_reward_head",
     "train",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'armorm' has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

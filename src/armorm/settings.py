@@ -1,78 +1,151 @@
-"""Base class of every set of options, and readable errors for wrong ones.
+"""Base class of the option classes, and their fields as data.
 
-An option is declared once: a field of an :class:`Options` class next to the code that uses it,
-with its type, bounds, default and help text. The recipe section is that class, the Python function
-takes it, the command line derives its flags from it, and ``docs/options.md`` is generated from it.
+An option is declared once, as a field of an :class:`Options` class beside the code that uses it.
+A section of a recipe is such a class, Python functions take it, the command line derives its flags
+from :func:`settings_of`, and ``docs/options.md`` is generated from the same.
 """
 
 from __future__ import annotations
 
+import types
 import typing
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 
-from armorm.errors import did_you_mean, shorten
+from armorm.errors import RecipeError, did_you_mean, shorten
+
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 class Options(BaseModel):
-    """Base class of options: immutable and finite; an unknown name is an error.
+    """Base class of options: immutable, finite, and an unknown name is an error.
 
-    The string literal under a field is its help text.
+    The help of a field is the string literal under it.
 
     Example:
         >>> from pydantic import Field
         >>> class BakingOptions(Options):
         ...     minutes: int = Field(default=30, ge=1)
         ...     "Time in the oven."
-        >>> BakingOptions().minutes
-        30
-        >>> BakingOptions.model_fields["minutes"].description
-        'Time in the oven.'
+        >>> BakingOptions(minutes=45).minutes
+        45
+        >>> BakingOptions.validated({"minuets": 45})
+        Traceback (most recent call last):
+        armorm.errors.RecipeError: minuets: unknown key. Did you mean 'minutes'?
     """
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
     )
 
+    @classmethod
+    def validated(cls: type[_Model], values: Mapping[str, Any], place: str = "") -> _Model:
+        """Return the options that a mapping describes.
+
+        Args:
+            values: The fields by name.
+            place: File or command the values come from, for messages.
+
+        Raises:
+            RecipeError: a name is unknown or a value is wrong; the message has a line for each.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            problems = "\n  ".join(describe_problems(error, cls))
+            raise RecipeError(f"{place}:\n  {problems}" if place else problems) from None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A field of an options class.
+
+    Attributes:
+        name: Name of the field.
+        type: Its type, ``None`` taken out of a union.
+        optional: ``None`` is allowed.
+        default: Its default; ``...`` where it has none.
+        help: Its docstring, on one line.
+        choices: The allowed values of a literal type, else empty.
+        bounds: Bounds by the names of ``annotated_types``: ``ge``, ``gt``, ``le``, ``lt``.
+    """
+
+    name: str
+    type: Any
+    optional: bool
+    default: Any
+    help: str
+    choices: tuple[Any, ...]
+    bounds: Mapping[str, float]
+
+    @property
+    def section(self) -> type[Options] | None:
+        """The options class, where the field is a section."""
+        return next(iter(_models_in(self.type, Options)), None)
+
+
+def settings_of(options: type[Options]) -> Iterator[Setting]:
+    """Yield the fields of an options class, in the order of their declaration."""
+    for name, field in options.model_fields.items():
+        yield _setting(name, field)
+
+
+def _setting(name: str, field: FieldInfo) -> Setting:
+    members = [field.annotation]
+    if typing.get_origin(field.annotation) in (typing.Union, types.UnionType):
+        members = list(typing.get_args(field.annotation))
+    shown = [member for member in members if member is not type(None)]
+    kind = shown[0] if len(shown) == 1 else typing.Union[tuple(shown)]  # noqa: UP007
+    bounds = {
+        bound: getattr(constraint, bound)
+        for constraint in field.metadata
+        for bound in ("ge", "gt", "le", "lt")
+        if hasattr(constraint, bound)
+    }
+    return Setting(
+        name=name,
+        type=kind,
+        optional=len(shown) < len(members),
+        default=... if field.is_required() else field.get_default(call_default_factory=True),
+        help=" ".join((field.description or "").split()),
+        choices=typing.get_args(kind) if typing.get_origin(kind) is Literal else (),
+        bounds=bounds,
+    )
+
 
 def describe_problems(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """Return one sentence per problem, with the field's path, its value and the nearest names.
-
-    Args:
-        error: Error that validating the model raised.
-        model: Model that was validated; its fields are what an unknown name is compared with.
-    """
+    """Return one line for each problem, with the nearest known names of an unknown one."""
     return [_describe(problem, model) for problem in error.errors(include_url=False)]
 
 
 def _describe(problem: Any, model: type[BaseModel]) -> str:
     location = problem["loc"]
-    where = ".".join(str(part) for part in location) or model.__name__
+    place = ".".join(str(part) for part in location)
     if problem["type"] == "extra_forbidden":
         section = _model_at(location[:-1], model)
         hint = did_you_mean(str(location[-1]), section.model_fields) if section else ""
-        return f"{where}: unknown key. {hint}".rstrip()
+        return f"{place}: unknown key. {hint}"
     if problem["type"] == "missing":
-        return f"{where}: required."
+        return f"{place}: required."
     message = str(problem["msg"]).removeprefix("Value error, ")
-    return f"{where} = {shorten(problem['input'])}: {message}"
+    return f"{place or model.__name__} = {shorten(problem['input'])}: {message}"
 
 
 def _model_at(location: Sequence[int | str], model: type[BaseModel]) -> type[BaseModel] | None:
-    """Return the model class that a location of a validation error points into."""
+    """Return the class that a location of a validation error points into."""
     current: type[BaseModel] | None = model
     for part in location:
-        if isinstance(part, int) or current is None:
-            continue
-        field = current.model_fields.get(part)
-        models = [] if field is None else _models_in(field.annotation)
-        current = models[0] if models else None
+        if current is not None and part in current.model_fields:
+            annotation = current.model_fields[str(part)].annotation
+            current = next(iter(_models_in(annotation, BaseModel)), None)
     return current
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+def _models_in(annotation: Any, base: type[_Model]) -> list[type[_Model]]:
+    if isinstance(annotation, type) and issubclass(annotation, base):
         return [annotation]
-    return [model for inner in typing.get_args(annotation) for model in _models_in(inner)]
+    return [model for inner in typing.get_args(annotation) for model in _models_in(inner, base)]

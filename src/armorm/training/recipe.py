@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from armorm.conversations import OverlongPolicy
 from armorm.data import DataSource, HeldOut, InvalidPolicy, objective_set
@@ -19,7 +19,7 @@ from armorm.features import Engine
 from armorm.heads import DebiasingOptions, GateOptions, HeadOptions
 from armorm.heads.options import Seed
 from armorm.objectives import Objective, ObjectiveSet
-from armorm.settings import Options, describe_problems
+from armorm.settings import Options
 from armorm.training.tuning.options import FinetuneSection, PretrainingSection
 
 
@@ -182,11 +182,7 @@ class Recipe(Options):
             raise RecipeError(f"{path} is not a recipe: it must be a mapping of sections.")
         for override in overrides:
             _apply_override(content, override)
-        try:
-            return cls.model_validate(content)
-        except ValidationError as error:
-            problems = "\n  ".join(describe_problems(error, cls))
-            raise RecipeError(f"{path}:\n  {problems}") from None
+        return cls.validated(content, str(path))
 
     def dump(self) -> str:
         """The whole recipe as YAML, defaults written out."""
