@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from armorm import InputError, RewardModel
-from armorm.errors import ArmormError, CheckpointError, MissingExtraError
-from armorm.features import FeatureBackbone, load_engine
+from armorm import Backbone, InputError, RewardModel, extract_features
+from armorm.errors import ArmormError, CheckpointError, MissingExtraError, RecipeError
+from armorm.features import BackboneOptions, FeatureBackbone, load_engine
 from armorm.training import Recipe
 from armorm.vllm_plugin.boundary import boundary_of, find_boundary, with_boundary
 from armorm.vllm_plugin.scheduling import computed_blocks_before_boundary
@@ -39,12 +39,30 @@ def test_options_of_another_engine_are_refused(tiny_folder, option):
 def test_engine_options_go_to_the_engine_that_was_chosen(tiny_folder):
     recipe = "recipes/quickstart.yaml"
     option = "backbone.engine_options.low_cpu_mem_usage=true"
-    assert Recipe.load(recipe, [option]).backbone.options()["low_cpu_mem_usage"] is True
-    chosen = Recipe.load(recipe, ["backbone.engine=vllm", option]).backbone
-    assert chosen.engine_arguments()["engine_options"] == {"low_cpu_mem_usage": True}
-    assert "low_cpu_mem_usage" not in chosen.options()  # what transformers loads for stage 2
+    for engine in ("transformers", "vllm"):
+        chosen = Recipe.load(recipe, [f"backbone.engine={engine}", option]).backbone
+        assert chosen.engine_options == {"low_cpu_mem_usage": True}
+    # Stage 2 loads the backbone of a run with vLLM in transformers, which knows no such option.
+    for_vllm = BackboneOptions(engine="vllm", engine_options={"enforce_eager": True}, device="cpu")
+    Backbone.from_pretrained(tiny_folder, for_vllm)
     with pytest.raises(CheckpointError, match="tensor_parallel_size"):
         load_engine(tiny_folder, tensor_parallel_size=2)
+
+
+def test_options_and_their_fields_as_keywords_mean_the_same(tiny_folder):
+    options = BackboneOptions(device="cpu", max_length=40, overlong="drop_oldest_turns")
+    by_options = Backbone.from_pretrained(tiny_folder, options)
+    by_fields = Backbone.from_pretrained(
+        tiny_folder, device="cpu", max_length=40, overlong="drop_oldest_turns"
+    )
+    changed = Backbone.from_pretrained(tiny_folder, options, max_length=30)
+    encoders = [one.encoder for one in (by_options, by_fields, changed)]
+    assert [encoder.max_length for encoder in encoders] == [40, 40, 30]
+    assert {encoder.overlong for encoder in encoders} == {"drop_oldest_turns"}
+    with pytest.raises(RecipeError, match=r"dtype = 'int3'"):
+        Backbone.from_pretrained(tiny_folder, dtype="int3")
+    with pytest.raises(RecipeError, match=r"shard_response: unknown key\. .*shard_responses"):
+        extract_features([], by_options, tiny_folder / "no", shard_response=3)
 
 
 def test_only_transformers_can_save(tiny_backbone, tmp_path):

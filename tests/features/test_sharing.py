@@ -240,7 +240,8 @@ def test_merged_prompts_hold_every_prompt_and_conversation_once(prompts):
     assert len(set(keys)) == len(keys)
     assert [keys[i] for i in merged.prompt_numbers] == [prompt.prompt_ids for prompt in prompts]
     conversations = [ids for prompt in merged.prompts for ids in prompt.sequences]
-    assert len(set(map(tuple, conversations))) == len(conversations)
+    distinct = {(p.boundary, *ids) for p in merged.prompts for ids in p.sequences}
+    assert len(distinct) == len(conversations)
     given_ids = [ids for prompt in prompts for ids in prompt.sequences]
     assert [conversations[i] for i in merged.response_numbers] == given_ids
 

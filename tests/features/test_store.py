@@ -133,7 +133,7 @@ def test_the_files_can_be_read_without_this_package(tiny_backbone, tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_features_are_stored_in_the_dtype_asked_for(tiny_backbone, tmp_path, dtype):
-    store = extract_features(make_pairs(4), tiny_backbone, tmp_path / "s", feature_dtype=dtype)
+    store = extract_features(make_pairs(4), tiny_backbone, tmp_path / "s", dtype=dtype)
     assert store.prompt_features().dtype == getattr(torch, dtype)
 
 
@@ -154,7 +154,7 @@ def test_a_store_made_with_other_settings_is_refused_by_name(tiny_backbone, tiny
     folder = tmp_path / "s"
     extract_features(make_pairs(), tiny_backbone, folder)
     with pytest.raises(StoreError, match="feature_dtype: 'float32' in the store, 'bfloat16' now"):
-        extract_features(make_pairs(), tiny_backbone, folder, feature_dtype="bfloat16")
+        extract_features(make_pairs(), tiny_backbone, folder, dtype="bfloat16")
     with pytest.raises(StoreError, match="data_sha256"):
         extract_features(make_pairs(seed=2), tiny_backbone, folder)
     other = Backbone.from_pretrained(tiny_folder, dtype="bfloat16", device="cpu")

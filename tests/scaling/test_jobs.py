@@ -23,6 +23,7 @@ from armorm.data.ranges import FileRange, cut_file, merge_ranges, range_rows
 from armorm.data.sources import file_rows
 from armorm.errors import ArmormError, MissingExtraError, RecipeError
 from armorm.evaluation.scoring import score_file
+from armorm.features import StoreOptions
 from armorm.scaling import features, scoring
 from armorm.scaling.answers import answer, result_of
 from armorm.scaling.pool import FittedWorkers, Job, Pool, Workers, ray_pool
@@ -197,7 +198,7 @@ def test_features_of_pairs_are_the_same_bytes(pool, tiny_folder, loading, tmp_pa
     )
     extract_features(rows, load_backbone(recipe, tmp_path), tmp_path / "alone", shard_responses=5)
     made: list[Any] = []
-    options = {"shard_responses": 5, "on_summary": made.append}
+    options = {"options": StoreOptions(shard_responses=5), "on_summary": made.append}
     with features.ray_extraction(recipe, tmp_path, Workers()) as make_store:
         pool.most = 3
         with pytest.raises(KeyboardInterrupt):

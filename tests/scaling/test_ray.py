@@ -23,6 +23,7 @@ import ray
 from armorm import InputError, Recipe, extract_features
 from armorm.errors import ArmormError
 from armorm.evaluation.scoring import score_file
+from armorm.features import StoreOptions
 from armorm.scaling.features import ray_extraction
 from armorm.scaling.pool import MOST_ATTEMPTS, Workers, ray_pool
 from armorm.scaling.scoring import ModelSettings, score_with_ray
@@ -76,7 +77,7 @@ def kill_a_worker() -> None:
 
 def test_features_are_the_same_bytes_though_a_worker_was_killed(tiny_folder, loading, tmp_path):
     rows = make_rated(200)
-    options: dict[str, Any] = {"objectives": OBJECTIVES, "shard_responses": 5}
+    options: dict[str, Any] = {"objectives": OBJECTIVES, "options": StoreOptions(shard_responses=5)}
     sources = [{"catalog": "quickstart"}]
     recipe = Recipe(
         backbone={"model": str(tiny_folder), **loading},

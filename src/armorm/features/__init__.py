@@ -1,9 +1,10 @@
 """How text becomes tensors: the backbone, batching, the feature store, and extraction."""
 
 from armorm.features.backbone import Backbone, resolve_model_folder
-from armorm.features.engines import Engine, FeatureBackbone, load_engine
+from armorm.features.engines import FeatureBackbone, load_engine
 from armorm.features.extraction import ExtractionSummary, extract_features
 from armorm.features.merging import MergedPrompts, merge_prompts
+from armorm.features.options import BackboneOptions, BackboneSource, Engine, StoreOptions
 from armorm.features.processes import Process
 from armorm.features.running import BackboneFeatures
 from armorm.features.store import FeatureStore, Manifest
@@ -11,6 +12,8 @@ from armorm.features.store import FeatureStore, Manifest
 __all__ = [
     "Backbone",
     "BackboneFeatures",
+    "BackboneOptions",
+    "BackboneSource",
     "Engine",
     "ExtractionSummary",
     "FeatureBackbone",
@@ -18,6 +21,7 @@ __all__ = [
     "Manifest",
     "MergedPrompts",
     "Process",
+    "StoreOptions",
     "extract_features",
     "load_engine",
     "merge_prompts",

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from armorm.conversations import ConversationEncoder, EncodedPrompt, OverlongPolicy
+from armorm.conversations import ConversationEncoder, EncodedPrompt
 from armorm.errors import ArmormError, CheckpointError
+from armorm.features.options import BackboneOptions
 from armorm.features.processes import Process
 from armorm.features.running import BackboneFeatures, ModelRunner
 from armorm.files import sha256_of_files, sha256_of_json
@@ -45,25 +46,23 @@ class Backbone:
         *,
         folder: Path,
         name: str,
-        max_length: int | None = None,
-        overlong: OverlongPolicy = "error",
-        batch_tokens: int | None = None,
-        share_prompts: bool = True,
+        options: BackboneOptions | None = None,
     ) -> None:
+        options = options or BackboneOptions()
         limit = getattr(model.config, "max_position_embeddings", None)
         self.tokenizer = tokenizer
         self.encoder = ConversationEncoder(
             tokenizer,
-            max_length=min(filter(None, (max_length, limit)), default=None),
-            overlong=overlong,
+            max_length=min(filter(None, (options.max_length, limit)), default=None),
+            overlong=options.overlong,
         )
         self.tokenizer.chat_template = self.encoder.template
         self.folder = folder
         self.name = name
         self.runner = ModelRunner(
             model.eval().requires_grad_(False),
-            batch_tokens or BATCH_TOKENS.get(model.device.type, 8192),
-            share_prompts=share_prompts,
+            options.batch_tokens or BATCH_TOKENS.get(model.device.type, 8192),
+            share_prompts=options.share_prompts,
         )
         self.identity = identify(
             name=name,
@@ -79,83 +78,62 @@ class Backbone:
     def from_pretrained(
         cls,
         name_or_path: str | Path,
-        *,
-        revision: str | None = None,
-        dtype: str = "auto",
-        device: str | None = None,
-        max_length: int | None = None,
-        overlong: OverlongPolicy = "error",
-        batch_tokens: int | None = None,
-        share_prompts: bool = True,
-        attn_implementation: str | None = None,
-        compile_model: bool = False,
-        trust_remote_code: bool = False,
-        **model_options: Any,
+        options: BackboneOptions | None = None,
+        **fields: Any,
     ) -> Backbone:
         """Load a decoder from a folder or the hub.
 
         Args:
             name_or_path: A local folder, a hub id, or ``builtin`` for the shipped backbone.
-            revision: Hub revision.
-            dtype: ``float32``, ``bfloat16``, ``float16``; ``auto`` is float32 on a CPU and
-                bfloat16 elsewhere; ``stored`` is what the weights are saved in.
-            device: Default: a GPU where there is one.
-            max_length: Most tokens of a conversation; default what the model was built for.
-            overlong: See :class:`~armorm.conversations.ConversationEncoder`.
-            batch_tokens: Most tokens run at once; halved when memory runs out.
-            share_prompts: Compute each prompt once for all its responses, where that is exact.
-            attn_implementation: Passed to transformers; what runs in length-sorted batches uses it.
-            compile_model: Let ``torch.compile`` fuse the layers around the attention. The first
-                conversations then take a minute more.
-            trust_remote_code: Run Python code from the model folder. Off unless asked for.
-            **model_options: Passed to ``AutoModel.from_pretrained`` (``device_map``,
-                ``quantization_config`` …).
+            options: How it is loaded and run.
+            **fields: Fields of :class:`~armorm.features.BackboneOptions` that replace those of
+                ``options``; any other name is an argument of ``AutoModel.from_pretrained``
+                (``device_map``, ``quantization_config`` …).
 
         Raises:
-            CheckpointError: weights are missing, or only a pickle is there.
-            TemplateError: the chat template is missing or cannot be split.
+            CheckpointError: Weights are missing, or only a pickle is there.
+            TemplateError: The chat template is missing or cannot be split.
+            RecipeError: An option is invalid.
         """
         from transformers import AutoConfig, AutoModel, AutoTokenizer
 
         from armorm.hub.modeling_armorm import ArmoRMConfig, caps_attention
 
-        folder = resolve_model_folder(name_or_path, revision)
-        device = device or default_device()
-        options: dict[str, Any] = {"device_map": device, **model_options}
+        options = BackboneOptions.of(options, fields)
+        folder = resolve_model_folder(name_or_path, options.revision)
+        device = options.device or default_device()
+        loading: dict[str, Any] = {
+            "device_map": device,
+            "trust_remote_code": options.trust_remote_code,
+            **(options.engine_options if options.engine == "transformers" else {}),
+        }
+        attention = options.attn_implementation
         try:
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=options.trust_remote_code)
             if isinstance(config, ArmoRMConfig):
                 config = config.backbone_config
-            if attn_implementation is None and caps_attention(config):
-                attn_implementation = "eager"
-            if attn_implementation is not None:
-                options["attn_implementation"] = attn_implementation
+            if attention is None and caps_attention(config):
+                attention = "eager"
+            if attention is not None:
+                loading["attn_implementation"] = attention
             with _without_load_report():
                 model, report = AutoModel.from_pretrained(
                     folder,
                     config=config,
-                    dtype=resolve_dtype(dtype, device),
+                    dtype=resolve_dtype(options.dtype, device),
                     use_safetensors=True,
-                    trust_remote_code=trust_remote_code,
                     output_loading_info=True,
-                    **options,
+                    **loading,
                 )
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, trust_remote_code=options.trust_remote_code
+            )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{name_or_path} cannot be loaded: {error}") from error
         _check_complete(str(name_or_path), report)
-        if compile_model:
+        if options.compile_model:
             model.compile(dynamic=True)
-        return cls(
-            model,
-            tokenizer,
-            folder=folder,
-            name=str(name_or_path),
-            max_length=max_length,
-            overlong=overlong,
-            batch_tokens=batch_tokens,
-            share_prompts=share_prompts,
-        )
+        return cls(model, tokenizer, folder=folder, name=str(name_or_path), options=options)
 
     @property
     def model(self) -> PreTrainedModel:

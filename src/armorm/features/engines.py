@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from armorm.conversations import ConversationEncoder, EncodedPrompt
 from armorm.features.backbone import Backbone
+from armorm.features.options import BackboneOptions
 from armorm.features.running import BackboneFeatures
-
-Engine = Literal["transformers", "vllm"]
 
 
 @runtime_checkable
@@ -43,17 +42,19 @@ class FeatureBackbone(Protocol):
 
 
 def load_engine(
-    name_or_path: str | Path, *, engine: Engine = "transformers", **options: Any
+    name_or_path: str | Path, options: BackboneOptions | None = None, **fields: Any
 ) -> FeatureBackbone:
-    """Load a frozen language model into an engine.
+    """Load a frozen language model into the engine that the options name.
 
     Args:
         name_or_path: A local folder, a hub id, or ``builtin``.
-        engine: ``transformers``, or ``vllm`` (installed apart; see docs/vllm.md).
-        **options: See :meth:`armorm.Backbone.from_pretrained`; for vLLM also ``engine_options``.
+        options: How it is loaded and run; ``options.engine`` chooses ``transformers``, or
+            ``vllm`` (installed separately; see docs/vllm.md).
+        **fields: Fields of ``options`` to replace; see :meth:`armorm.Backbone.from_pretrained`.
     """
-    if engine == "vllm":
+    options = BackboneOptions.of(options, fields)
+    if options.engine == "vllm":
         from armorm.features.vllm_backbone import VllmBackbone
 
-        return VllmBackbone.from_pretrained(name_or_path, **options)
-    return Backbone.from_pretrained(name_or_path, **options)
+        return VllmBackbone.from_pretrained(name_or_path, options)
+    return Backbone.from_pretrained(name_or_path, options)

@@ -25,6 +25,7 @@ from armorm.conversations import EncodedPrompt, PreferencePair, RatedResponse, p
 from armorm.errors import ArmormError
 from armorm.features.engines import FeatureBackbone
 from armorm.features.merging import merge_prompts
+from armorm.features.options import StoreOptions
 from armorm.features.processes import Process
 from armorm.features.store import (
     RATING_COLUMN,
@@ -78,12 +79,12 @@ def extract_features(
     rows: Rows,
     backbone: FeatureBackbone,
     path: str | Path,
+    options: StoreOptions | None = None,
     *,
     objectives: ObjectiveSet | None = None,
-    feature_dtype: str = "float32",
-    shard_responses: int = 2048,
     show_progress: bool = False,
     on_summary: Callable[[ExtractionSummary], None] | None = None,
+    **fields: Any,
 ) -> FeatureStore:
     """Compute and store the features of rated responses or preference pairs.
 
@@ -95,11 +96,11 @@ def extract_features(
         backbone: The frozen model.
         path: Folder of the store.  A finished one is returned as it is (damaged shards are made
             anew); an unfinished one is taken up where it was left.
+        options: Number format and size of the shards.
         objectives: The objectives of rated rows; their ratings go into the index.
-        feature_dtype: ``float32``, ``bfloat16`` or ``float16`` on disk.
-        shard_responses: A shard is closed when it holds this many responses.
         show_progress: Draw a progress bar on standard error.
         on_summary: Called with what this run did.
+        **fields: Fields that replace those of ``options``.
 
     Raises:
         StoreError: the folder holds a store of another backbone, template, dtype or data, or the
@@ -112,9 +113,8 @@ def extract_features(
         rows,
         BackboneSettings.of(backbone),
         path,
+        StoreOptions.of(options, fields),
         objectives=objectives,
-        feature_dtype=feature_dtype,
-        shard_responses=shard_responses,
         show_progress=show_progress,
     )
     process = Process.current()
@@ -204,10 +204,9 @@ def plan_work(
     rows: Rows,
     backbone: BackboneSettings,
     path: str | Path,
+    options: StoreOptions,
     *,
     objectives: ObjectiveSet | None = None,
-    feature_dtype: str = "float32",
-    shard_responses: int = 2048,
     show_progress: bool = False,
 ) -> ExtractionWork:
     """Cut rows into shards and start their store; see :func:`extract_features`."""
@@ -216,17 +215,17 @@ def plan_work(
     kind: StoreKind = "preferences" if isinstance(rows[0], PreferencePair) else "rated"
     digest = hashlib.sha256()
     shown = progressing(rows, f"shards ({kind})", len(rows), "rows", show_progress)
-    shards = plan_shards(_told(shown, digest.update), shard_responses)
+    shards = plan_shards(_told(shown, digest.update), options.shard_responses)
     manifest = Manifest(
         kind=kind,
         backbone=backbone.identity,
-        feature_dtype=feature_dtype,
+        feature_dtype=options.dtype,
         max_length=backbone.max_length,
         overlong=backbone.overlong,
         data_sha256=digest.hexdigest(),
         rows=len(rows),
         shards=len(shards),
-        shard_responses=shard_responses,
+        shard_responses=options.shard_responses,
         objectives=list(objectives or ()),
     )
     return ExtractionWork(StoreWriter.start(Path(path), manifest), shards, rows)

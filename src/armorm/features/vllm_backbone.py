@@ -8,7 +8,7 @@ reads the state at the boundary.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from armorm.conversations import ConversationEncoder, EncodedPrompt, OverlongPolicy
+from armorm.conversations import ConversationEncoder, EncodedPrompt
 from armorm.errors import ArmormError, CheckpointError, MissingExtraError
 from armorm.features.backbone import (
     default_device,
@@ -25,6 +25,7 @@ from armorm.features.backbone import (
     resolve_model_folder,
 )
 from armorm.features.merging import merge_prompts
+from armorm.features.options import BackboneOptions
 from armorm.features.running import BackboneFeatures
 
 # vLLM drains after as many, and progress is told; more in one call gain nothing.
@@ -50,18 +51,18 @@ class VllmBackbone:
         *,
         folder: Path,
         name: str,
-        max_length: int | None = None,
-        overlong: OverlongPolicy = "error",
+        options: BackboneOptions | None = None,
     ) -> None:
         from vllm import __version__
 
+        options = options or BackboneOptions(engine="vllm")
         config = llm.model_config
         self.llm = llm
         self.tokenizer = tokenizer
         self.encoder = ConversationEncoder(
             tokenizer,
-            max_length=min(filter(None, (max_length, config.max_model_len))),
-            overlong=overlong,
+            max_length=min(filter(None, (options.max_length, config.max_model_len))),
+            overlong=options.overlong,
         )
         self.tokenizer.chat_template = self.encoder.template
         self.folder = folder
@@ -83,67 +84,50 @@ class VllmBackbone:
     def from_pretrained(
         cls,
         name_or_path: str | Path,
-        *,
-        revision: str | None = None,
-        dtype: str = "auto",
-        device: str | None = None,
-        max_length: int | None = None,
-        overlong: OverlongPolicy = "error",
-        batch_tokens: int | None = None,
-        attn_implementation: str | None = None,
-        trust_remote_code: bool = False,
-        engine_options: Mapping[str, Any] | None = None,
+        options: BackboneOptions | None = None,
+        **fields: Any,
     ) -> VllmBackbone:
         """Start vLLM with a decoder from a folder or the hub.
 
         Args:
             name_or_path: A local folder, a hub id, or ``builtin`` for the shipped backbone.
-            revision: Hub revision.
-            dtype: ``float32``, ``bfloat16``, ``float16``; ``auto`` is float32 on a CPU and
-                bfloat16 elsewhere.
-            device: Not taken: vLLM finds its devices itself (``CUDA_VISIBLE_DEVICES``).
-            max_length: Most tokens of a conversation; default what the model was built for.
-            overlong: See :class:`~armorm.conversations.ConversationEncoder`.
-            batch_tokens: vLLM's ``max_num_batched_tokens``.
-            attn_implementation: Not taken: vLLM has its own (``attention_backend``).
-            trust_remote_code: Run Python code from the model folder.
-            engine_options: Arguments of ``vllm.LLM``: ``tensor_parallel_size``,
-                ``pipeline_parallel_size``, ``gpu_memory_utilization``, ``enforce_eager`` …
+            options: How it is loaded and run. ``engine_options`` are the arguments of
+                ``vllm.LLM``: ``tensor_parallel_size``, ``gpu_memory_utilization`` …;
+                ``batch_tokens`` is its ``max_num_batched_tokens``.
+            **fields: Fields that replace those of ``options``; any other name is an argument of
+                ``vllm.LLM``.
 
         Raises:
+            ArmormError: An option is one of transformers alone.
             MissingExtraError: vLLM is not installed.
-            CheckpointError: the folder names no architecture, or vLLM does not know it.
+            CheckpointError: The folder names no architecture, or vLLM does not know it.
         """
-        refuse_foreign_options(device, attn_implementation, dtype)
+        options = BackboneOptions.of(options, fields)
+        refuse_options_of_transformers(options)
         try:
             from vllm import LLM
         except ImportError as error:
             raise MissingExtraError("--engine vllm", "vllm") from error
         from transformers import AutoTokenizer
 
-        folder = resolve_model_folder(name_or_path, revision)
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        options = {
+        folder = resolve_model_folder(name_or_path, options.revision)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=options.trust_remote_code
+        )
+        arguments = {
             "runner": "pooling",
-            "dtype": str(resolve_dtype(dtype, default_device())).removeprefix("torch."),
-            "trust_remote_code": trust_remote_code,
+            "dtype": str(resolve_dtype(options.dtype, default_device())).removeprefix("torch."),
+            "trust_remote_code": options.trust_remote_code,
             "hf_overrides": {"architectures": [states_architecture(folder)]},
-            "max_model_len": max_length,
-            "max_num_batched_tokens": batch_tokens,
-            **(engine_options or {}),
+            "max_model_len": options.max_length,
+            "max_num_batched_tokens": options.batch_tokens,
+            **options.engine_options,
         }
         try:
-            llm = LLM(str(folder), **options)
+            llm = LLM(str(folder), **arguments)
         except ValueError as error:
             raise CheckpointError(f"vLLM cannot load {name_or_path}: {error}") from error
-        return cls(
-            llm,
-            tokenizer,
-            folder=folder,
-            name=str(name_or_path),
-            max_length=max_length,
-            overlong=overlong,
-        )
+        return cls(llm, tokenizer, folder=folder, name=str(name_or_path), options=options)
 
     @property
     def hidden_size(self) -> int:
@@ -230,13 +214,13 @@ def states_architecture(folder: Path) -> str:
         ) from error
 
 
-def refuse_foreign_options(device: str | None, attn_implementation: str | None, dtype: str) -> None:
-    """Raise ArmormError for what only the engine ``transformers`` knows."""
-    if device is not None:
+def refuse_options_of_transformers(options: BackboneOptions) -> None:
+    """Raise ArmormError for an option that only the engine ``transformers`` knows."""
+    if options.device is not None:
         raise ArmormError("vLLM finds its devices itself: set CUDA_VISIBLE_DEVICES, not device.")
-    if attn_implementation is not None:
+    if options.attn_implementation is not None:
         raise ArmormError(
             "attn_implementation is transformers': with vLLM use engine_options.attention_backend."
         )
-    if dtype == "stored":
+    if options.dtype == "stored":
         raise ArmormError("vLLM needs a dtype: auto, float32, bfloat16 or float16.")

@@ -25,7 +25,7 @@ from armorm.conversations import (
     validate_response,
 )
 from armorm.errors import ArmormError, InputError, NonFiniteError, shorten
-from armorm.features import Backbone, Engine, FeatureBackbone, load_engine, merge_prompts
+from armorm.features import Backbone, BackboneOptions, FeatureBackbone, load_engine, merge_prompts
 from armorm.files import sha256_of_json
 from armorm.heads import GatingNetwork
 from armorm.model.checkpoint import Heads, load_checkpoint, save_checkpoint
@@ -72,27 +72,28 @@ class RewardModel:
     def from_pretrained(
         cls,
         name_or_path: str | Path,
+        options: BackboneOptions | None = None,
         *,
         verify: bool = True,
-        engine: Engine = "transformers",
-        **backbone_options: Any,
+        **fields: Any,
     ) -> RewardModel:
         """Load a model folder or hub id in the released ArmoRM layout. No remote code is run.
 
         Args:
             name_or_path: A folder written by :meth:`save_pretrained`, or a released checkpoint.
+            options: How the backbone is loaded and run, and by which engine.
             verify: Score the conversation whose ids and score were saved with the model, and
                 refuse the model if they differ.
-            engine: What runs the backbone: ``transformers``, or ``vllm`` (see docs/vllm.md).
-            **backbone_options: See :meth:`armorm.Backbone.from_pretrained` (``dtype``,
-                ``device``, ``device_map``, ``max_length``, ``overlong`` …).
+            **fields: Fields of ``options`` to replace (``dtype``, ``device``, ``max_length``,
+                ``engine`` …); see :meth:`armorm.Backbone.from_pretrained`.
 
         Raises:
             CheckpointError: the folder is not a complete gated reward model, or fails its own
                 self-check.
         """
-        checkpoint = load_checkpoint(name_or_path, backbone_options.get("revision"))
-        backbone = load_engine(checkpoint.folder, engine=engine, **backbone_options)
+        options = BackboneOptions.of(options, fields)
+        checkpoint = load_checkpoint(name_or_path, options.revision)
+        backbone = load_engine(checkpoint.folder, options)
         checkpoint.heads.check_fits(backbone.hidden_size, str(name_or_path))
         uncertainty = ModelUncertainty.in_folder(checkpoint.folder)
         model = cls(backbone, checkpoint.heads, uncertainty=uncertainty)

@@ -14,7 +14,13 @@ from typing import Any
 
 from armorm.conversations import PreferencePair, RatedResponse
 from armorm.errors import StoreError
-from armorm.features import ExtractionSummary, FeatureStore, load_engine
+from armorm.features import (
+    BackboneSource,
+    ExtractionSummary,
+    FeatureStore,
+    StoreOptions,
+    load_engine,
+)
 from armorm.features.extraction import (
     BackboneSettings,
     ExtractionWork,
@@ -49,7 +55,7 @@ def ray_extraction(recipe: Recipe, run: Path, workers: Workers) -> Iterator[Make
         ArmormError: the cluster cannot be reached, or the backbone not be loaded.
     """
     name = str(backbone_folder(recipe, run))
-    loading = {"name": name, "options": recipe.backbone.engine_arguments()}
+    loading = {"name": name, "options": recipe.backbone.model_dump()}
     with ray_pool(workers) as pool:
         backbone = BackboneSettings(**pool.describe(FeatureJob, {"backbone": loading}))
 
@@ -65,6 +71,7 @@ def _extract(
     backbone: BackboneSettings,
     rows: Rows,
     path: Path,
+    options: StoreOptions | None = None,
     *,
     show_progress: bool = False,
     on_summary: Callable[[ExtractionSummary], None] | None = None,
@@ -76,7 +83,9 @@ def _extract(
         **planning: See :func:`armorm.features.extraction.plan_work`.
     """
     started = time.perf_counter()
-    work = plan_work(rows, backbone, path, show_progress=show_progress, **planning)
+    work = plan_work(
+        rows, backbone, path, options or StoreOptions(), show_progress=show_progress, **planning
+    )
     counts: Counter[str] = Counter()
     if not work.writer.manifest.complete:
         settings = {"backbone": loading, "store": str(path.absolute())}
@@ -99,7 +108,7 @@ class FeatureJob:
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         loading = settings["backbone"]
-        self._backbone = load_engine(loading["name"], **loading["options"])
+        self._backbone = load_engine(loading["name"], BackboneSource(**loading["options"]))
         self._store = settings.get("store")
 
     def describe(self) -> dict[str, Any]:

@@ -86,8 +86,7 @@ def features_stage(
     write_atomically(output / "recipe.yaml", recipe.dump().encode())
     _write_held_out_pairs(output / "held_out_pairs.jsonl", pairs.rows)
     options: dict[str, Any] = {
-        "feature_dtype": recipe.features.dtype,
-        "shard_responses": recipe.features.shard_responses,
+        "options": recipe.features,
         "show_progress": show_progress,
     }
     summaries: list[ExtractionSummary] = []

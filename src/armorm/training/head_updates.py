@@ -74,8 +74,8 @@ def update_head(
             training,
             engine,
             run / "features" / f"{change}-{hash_rows(training)[:16]}",
+            recipe.features,
             objectives=recipe.objective_set(),
-            feature_dtype=recipe.features.dtype,
             show_progress=show_progress,
         )
     rows = HeadStatistics.of_store(store, recipe.head.selection_fraction, recipe.seed)

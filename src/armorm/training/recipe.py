@@ -12,67 +12,14 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, model_validator
 
-from armorm.conversations import OverlongPolicy
 from armorm.data import DataSource, HeldOut, InvalidPolicy, objective_set
 from armorm.errors import RecipeError
-from armorm.features import Engine
+from armorm.features import BackboneSource, StoreOptions
 from armorm.heads import DebiasingOptions, GateOptions, HeadOptions
 from armorm.heads.options import Seed
 from armorm.objectives import Objective, ObjectiveSet
 from armorm.settings import Options
 from armorm.training.tuning.options import FinetuneSection, PretrainingSection
-
-
-class BackboneSection(Options):
-    """Which frozen model reads the conversations.
-
-    Attributes:
-        model: A folder, a hub id, or ``builtin`` for the small one that ships with the package.
-        revision: Hub revision.
-        dtype: ``auto`` (float32 on a CPU, bfloat16 elsewhere), ``float32``, ``bfloat16``,
-            ``float16``.
-        device: Default: a GPU where there is one.
-        max_length: Most tokens of a conversation; default what the model was built for.
-        overlong: ``error``, ``skip`` (counted) or ``drop_oldest_turns``.
-        batch_tokens: Most tokens run at once; default by device, halved when memory runs out.
-        share_prompts: Compute each prompt once for all its responses, where that is exact.
-        attn_implementation: Passed to transformers.
-        compile_model: Let ``torch.compile`` fuse what it can.
-        trust_remote_code: Run Python code from the model folder.
-        engine: What computes the features: ``transformers``, or ``vllm`` (docs/vllm.md).
-        engine_options: Arguments of ``AutoModel.from_pretrained``, such as ``device_map`` and
-            ``quantization_config``, or of ``vllm.LLM``, such as ``tensor_parallel_size``.
-    """
-
-    model: str = "builtin"
-    revision: str | None = None
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    device: str | None = None
-    max_length: int | None = Field(default=None, ge=8)
-    overlong: OverlongPolicy = "skip"
-    batch_tokens: int | None = Field(default=None, ge=1)
-    share_prompts: bool = True
-    attn_implementation: str | None = None
-    compile_model: bool = False
-    trust_remote_code: bool = False
-    engine: Engine = "transformers"
-    engine_options: dict[str, Any] = Field(default_factory=dict)
-
-    def options(self) -> dict[str, Any]:
-        """Arguments of ``Backbone.from_pretrained``, the model's name left out."""
-        return {**self._without("engine", "engine_options"), **self._loading_options()}
-
-    def engine_arguments(self) -> dict[str, Any]:
-        """Arguments of ``load_engine``, the model's name left out."""
-        if self.engine == "transformers":
-            return self.options()
-        return self._without("share_prompts", "compile_model")
-
-    def _without(self, *names: str) -> dict[str, Any]:
-        return self.model_dump(exclude={"model", *names})
-
-    def _loading_options(self) -> dict[str, Any]:
-        return self.engine_options if self.engine == "transformers" else {}
 
 
 class DataSection(Options):
@@ -97,18 +44,6 @@ class DataSection(Options):
         for source in self.preferences:
             source.check_catalog("preferences")
         return self
-
-
-class FeaturesSection(Options):
-    """How features are stored.
-
-    Attributes:
-        dtype: Number format on disk.
-        shard_responses: Responses in one shard, the unit that is resumed.
-    """
-
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    shard_responses: int = Field(default=2048, ge=1)
 
 
 class HeadSection(HeadOptions):
@@ -138,10 +73,10 @@ class Recipe(Options):
     name: str = "armorm"
     seed: Seed = 0
     objectives: str | tuple[str | Objective, ...] = "paper"
-    backbone: BackboneSection = BackboneSection()
+    backbone: BackboneSource = BackboneSource()
     data: DataSection
     pretraining: PretrainingSection | None = None
-    features: FeaturesSection = FeaturesSection()
+    features: StoreOptions = StoreOptions()
     head: HeadSection = HeadSection()
     debiasing: DebiasingOptions = DebiasingOptions()
     gate: GateOptions = GateOptions()

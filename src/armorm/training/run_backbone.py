@@ -17,7 +17,7 @@ def load_backbone(recipe: Recipe, run: Path) -> Backbone:
     Raises:
         StoreError: the recipe trains the backbone and the run has not done so yet.
     """
-    backbone = Backbone.from_pretrained(backbone_folder(recipe, run), **recipe.backbone.options())
+    backbone = Backbone.from_pretrained(backbone_folder(recipe, run), recipe.backbone)
     backbone.name = recipe.backbone.model
     return backbone
 
@@ -30,6 +30,5 @@ def feature_engine(
     if backbone is not None:
         yield backbone
         return
-    arguments = recipe.backbone.engine_arguments()
-    with closing(load_engine(backbone_folder(recipe, run), **arguments)) as engine:
+    with closing(load_engine(backbone_folder(recipe, run), recipe.backbone)) as engine:
         yield engine

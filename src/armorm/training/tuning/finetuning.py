@@ -101,9 +101,8 @@ def _finetune(
         rows,
         backbone,
         folder.work / "probe",
+        recipe.features,
         objectives=objectives,
-        feature_dtype=recipe.features.dtype,
-        shard_responses=recipe.features.shard_responses,
         show_progress=show_progress,
     )
     probe = _fit_probe(recipe, store)

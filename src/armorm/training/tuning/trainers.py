@@ -39,8 +39,8 @@ def load_for_training(recipe: Recipe, name: object, section: TuningSection) -> B
             "choose one, and leave backbone.device out."
         )
     half = section.lora is not None and section.uses_bfloat16(device)
-    options = recipe.backbone.options() | {"dtype": "bfloat16" if half else "float32"}
-    return Backbone.from_pretrained(str(name), **options)
+    dtype = "bfloat16" if half else "float32"
+    return Backbone.from_pretrained(str(name), recipe.backbone, dtype=dtype)
 
 
 def training_arguments(
