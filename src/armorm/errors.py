@@ -71,12 +71,12 @@ class InputError(ArmormError, ValueError):
     def as_dict(self) -> dict[str, Any]:
         """A JSON-ready record, one line of an ``invalid.jsonl`` file."""
         return {
-            "file": self.file,
+            "file": None if self.file is None else _printable(self.file),
             "row": self.row,
-            "field": self.field,
+            "field": _printable(self.field),
             "value": shorten(self.value),
-            "reason": self.reason,
-            "remedy": self.remedy,
+            "reason": _printable(self.reason),
+            "remedy": _printable(self.remedy),
         }
 
     def __str__(self) -> str:
@@ -84,7 +84,8 @@ class InputError(ArmormError, ValueError):
         if self.row is not None:
             where += f"{', ' if where else ''}row {self.row}"
         prefix = f"{where}: " if where else ""
-        return f"{prefix}{self.field} = {shorten(self.value)}: {self.reason}. {self.remedy}"
+        text = f"{prefix}{self.field} = {shorten(self.value)}: {self.reason}. {self.remedy}"
+        return _printable(text).rstrip()
 
 
 @dataclass(eq=False)
@@ -105,9 +106,17 @@ class LeftOutError(InputError):
     """
 
 
+def _printable(text: str) -> str:
+    """Return text that any terminal and file can take: names of fields come from the data."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def shorten(value: Any, limit: int = 80) -> str:
-    """``repr(value)``, cut in the middle to at most ``limit`` characters."""
-    text = repr(value)
+    """Return ``repr(value)``, cut in the middle to at most ``limit`` characters."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # thousands of digits, or nested too deeply
+        text = f"<{type(value).__name__}>"
     if len(text) <= limit:
         return text
     half = (limit - 1) // 2

@@ -224,8 +224,11 @@ def test_half_a_character_is_left_out_and_listed(tmp_path):
     (tmp_path / "a.jsonl").write_text(
         '{"prompt": "q", "chosen": "a \\ud83d", "rejected": "b"}\n' + json.dumps(pair("q"))
     )
-    manifest = prepare(pairs_in(tmp_path / "a.jsonl"), tmp_path / "out")
+    with pytest.raises(InputError, match=r"row 1: chosen.*half a character"):
+        prepare(pairs_in(tmp_path / "a.jsonl"), tmp_path / "out")
+    manifest = prepare(pairs_in(tmp_path / "a.jsonl", invalid="skip"), tmp_path / "out")
     (source,) = manifest["sources"]
     assert source["kept"] == 1
     (listed,) = (json.loads(line) for line in (tmp_path / "out" / source["left_out"]).open())
-    assert (listed["value"], "lone surrogate" in listed["reason"]) == ("'a:1'", True)
+    assert (listed["row"], listed["field"]) == (1, "chosen[0].content")
+    assert "lone surrogate" in listed["reason"]

@@ -120,6 +120,34 @@ def prompt_key(prompt: Conversation) -> str:
     return hashlib.blake2b(canonical.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
+def row_key(row: RatedResponse | PreferencePair) -> str:
+    """Return a hash of all that training sees of a row: the same for the same row of any source.
+
+    The id, the source, the subset and the side of the split do not count.
+    """
+    ratings = sorted(row.ratings.items()) if isinstance(row, RatedResponse) else []
+    content = _as_json([prompt_key(row.prompt), row.responses, ratings])
+    return hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def validate_text(value: str, field_name: str = "") -> str:
+    """Return the text if every file and tokenizer can take it.
+
+    Raises:
+        InputError: It holds half a character, a lone surrogate such as scraped JSON has.
+    """
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            field_name,
+            value,
+            f"half a character (a lone surrogate) at position {error.start + 1}",
+            "Write the text again as valid Unicode, or remove the row.",
+        ) from None
+    return value
+
+
 def located_in(field_name: str, validate: Callable[[object], Valid], value: object) -> Valid:
     """Validate the value of a field; an error names the path from that field on."""
     try:
@@ -222,7 +250,7 @@ def _validate_message(position: int, message: object) -> Message:
         raise InputError(
             f"{where}.content", content, f"empty {role} message", "Remove the row, or fill it in."
         )
-    return {"role": str(role), "content": content}
+    return {"role": str(role), "content": validate_text(content, f"{where}.content")}
 
 
 @dataclass(slots=True)

@@ -24,7 +24,7 @@ from typing import IO, TYPE_CHECKING, Any
 from armorm.conversations import PreferencePair, RatedResponse
 from armorm.conversations.messages import Tally, with_response
 from armorm.data.reading import preference_rows, rated_rows, stops, weighted
-from armorm.data.seen import SeenRows
+from armorm.data.seen import DUPLICATE, SeenRows
 from armorm.data.sources import DataSource, HeldOut, InvalidPolicy, Kind
 from armorm.data.summary import RatingCounts
 from armorm.errors import ArmormError, InputError, LeftOutError, RecipeError
@@ -142,6 +142,7 @@ def prepare(
     output = Path(output)
     started = time.perf_counter()
     journal = _Journal.take_up(output, preparation.fingerprint())
+    output.mkdir(parents=True, exist_ok=True)
     with closing(SeenRows(output / ".seen.sqlite", journal.finished)) as seen:
         for job in _jobs(preparation):
             if job.number not in journal.finished:
@@ -188,11 +189,11 @@ def _prepare_source(
                 if stops(row, preparation.invalid):
                     raise row
                 left_out.add(row)
-            elif (reason := seen.reason_against(row, job.number)) is not None:
+            elif not seen.add(row, job.number):
                 tally.kept -= 1
-                tally.skip(reason)
+                tally.skip(DUPLICATE)
                 left_out.add(
-                    LeftOutError("id", row.id, reason, "The first one was kept.", row.source)
+                    LeftOutError("id", row.id, DUPLICATE, "The first one was kept.", row.source)
                 )
             else:
                 for copy in weighted(row, job.source, tally):

@@ -1,8 +1,7 @@
-"""Raw rows to rated responses and preference pairs, with every rejected row accounted for."""
+"""Validation of raw rows: rated responses, preference pairs, and an account of the rest."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,10 +17,10 @@ from armorm.conversations import (
     validate_prompt,
     validate_response,
 )
-from armorm.conversations.messages import Conversation, Message, Tally
+from armorm.conversations.messages import Conversation, Message, Tally, row_key, validate_text
 from armorm.data.rows_on_disk import DiskList
 from armorm.data.sources import DataSource, HeldOut, InvalidPolicy, Kind, RawRow
-from armorm.errors import InputError, LeftOutError
+from armorm.errors import InputError, LeftOutError, shorten
 from armorm.files import json_line
 from armorm.objectives import Objective, ObjectiveSet
 from armorm.progress import progressing
@@ -31,7 +30,7 @@ Row = TypeVar("Row", bound=RatedResponse | PreferencePair)
 
 @dataclass(slots=True)
 class Loaded(Generic[Row]):
-    """Rows that were read, and an account of those that were not. Both stand on disk.
+    """Rows that were read, and an account of those that were skipped; both are on disk.
 
     Attributes:
         rows: The valid rows, in input order.
@@ -67,19 +66,19 @@ def read_rated(
     training set does.
 
     Args:
-        sources: Where from, in order.
-        objectives: What may be rated.
-        held_out: Which rows are kept out of training; default none.
+        sources: Sources of the rows, in order.
+        objectives: Objectives that may be rated.
+        held_out: Rows to keep out of training; default none.
         invalid: ``error`` stops at the first bad row; ``skip`` counts and lists them.  Rows
-            that a rule of the catalogue leaves out never stop.
+            that a rule of the catalogue skips never stop.
         base: Folder that relative paths start from.
         scratch: Folder where the rows are kept while the result lives, in a file without a name
             that is about as large as their text; default the system's temporary folder.
         show_progress: Draw a progress bar on standard error.
 
     Raises:
-        InputError: the first bad row, unless ``invalid`` is ``skip``.
-        ArmormError: the disk is full.
+        InputError: A row is bad, and ``invalid`` is ``error``.
+        ArmormError: A source cannot be read, or the disk is full.
     """
     rows = DiskList(RatedResponse.as_record, RatedResponse.from_record, scratch)
     loaded = Loaded(rows, DiskList(dict, dict, scratch))
@@ -120,9 +119,9 @@ def rated_rows(
     held_out: HeldOut | None = None,
     base: Path | None = None,
 ) -> Iterator[RatedResponse | InputError]:
-    """The rated responses of one source as they are read, bad rows as located errors.
+    """Yield the rated responses of one source as they are read, bad rows as located errors.
 
-    Arguments are those of :func:`read_rated`; ``tally`` counts what was read and left out.
+    Arguments are those of :func:`read_rated`; ``tally`` counts the rows.
     """
 
     def parse(row: Mapping[str, Any], name: str, ident: str) -> RatedResponse:
@@ -143,11 +142,11 @@ def preference_rows(
     held_out: HeldOut | None = None,
     base: Path | None = None,
 ) -> Iterator[PreferencePair | InputError]:
-    """The preference pairs of one source as they are read; see :func:`rated_rows`."""
+    """Yield the preference pairs of one source as they are read; see :func:`rated_rows`."""
 
     def parse(row: Mapping[str, Any], name: str, ident: str) -> PreferencePair:
         prompt, chosen, rejected = _parse_pair(row)
-        subset = str(row.get("subset") or row.get("domain") or name)
+        subset = _name_in(row, "subset") or _name_in(row, "domain") or name
         return PreferencePair(
             prompt, chosen, rejected, ident, name, subset, _is_held_out(row, prompt, held_out)
         )
@@ -156,12 +155,12 @@ def preference_rows(
 
 
 def stops(error: InputError, invalid: InvalidPolicy) -> bool:
-    """Whether this error ends the reading; what a rule leaves out never does."""
+    """Return whether this error ends the reading; a row that a rule skips never does."""
     return invalid == "error" and not isinstance(error, LeftOutError)
 
 
 def weighted(row: Row, source: DataSource, tally: Tally) -> Iterator[Row]:
-    """The row as often as the weight of its source says; ``tally`` learns of it."""
+    """Yield the row as often as the weight of its source says, and correct ``tally``."""
     copies = 1 if row.held_out else _copies(row, source.weight)
     tally.kept += copies - 1
     if not copies:
@@ -172,10 +171,7 @@ def weighted(row: Row, source: DataSource, tally: Tally) -> Iterator[Row]:
 
 def _copies(row: Row, weight: float) -> int:
     whole = int(weight)
-    if whole == weight:
-        return whole
-    key = hashlib.blake2b(f"{row.source}\0{row.id}".encode("utf-8", "surrogatepass"))
-    return whole + (hash_fraction(key.hexdigest()) < weight - whole)
+    return whole if whole == weight else whole + (hash_fraction(row_key(row)) < weight - whole)
 
 
 def _load(
@@ -220,9 +216,17 @@ def _parse_row(
 ) -> Row:
     if isinstance(raw.fields, InputError):
         raise raw.fields
-    name = source.source or str(raw.fields.get("source") or _short_name(raw.file))
-    ident = str(raw.fields.get("id") or f"{_short_name(raw.file)}:{raw.row}")
+    name = source.source or _name_in(raw.fields, "source") or _short_name(raw.file)
+    ident = _name_in(raw.fields, "id") or f"{_short_name(raw.file)}:{raw.row}"
     return parse(raw.fields, name, ident)
+
+
+def _name_in(row: Mapping[str, Any], field_name: str) -> str:
+    """Return the text of an id, source or subset; empty where the row has none."""
+    value = row.get(field_name)
+    if not isinstance(value, str):
+        return "" if value is None else shorten(value, 200)
+    return validate_text(value, field_name)
 
 
 def _short_name(file: str) -> str:
@@ -325,5 +329,5 @@ def _is_held_out(row: Mapping[str, Any], prompt: Conversation, held_out: HeldOut
 
 
 def hash_fraction(key: str) -> float:
-    """A prompt key's place in [0, 1): the same on every machine, uniform over prompts."""
+    """Return a key's place in [0, 1): the same on every machine, uniform over keys."""
     return int(key[:13], 16) / 16**13

@@ -1,4 +1,4 @@
-"""Raw rows from files, hub datasets and the catalogue, each with the place it came from."""
+"""Sources of raw rows: files, hub datasets and the catalogue, each row with its place."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from armorm.conversations.messages import validate_text
 from armorm.data.catalog import CatalogEntry, catalog_entry, converted_rows
 from armorm.data.hub import HubPlace, hub_rows
 from armorm.data.tables import (
@@ -25,6 +26,7 @@ from armorm.data.tables import (
 )
 from armorm.errors import InputError, RecipeError
 from armorm.objectives import ObjectiveSet
+from armorm.settings import Options
 
 Kind = Literal["rated", "preferences"]
 InvalidPolicy = Literal["error", "skip"]
@@ -34,7 +36,10 @@ ARROW = (".arrow", ".feather")
 
 
 class RawRow(NamedTuple):
-    """One undecoded row: where it stands, and its fields (or the error that reading it gave)."""
+    """One undecoded row: its place, and its fields or the error of reading it.
+
+    ``row`` is 0 where the error concerns the file as a whole.
+    """
 
     file: str
     row: int
@@ -42,7 +47,7 @@ class RawRow(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Where in a file to begin: rows (lines, of JSON lines) and bytes before it."""
+    """Place in a file to begin at: rows (lines, of JSON lines) and bytes before it."""
 
     before: int = 0
     offset: int = 0
@@ -50,57 +55,53 @@ class Start(NamedTuple):
 
 TOP = Start()
 
+LARGEST_WEIGHT = 100.0
+MOST_ROWS = 10**12
 
-class HeldOut(BaseModel):
-    """Which rows are kept out of training and used for the reported figures.
 
-    Attributes:
-        fraction: Share of prompts held out, drawn by the hash of the prompt, so that all rows of
-            a prompt, rated or preferred, fall on the same side in every run.
-        column: Take the split from this column instead.
-        values: Values of ``column`` that mean held out.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class HeldOut(Options):
+    """Rows that are kept out of training and used for the reported figures."""
 
     fraction: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """Share of prompts held out, drawn by the hash of the prompt, so that all rows of a prompt,
+    rated or preferred, fall on the same side in every run."""
     column: str | None = None
+    """Column to take the split from instead."""
     values: tuple[str, ...] = ("val", "validation", "test")
+    """Values of ``column`` that mean held out."""
 
 
-class DataSource(BaseModel):
-    """One place rows come from: exactly one of ``catalog``, ``path``, ``dataset``.
-
-    Attributes:
-        catalog: A dataset of the catalogue (``armorm data list``), converted on the way, with
-            the ``options`` that it offers.
-        path: A file or glob pattern: JSON lines (also .gz), Parquet or Arrow.
-        dataset: A name for ``datasets.load_dataset``, with ``config``, ``split``, ``revision``.
-        root: A folder that holds hub datasets as ``root/<org>/<name>``, read instead of the hub.
-        source: Name of the source in reports.  Default: each row's ``source`` field, else the
-            file or dataset name.
-        limit: Read at most this many rows, the first ones.
-        weight: How much a training row counts.  Below 1 it is the share of rows kept, drawn by
-            a hash of the row; above 1 rows are repeated.  Held-out rows are left as they are.
-        unit_ratings: Ratings are already mapped to [0, 1], as in the paper's merged training set.
-        nan_is_missing: Read a NaN rating as missing instead of refusing it.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class DataSource(Options):
+    """One source of rows: exactly one of ``catalog``, ``path``, ``dataset``."""
 
     catalog: str | None = None
+    """A dataset of the catalogue (``armorm data list``), converted as it is read."""
     options: dict[str, Any] = Field(default_factory=dict)
+    """Choices that the dataset of the catalogue offers (``armorm data show NAME``)."""
     path: str | None = None
+    """A file or glob pattern: JSON lines (also .gz), Parquet or Arrow."""
     dataset: str | None = None
+    """A name for ``datasets.load_dataset``, with ``config``, ``split``, ``revision``."""
     config: str | None = None
+    """Configuration of the dataset."""
     split: str | None = None
+    """Split of the dataset."""
     revision: str | None = None
+    """Branch, tag or commit of the dataset on the hub."""
     root: str | None = None
+    """A folder that holds hub datasets as ``root/<org>/<name>``, read instead of the hub."""
     source: str | None = None
-    limit: int | None = Field(default=None, ge=1)
-    weight: float = Field(default=1.0, gt=0.0, allow_inf_nan=False)
+    """Name of the source in reports.  Default: each row's ``source`` field, else the file or
+    dataset name."""
+    limit: int | None = Field(default=None, ge=1, le=MOST_ROWS)
+    """Largest number of rows to read, the first ones."""
+    weight: float = Field(default=1.0, gt=0.0, le=LARGEST_WEIGHT)
+    """How much a training row counts.  Below 1 it is the share of rows kept, drawn by a hash of
+    the row; above 1 rows are repeated.  Held-out rows are not affected."""
     unit_ratings: bool = False
+    """Read ratings as already mapped to [0, 1], as in the paper's merged training set."""
     nan_is_missing: bool = False
+    """Read a NaN rating as missing instead of refusing it."""
 
     @model_validator(mode="after")
     def _one_place(self) -> DataSource:
@@ -113,28 +114,35 @@ class DataSource(BaseModel):
             catalog_entry(self.catalog)
         return self
 
+    @field_validator("catalog", "path", "dataset", "config", "split", "revision", "root", "source")
+    @classmethod
+    def _is_text(cls, value: str | None) -> str | None:
+        if value is not None and "\0" in validate_text(value):
+            raise ValueError("a name holds no zero byte")
+        return value
+
     @property
     def entry(self) -> CatalogEntry | None:
-        """What the catalogue says about it, where it is named there."""
+        """Entry of the catalogue, where the source is named there."""
         return None if self.catalog is None else catalog_entry(self.catalog)
 
     @property
     def name(self) -> str:
-        """What to call the source as a whole."""
+        """Name of the source as a whole."""
         place = self.catalog or self.path or self.dataset
         assert place is not None
         return self.source or place
 
     @property
     def planted(self) -> Mapping[str, str]:
-        """Subset to the objective that decides its pairs, where the data was made so."""
+        """Subset to the objective that decides its pairs, of data that was made so."""
         return {} if self.entry is None else self.entry.planted
 
     def check_catalog(self, kind: Kind) -> None:
-        """Whether the catalogue can give training rows of this kind, with these options.
+        """Check that the catalogue gives training rows of this kind, with these options.
 
         Raises:
-            RecipeError: it cannot; the message says why.
+            RecipeError: It does not; the message says why.
         """
         entry = self.entry
         if entry is None:
@@ -167,12 +175,12 @@ class DataSource(BaseModel):
     def rows(
         self, kind: Kind, base: Path | None = None, notes: Counter[str] | None = None
     ) -> Iterator[RawRow]:
-        """The raw rows in order, at most ``limit`` of them.
+        """Yield the raw rows in order, at most ``limit`` of them.
 
         Args:
-            kind: Which rows of a dataset that has both.
+            kind: Kind of rows, for a dataset that has both.
             base: Folder that relative paths start from; default the working directory.
-            notes: Collects counts of values mended by the catalogue's rules.
+            notes: Collects counts of values that were repaired by the catalogue's rules.
         """
         return itertools.islice(self._rows(kind, base, notes), self.limit)
 
@@ -217,15 +225,16 @@ class DataSource(BaseModel):
 
 
 def file_rows(file: Path, start: Start = TOP) -> Iterator[RawRow]:
-    """The rows of one JSON-lines, Parquet or Arrow file.
+    """Yield the rows of one JSON-lines, Parquet or Arrow file.
+
+    A row, or the rest of the file, that cannot be read is an error in its place.
 
     Args:
         file: The file.
         start: The first row; see :mod:`armorm.data.ranges`.  ``offset`` is for JSON lines.
 
     Raises:
-        RecipeError: the file is of none of these formats.
-        InputError: the file as a whole cannot be read.
+        RecipeError: The file is of none of these formats.
     """
     suffixes = file.suffixes[-2:] if file.suffix == ".gz" else file.suffixes[-1:]
     if suffixes and suffixes[0] in JSON_LINES:
@@ -244,10 +253,10 @@ def file_rows(file: Path, start: Start = TOP) -> Iterator[RawRow]:
 
 
 def matching_files(pattern: str, base: Path | None = None) -> list[Path]:
-    """The files of a name or glob pattern, sorted.
+    """Return the files of a name or glob pattern, sorted.
 
     Raises:
-        RecipeError: there is none.
+        RecipeError: There is none.
     """
     full = _resolved(pattern, base)
     files = [Path(name) for name in sorted(glob.glob(str(full)))]  # noqa: PTH207
@@ -257,7 +266,10 @@ def matching_files(pattern: str, base: Path | None = None) -> list[Path]:
 
 
 def _resolved(path: str, base: Path | None) -> Path:
-    full = Path(path).expanduser()
+    try:
+        full = Path(path).expanduser()
+    except RuntimeError as error:
+        raise RecipeError(f"{path}: {error}") from error
     return full if base is None or full.is_absolute() else base / full
 
 
@@ -287,7 +299,7 @@ def _parse_json(line: bytes) -> Mapping[str, Any] | InputError:
 
 
 def count_rows(file: Path) -> int | None:
-    """How many rows a file holds, for progress bars; ``None`` where that takes reading it."""
+    """Return how many rows a file holds, or ``None`` where only reading it would tell."""
     try:
         if file.suffix == ".parquet":
             return count_table_rows(file)

@@ -128,8 +128,7 @@ def _check_file(
             if isinstance(row, InputError):
                 invalid.add(row.reason, row.as_dict())
                 continue
-            reason = seen.reason_against(row)
-            if reason == DUPLICATE:
+            if not seen.add(row):
                 duplicates.add(DUPLICATE, {"file": str(file), "id": row.id})
             elif isinstance(row, PreferencePair) and seen.has(_swapped(row)):
                 duplicates.add("the same pair, preferred the other way", {"id": row.id})
