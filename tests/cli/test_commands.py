@@ -12,11 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from armorm import RewardModel
-from armorm.cli import app
-from tests.model.test_reward_model import make_heads
+from tests.commands import armorm, invoke, run, write
+from tests.tiny_models import make_heads
 
 
 @pytest.fixture(scope="module")
@@ -26,37 +25,8 @@ def model_folder(tiny_backbone, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
-def run(*arguments: str, code: int = 0) -> str:
-    """Run a command in a process of its own; returns standard output."""
-    done = armorm(*arguments)
-    assert done.returncode == code, done.stderr
-    return done.stdout
-
-
-def armorm(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", "from armorm.cli import main; main()", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def invoke(*arguments: str) -> str:
-    """Run a command in this process, for speed where the exit code is not the point."""
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
 def conversation(response: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": "hello"}, {"role": "assistant", "content": response}]
-
-
-def write(file: Path, rows: list) -> Path:
-    lines = (row if isinstance(row, str) else json.dumps(row) for row in rows)
-    file.write_text("".join(f"{line}\n" for line in lines))
-    return file
 
 
 def test_score_keeps_each_row_and_adds_the_parts(model_folder, tmp_path):

@@ -16,7 +16,7 @@ import yaml
 from typer.testing import CliRunner
 
 from armorm.cli import app
-from tests.cli.test_commands import armorm, invoke
+from tests.commands import armorm, invoke
 from tests.data.hub_layouts import hh_rows, write_hub, write_json_lines
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from armorm import RewardModel
 from armorm.evaluation.report import example_comparison, write_run_report
-from tests.model.test_reward_model import make_heads
+from tests.tiny_models import make_heads
 
 METRICS = {
     "accuracy": {"gate": 0.9, "fixed_weights": 0.7, "best_single_objective": 0.6, "length": 0.5},

@@ -9,8 +9,8 @@ import pytest
 
 from armorm import InputError, RewardModel
 from armorm.evaluation.benchmarks.reward_bench_files import read_rewardbench_outputs
-from tests.cli.test_commands import invoke, write
-from tests.model.test_reward_model import PROMPT, conversation, make_heads
+from tests.commands import invoke, write
+from tests.tiny_models import PROMPT, conversation, make_heads
 
 PAIRS = [("Paris", "Lyon"), ("ok", "no no"), ("yes", "one two three four")]
 

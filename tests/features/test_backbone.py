@@ -11,7 +11,7 @@ from transformers import Gemma2Model
 
 from armorm import Backbone
 from armorm.errors import CheckpointError
-from tests.features.test_sharing import make_model
+from tests.features.families import make_model
 from tests.tiny import TEMPLATES, tiny_tokenizer
 
 PROMPTS = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import random
@@ -21,10 +20,8 @@ import pytest
 
 from armorm import Backbone, FeatureStore, extract_features
 from armorm.errors import StoreError
-from tests.features.test_store import OBJECTIVES, make_pairs, make_rated
+from tests.features.rows import OBJECTIVES, OPTIONS, PROMPTS, hashes, make_pairs, make_rated
 
-PROMPTS = 400
-OPTIONS = {"objectives": OBJECTIVES, "shard_responses": 5}
 KILLS = 50
 
 # Loads once; each line on its input is a store folder, which a forked child begins or goes on with.
@@ -33,8 +30,7 @@ import os, sys
 import torch
 torch.set_num_threads(1)
 from armorm import Backbone, extract_features
-from tests.features.test_durability import OPTIONS, PROMPTS
-from tests.features.test_store import make_rated
+from tests.features.rows import OPTIONS, PROMPTS, make_rated
 backbone = Backbone.from_pretrained(sys.argv[1], dtype="float32", device="cpu", batch_tokens=64)
 rows = make_rated(PROMPTS)
 print("ready", flush=True)
@@ -46,10 +42,6 @@ for line in sys.stdin:
     print(child, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
-
-
-def hashes(folder: Path) -> dict[str, str]:
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
 
 
 @pytest.fixture(scope="module")
@@ -181,8 +173,7 @@ import torch
 torch.set_num_threads(1)
 from armorm import Backbone, extract_features
 from armorm.errors import StoreError
-from tests.features.test_durability import OPTIONS, PROMPTS
-from tests.features.test_store import make_rated
+from tests.features.rows import OPTIONS, PROMPTS, make_rated
 backbone = Backbone.from_pretrained(sys.argv[1], dtype="float32", device="cpu", batch_tokens=64)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)
 try:
@@ -216,8 +207,7 @@ import sys
 import torch
 torch.set_num_threads(1)
 from armorm import Backbone, extract_features
-from tests.features.test_durability import OPTIONS, PROMPTS
-from tests.features.test_store import make_rated
+from tests.features.rows import OPTIONS, PROMPTS, make_rated
 backbone = Backbone.from_pretrained(sys.argv[1], dtype="float32", device="cpu", batch_tokens=64)
 made = []
 extract_features(make_rated(PROMPTS), backbone, sys.argv[2], **OPTIONS, on_summary=made.append)

@@ -13,7 +13,7 @@ from armorm.features import BackboneOptions, FeatureBackbone, load_engine
 from armorm.training import Recipe
 from armorm.vllm_plugin.boundary import boundary_of, find_boundary, with_boundary
 from armorm.vllm_plugin.scheduling import computed_blocks_before_boundary
-from tests.model.test_reward_model import make_heads
+from tests.tiny_models import make_heads
 
 without_vllm = pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
 

@@ -9,32 +9,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 
 from armorm.conversations import EncodedPrompt
 from armorm.features import shared_attention
 from armorm.features.merging import merge_prompts
 from armorm.features.packing import grow_trees, plan_batches, plan_packs
 from armorm.features.running import ModelRunner, OutOfMemoryError
+from tests.features.families import VOCABULARY, Shape, make_model
 
-VOCABULARY = 97
 TOLERANCE = 1e-4
-
-Shape = dict[str, Any]
-
-PLAIN: Shape = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-    "initializer_range": 0.3,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
 
 SHARING: dict[str, tuple[str, Shape]] = {
     "llama": ("llama", {}),
@@ -67,12 +51,6 @@ NOT_SHARING: dict[str, tuple[str, Shape, str]] = {
     "bloom, alibi": ("bloom", {"n_layer": 2, "n_head": 4}, ""),
     "mamba, no attention": ("mamba", {"state_size": 4}, ""),
 }
-
-
-def make_model(family: str, changes: Shape) -> PreTrainedModel:
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(family, **{**PLAIN, **changes})
-    return AutoModel.from_config(config).eval().requires_grad_(False)
 
 
 def make_prompts(seed: int = 0) -> list[EncodedPrompt]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,48 +13,12 @@ from safetensors.torch import load_file
 from armorm import (
     Backbone,
     FeatureStore,
-    Objective,
-    ObjectiveSet,
     PreferencePair,
-    RatedResponse,
     extract_features,
 )
 from armorm.errors import StoreError
 from armorm.features.extraction import plan_shards
-from tests.tiny import WORDS
-
-OBJECTIVES = ObjectiveSet(
-    [Objective(name="tone", minimum=0, maximum=4), Objective(name="safe", dataset="panel")]
-)
-
-
-def make_rated(prompts: int = 20, seed: int = 0) -> list[RatedResponse]:
-    generator = random.Random(seed)
-    rows = []
-    for number in range(prompts):
-        prompt = ({"role": "user", "content": " ".join(generator.choices(WORDS, k=8))},)
-        for _ in range(generator.randint(1, 4)):
-            response = " ".join(generator.choices(WORDS, k=generator.randint(1, 20)))
-            ratings = {"tone": float(generator.randint(0, 4))}
-            if generator.random() < 0.5:
-                ratings["safe"] = float(generator.random() < 0.5)
-            rows.append(
-                RatedResponse(prompt, response, ratings, f"r{len(rows)}", "test", number % 5 == 0)
-            )
-    generator.shuffle(rows)  # rows of one prompt need not be neighbours
-    return rows
-
-
-def make_pairs(pairs: int = 20, seed: int = 1) -> list[PreferencePair]:
-    generator = random.Random(seed)
-    rows = []
-    for number in range(pairs):
-        prompt = ({"role": "user", "content": f"what is {WORDS[number % 7]} ?"},)
-        chosen, rejected = (" ".join(generator.choices(WORDS, k=6)) for _ in range(2))
-        rows.append(
-            PreferencePair(prompt, chosen, rejected, f"p{number}", "test", "even", number % 4 == 0)
-        )
-    return rows
+from tests.features.rows import OBJECTIVES, make_pairs, make_rated
 
 
 def test_features_and_ratings_come_back_in_the_same_order(tiny_backbone, tmp_path):

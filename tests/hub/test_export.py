@@ -28,8 +28,8 @@ from transformers import (
 
 from armorm import Backbone, RewardModel
 from armorm.hub.modeling_armorm import RewardModelWithGating
-from tests.model.test_reward_model import conversation, make_heads
 from tests.tiny import TEMPLATES, save_tiny_released, tiny_tokenizer
+from tests.tiny_models import conversation, make_heads
 
 TEXTS = ["Paris", "Lyon , very long answer one two three four five", "ok", "a b c d e"]
 

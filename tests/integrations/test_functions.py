@@ -31,9 +31,9 @@ from armorm.integrations import (
     verl_row,
     write_pairs,
 )
-from tests.cli.test_commands import invoke, write
-from tests.model.test_reward_model import PROMPT, conversation, make_heads
+from tests.commands import invoke, write
 from tests.tiny import TEMPLATES, tiny_tokenizer
+from tests.tiny_models import PROMPT, conversation, make_heads
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 HELLO = [{"role": "user", "content": "hello"}]

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from armorm import Backbone, Objective, ObjectiveSet, RewardModel
 from armorm.heads import GatingNetwork
 from armorm.model.checkpoint import Heads
-from tests.cli.test_commands import write
+from tests.commands import write
 from tests.tiny import TinyTemplate, tiny_tokenizer
 
 pytest.importorskip("trl")

@@ -15,8 +15,8 @@ from transformers.utils import chat_template_utils
 
 from armorm import PAPER_OBJECTIVES, Backbone, InputError, RewardModel
 from armorm.errors import CheckpointError
-from tests.model.test_reward_model import PROMPT, conversation, make_heads
 from tests.tiny import TEMPLATES, released_heads, save_tiny_backbone, save_tiny_released
+from tests.tiny_models import PROMPT, conversation, make_heads
 
 BOUNDARY = [128009, 128006, 78191, 128007, 271]
 TEXTS = ["Paris", "Lyon , very long answer one two three four five", "ok", "a b c d e"]

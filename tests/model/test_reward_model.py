@@ -15,41 +15,16 @@ from safetensors.torch import load_file, save_file
 from armorm import (
     Backbone,
     InputError,
-    Objective,
-    ObjectiveSet,
     RewardModel,
 )
 from armorm.conversations import OverlongError
 from armorm.errors import ArmormError, CheckpointError, NonFiniteError, RecipeError
-from armorm.heads import GatingNetwork
-from armorm.model.checkpoint import Heads
-
-OBJECTIVES = ObjectiveSet(
-    [
-        Objective(name="tone", minimum=0, maximum=4, unit_zero=-0.5, unit_one=4.5),
-        Objective(name="safe", dataset="panel"),
-        Objective(name="verbosity", minimum=0, maximum=4, direction="neutral"),
-    ]
-)
-PROMPT = [{"role": "user", "content": "what is the capital of France ?"}]
-
-
-def make_heads(hidden: int = 32, seed: int = 0, objectives: ObjectiveSet = OBJECTIVES) -> Heads:
-    torch.manual_seed(seed)
-    k = len(objectives)
-    transform = torch.eye(k)
-    transform[2] -= torch.linspace(0.1, 0.9, k)
-    gate = GatingNetwork(hidden, k, 16, 2, temperature=2.0).eval().requires_grad_(False)
-    return Heads(objectives, 0.1 * torch.randn(k, hidden), transform, gate, beta=7.0)
+from tests.tiny_models import OBJECTIVES, PROMPT, conversation, make_heads
 
 
 @pytest.fixture(scope="module")
 def model(tiny_backbone: Backbone) -> RewardModel:
     return RewardModel(tiny_backbone, make_heads())
-
-
-def conversation(response: str, prompt=PROMPT):
-    return [*prompt, {"role": "assistant", "content": response}]
 
 
 def test_score_is_the_released_formula(model):

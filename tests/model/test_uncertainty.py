@@ -15,7 +15,7 @@ from armorm.cli import app
 from armorm.errors import ArmormError, CheckpointError, StoreError
 from armorm.heads import HeadUncertainty, fit_uncertainty
 from armorm.model import ModelUncertainty
-from tests.model.test_reward_model import OBJECTIVES, conversation, make_heads
+from tests.tiny_models import OBJECTIVES, conversation, make_heads
 
 TEXTS = ["Paris", "Lyon , very long answer", "ok", "one two three four"]
 

@@ -10,8 +10,8 @@ import torch
 from transformers import Gemma2Config, Gemma2Model, LlamaConfig, LlamaModel, Qwen3Config, Qwen3Model
 
 from armorm import Backbone, RewardModel
-from tests.model.test_reward_model import make_heads
 from tests.tiny import TEMPLATES, save_tiny_released, tiny_tokenizer
+from tests.tiny_models import make_heads
 
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 # The engine in this process starts in seconds. The server and the commands run in processes of

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from armorm import RewardModel
-from tests.model.test_reward_model import make_heads
+from tests.tiny_models import make_heads
 
 
 @pytest.fixture(scope="session")

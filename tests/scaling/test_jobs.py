@@ -29,8 +29,7 @@ from armorm.scaling.answers import answer, result_of
 from armorm.scaling.pool import FittedWorkers, Job, Pool, Workers, ray_pool
 from armorm.scaling.scoring import ModelSettings, score_with_ray
 from armorm.training.run_backbone import load_backbone
-from tests.features.test_durability import hashes
-from tests.features.test_store import make_pairs
+from tests.features.rows import hashes, make_pairs
 
 
 class PoolInThisProcess(Pool):

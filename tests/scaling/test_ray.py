@@ -28,18 +28,14 @@ from armorm.scaling.features import ray_extraction
 from armorm.scaling.pool import MOST_ATTEMPTS, Workers, ray_pool
 from armorm.scaling.scoring import ModelSettings, score_with_ray
 from armorm.training.run_backbone import load_backbone
-from tests.features.test_durability import hashes
-from tests.features.test_store import OBJECTIVES, make_rated
-from tests.scaling.light_jobs import LightJob
-
-TWO = Workers(count=2)
-SCORING: dict[str, Any] = {"skip_invalid": True, "rows_at_once": 32}
+from tests.features.rows import OBJECTIVES, hashes, make_rated
+from tests.scaling.light_jobs import SCORING, TWO, LightJob
 
 DRIVER = """
 import sys
 from pathlib import Path
 from armorm.scaling.scoring import ModelSettings, score_with_ray
-from tests.scaling.test_ray import SCORING, TWO
+from tests.scaling.light_jobs import SCORING, TWO
 model, pattern, output = sys.argv[1:]
 settings = ModelSettings(model, {"dtype": "float32", "device": "cpu"})
 score_with_ray(settings, pattern, Path(output), TWO, **SCORING)
