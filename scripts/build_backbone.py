@@ -203,7 +203,7 @@ def learn_preferences(
     Returns:
         Accuracy over the last tenth of the steps, each on pairs not seen before in that pass.
     """
-    encoded = [encoder.encode(pair.prompt, pair.responses) for pair in pairs]
+    encoded = [encoder.encode_or_skip(pair.prompt, pair.responses) for pair in pairs]
     usable = [one.sequences for one in encoded if one is not None]
     print(f"{len(pairs) - len(usable)} pairs are too long and left out", flush=True)
     head = nn.Linear(model.config.hidden_size, 1, bias=False)

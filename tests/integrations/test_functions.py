@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from armorm import InputError, RewardModel
-from armorm.conversations.parsing import parse_prompt, parse_response
+from armorm.conversations.markup import parse_prompt, parse_response
 from armorm.integrations import (
     annotate_file,
     best_of_file,

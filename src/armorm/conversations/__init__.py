@@ -1,5 +1,13 @@
 """What is judged: conversations, rated responses, preference pairs, and how they are rendered."""
 
+from armorm.conversations.encoding import (
+    ConversationEncoder,
+    EncodedPrompt,
+    OverlongError,
+    OverlongPolicy,
+    last_occurrence,
+    unpad,
+)
 from armorm.conversations.messages import (
     Conversation,
     Message,
@@ -7,17 +15,10 @@ from armorm.conversations.messages import (
     RatedResponse,
     located_in,
     prompt_key,
+    row_key,
     validate_conversation,
     validate_prompt,
     validate_response,
-)
-from armorm.conversations.rendering import (
-    ConversationEncoder,
-    EncodedPrompt,
-    OverlongError,
-    OverlongPolicy,
-    last_occurrence,
-    unpad,
 )
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "last_occurrence",
     "located_in",
     "prompt_key",
+    "row_key",
     "unpad",
     "validate_conversation",
     "validate_prompt",

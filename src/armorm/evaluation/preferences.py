@@ -123,7 +123,7 @@ def report_on(scored: Sequence[ScoredPair], too_long: int = 0) -> PreferenceRepo
 
 def _score_chunk(model: RewardModel, pairs: Sequence[PreferencePair]) -> list[ScoredPair]:
     encoder = model.backbone.encoder
-    encoded = [encoder.encode(pair.prompt, pair.responses) for pair in pairs]
+    encoded = [encoder.encode_or_skip(pair.prompt, pair.responses) for pair in pairs]
     present = [conversation for conversation in encoded if conversation is not None]
     scores = iter(model.score_encoded(present).score.tolist() if present else [])
     return [

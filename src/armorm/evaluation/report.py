@@ -40,7 +40,7 @@ def example_comparison(model: RewardModel, run: Path) -> Example | None:
     pairs = read_preferences([DataSource(path=str(run / "held_out_pairs.jsonl"))]).rows
     shorter_won = (pair for pair in pairs if len(pair.chosen) < len(pair.rejected))
     for pair in shorter_won:
-        if model.backbone.encoder.encode(pair.prompt, pair.responses) is None:
+        if model.backbone.encoder.encode_or_skip(pair.prompt, pair.responses) is None:
             continue
         texts = {
             "prompt": pair.prompt[-1]["content"],

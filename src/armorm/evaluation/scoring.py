@@ -6,14 +6,13 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 from armorm.conversations import (
     Conversation,
     EncodedPrompt,
-    OverlongError,
     located_in,
     validate_conversation,
     validate_prompt,
@@ -278,20 +277,10 @@ def encode_or_refuse(
     Raises:
         InputError: at ``field``, if one is longer than the model can read.
     """
-    encoder = model.backbone.encoder
-    too_long = InputError(
-        field,
-        max(responses, key=len),
-        f"longer than {encoder.max_length} tokens",
-        "Shorten it, or choose --overlong drop_oldest_turns.",
-    )
     try:
-        encoded = encoder.encode(prompt, responses)
-    except OverlongError:
-        raise too_long from None
-    if encoded is None:
-        raise too_long
-    return encoded
+        return model.backbone.encoder.encode(prompt, responses)
+    except InputError as error:
+        raise replace(error, field=field) from None
 
 
 def write_lines(file: IO[bytes], rows: list[dict[str, Any]]) -> None:

@@ -273,7 +273,7 @@ class EncodedShard:
 
 def encode_shard(members: list[tuple[int, Row]], backbone: FeatureBackbone) -> EncodedShard:
     """Render and tokenise the rows of a shard."""
-    encode = backbone.encoder.encode
+    encode = backbone.encoder.encode_or_skip
     return EncodedShard(members, [encode(row.prompt, row.responses) for _, row in members])
 
 

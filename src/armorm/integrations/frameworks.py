@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from armorm.conversations import Message
-from armorm.conversations.parsing import parse_prompt, parse_response
+from armorm.conversations.markup import parse_prompt, parse_response
 from armorm.errors import InputError
 from armorm.integrations.completions import CompletionScorer, Component
 from armorm.model import RewardModel

@@ -17,14 +17,13 @@ from torch import Tensor
 from armorm.conversations import (
     Conversation,
     EncodedPrompt,
-    OverlongError,
     located_in,
     unpad,
     validate_conversation,
     validate_prompt,
     validate_response,
 )
-from armorm.errors import ArmormError, InputError, NonFiniteError, shorten
+from armorm.errors import ArmormError, InputError, NonFiniteError
 from armorm.features import Backbone, BackboneOptions, FeatureBackbone, load_engine, merge_prompts
 from armorm.files import sha256_of_json
 from armorm.heads import GatingNetwork
@@ -163,7 +162,6 @@ class RewardModel:
         """What this model makes of the fixed conversation of its self-check."""
         encoder = self.backbone.encoder.without_limit()
         encoded = encoder.encode(PROMPT, [RESPONSE])
-        assert encoded is not None  # nothing is too long for it
         rewards = self.score_encoded([encoded])
         return SelfCheck.of(encoded, rewards, str(self.backbone.identity["dtype"]))
 
@@ -197,9 +195,9 @@ class RewardModel:
         for number, conversation in enumerate(conversations, start=1):
             try:
                 prompt, response = located_in("messages", validate_conversation, conversation)
+                encoded.append(self.backbone.encoder.encode(prompt, [response]))
             except InputError as error:
                 raise error.at(None, number) from None
-            encoded.append(self._encode(prompt, [response]))
         return self.score_encoded(encoded, uncertainty=uncertainty)
 
     def score_ids(
@@ -233,7 +231,7 @@ class RewardModel:
     def score_responses(self, prompt: Conversation | str, responses: Sequence[str]) -> Rewards:
         """Score several responses to one prompt. The prompt is a list of messages, or text."""
         checked = [validate_response(response) for response in responses]
-        encoded = self._encode(validate_prompt(prompt), checked)
+        encoded = self.backbone.encoder.encode(validate_prompt(prompt), checked)
         try:
             return self.score_encoded([encoded])
         except NonFiniteError as error:
@@ -311,15 +309,6 @@ class RewardModel:
         if self.heads.beta is None:
             return None
         return 0.5 * (1.0 + math.tanh(0.5 * self.heads.beta * margin))
-
-    def _encode(self, prompt: Conversation, responses: Sequence[str]) -> EncodedPrompt:
-        encoded = self.backbone.encoder.encode(prompt, responses)
-        if encoded is None:
-            raise OverlongError(
-                f"A conversation is longer than {self.backbone.encoder.max_length} tokens: "
-                f"{shorten(prompt[-1]['content'])}."
-            )
-        return encoded
 
     @torch.inference_mode()
     def score_encoded(

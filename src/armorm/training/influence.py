@@ -144,10 +144,6 @@ def _features(
     """At the response's end, and at the prompt's."""
     backbone = load_backbone(recipe, run)
     encoded = backbone.encoder.encode(validate_prompt(prompt), [validate_response(response)])
-    if encoded is None:
-        raise ArmormError(
-            f"The conversation is longer than {backbone.encoder.max_length} tokens. Shorten it."
-        )
     features = backbone.features([encoded])
     return features.responses[0].double().numpy(), features.prompts[0].double().numpy()
 

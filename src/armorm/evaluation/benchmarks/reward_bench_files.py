@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from armorm.conversations import PreferencePair, located_in, validate_prompt
+from armorm.conversations.encoding import ConversationEncoder
 from armorm.conversations.messages import with_response
-from armorm.conversations.rendering import ConversationEncoder
 from armorm.data.sources import file_rows
 from armorm.errors import InputError
 from armorm.evaluation.preferences import ScoredPair

@@ -56,7 +56,7 @@ def encode_rows(
     held_out: DiskList[tuple[Row, EncodedPrompt]] = DiskList(_record, read, folder)
     too_long = 0
     for row in rows:
-        encoded = backbone.encoder.encode(row.prompt, row.responses)
+        encoded = backbone.encoder.encode_or_skip(row.prompt, row.responses)
         if encoded is None:
             too_long += 1
         else:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Literal
 import jinja2
 
 from armorm.conversations.messages import Conversation, Message, with_response
-from armorm.errors import ArmormError, InputError, TemplateError, shorten
+from armorm.errors import InputError, TemplateError, shorten
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,8 +44,8 @@ _RESPONSE_MARK = "armormresponsemark"
 _STRFTIME_NOW = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 
 
-class OverlongError(ArmormError, ValueError):
-    """A conversation longer than the maximum, under the policy ``error``."""
+class OverlongError(InputError):
+    """A conversation of more tokens than the model reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +87,10 @@ class ConversationEncoder:
     Args:
         tokenizer: A Hugging Face tokenizer with a chat template.
         max_length: Most tokens a rendered conversation may have; ``None`` for no limit.
-        overlong: What happens to a longer one: ``error``; ``skip`` (:meth:`encode` returns
-            ``None`` and the caller counts); or ``drop_oldest_turns``, which drops whole turns from
-            the front (never the system message or the last user turn) until every response to
-            the prompt fits, and skips what still does not.  Text is never cut.
+        overlong: What happens to a longer one: ``error``; ``skip`` (:meth:`encode_or_skip`
+            returns ``None`` and its caller counts); or ``drop_oldest_turns``, which drops whole
+            turns from the front (never the system message or the last user turn) until every
+            response to the prompt fits, and skips what still does not.  Text is never cut.
 
     Raises:
         TemplateError: there is no chat template, or it cannot be split at the end of the prompt.
@@ -116,7 +116,10 @@ class ConversationEncoder:
         self.max_length = max_length
         self.overlong: OverlongPolicy = overlong
         self.template = pin_template_date(tokenizer.chat_template)
-        self._split = self._probe()
+        try:
+            self._split = self._probe()
+        except InputError as error:
+            raise TemplateError(f"The chat template cannot be used: {error.reason}.") from error
 
     @property
     def boundary_pattern(self) -> tuple[int, ...]:
@@ -126,16 +129,13 @@ class ConversationEncoder:
         """
         return self._split.pattern
 
-    def encode(self, prompt: Conversation, responses: Sequence[str]) -> EncodedPrompt | None:
-        """Token ids of each response after the prompt.
-
-        Returns:
-            ``None`` when the conversation is too long and the policy says to skip it.
+    def encode(self, prompt: Conversation, responses: Sequence[str]) -> EncodedPrompt:
+        """Return the token ids of each response after the prompt.
 
         Raises:
-            OverlongError: too long under the policy ``error``.
-            TemplateError: the template fails on these messages, or does not keep the prompt as
-                a prefix of the conversation.
+            OverlongError: A conversation has more than ``max_length`` tokens.
+            InputError: The template refuses these messages, or does not keep the prompt as a
+                prefix of the conversation.
         """
         messages = list(prompt)
         dropped = 0
@@ -144,21 +144,37 @@ class ConversationEncoder:
             longest = max(map(len, encoded.sequences))
             if self.max_length is None or longest <= self.max_length:
                 return encoded
-            if self.overlong == "error":
-                raise OverlongError(
-                    f"A conversation of {longest} tokens is longer than max_length "
-                    f"{self.max_length}: {shorten(messages[-1]['content'])}. Raise max_length, or "
-                    "choose overlong: skip or drop_oldest_turns."
-                )
             oldest = 1 if messages[0]["role"] == "system" else 0
-            if self.overlong == "skip" or len(messages) - oldest <= 1:
-                return None
+            if self.overlong != "drop_oldest_turns" or len(messages) - oldest <= 1:
+                raise OverlongError(
+                    "messages",
+                    messages[-1]["content"],
+                    f"{longest} tokens, the model reads {self.max_length}",
+                    "Shorten the conversation, raise max_length, or choose another overlong policy "
+                    "(skip, drop_oldest_turns).",
+                )
             # A turn is a user message with the answer to it: drop both, so that roles alternate.
             turn = next(
                 i for i in range(oldest + 1, len(messages)) if messages[i]["role"] == "user"
             )
             del messages[oldest:turn]
             dropped += turn - oldest
+
+    def encode_or_skip(
+        self, prompt: Conversation, responses: Sequence[str]
+    ) -> EncodedPrompt | None:
+        """Return :meth:`encode`'s result, or ``None`` for what is too long and may be skipped.
+
+        Raises:
+            OverlongError: A conversation is too long under the policy ``error``.
+            InputError: See :meth:`encode`.
+        """
+        try:
+            return self.encode(prompt, responses)
+        except OverlongError:
+            if self.overlong == "error":
+                raise
+            return None
 
     def without_limit(self) -> ConversationEncoder:
         """The same encoder, for which nothing is too long."""
@@ -197,22 +213,6 @@ class ConversationEncoder:
             )
         return EncodedPrompt((row,), boundary)
 
-    def boundary_in(self, ids: Sequence[int]) -> int:
-        """The boundary in bare token ids: the first token of the pattern's last occurrence.
-
-        Raises:
-            TemplateError: the pattern does not occur (the conversation was cut, or is in another
-                model's template).
-        """
-        boundary = last_occurrence(ids, self.boundary_pattern)
-        if boundary is None:
-            raise TemplateError(
-                "The ids hold no end of a user turn followed by a response "
-                f"(pattern {list(self.boundary_pattern)}). Were they cut, or rendered by another "
-                "model's template?"
-            )
-        return boundary
-
     def render(self, messages: Conversation, *, add_generation_prompt: bool = False) -> str:
         """The conversation as text, with all special tokens the model needs, BOS included."""
         try:
@@ -224,8 +224,11 @@ class ConversationEncoder:
             )
         except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
             roles = ", ".join(message["role"] for message in messages)
-            raise TemplateError(
-                f"The chat template cannot render the roles {roles}: {error}"
+            raise InputError(
+                "messages",
+                roles,
+                f"refused by the chat template: {error}",
+                "Change these messages.",
             ) from error
         assert isinstance(text, str)
         return text
@@ -249,10 +252,12 @@ class ConversationEncoder:
             text = self.render(with_response(messages, response))
             ids = self.tokenize(text)
             if not text.startswith(prompt_text) or ids[: boundary + 1] != shared:
-                raise TemplateError(
-                    "The chat template does not keep this prompt unchanged when a response "
-                    f"follows, so the prompt has no boundary: {shorten(prompt_text)} against "
-                    f"{shorten(text)}."
+                raise InputError(
+                    "messages",
+                    response,
+                    "the chat template does not keep the prompt unchanged before this response, "
+                    "so the prompt has no boundary",
+                    "Change the response's beginning.",
                 )
             sequences.append(ids)
         return EncodedPrompt(tuple(sequences), boundary, dropped)

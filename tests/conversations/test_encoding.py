@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from armorm.conversations import ConversationEncoder, OverlongError
+from armorm.conversations.encoding import last_occurrence, pin_template_date
 from armorm.conversations.messages import with_response
-from armorm.conversations.rendering import last_occurrence, pin_template_date
-from armorm.errors import TemplateError
+from armorm.errors import InputError, TemplateError
 from tests.tiny import TEMPLATES, TinyTemplate, tiny_tokenizer
 
 USER = {"role": "user", "content": "what is the capital of France ?"}
@@ -80,7 +80,7 @@ def test_boundary_equals_the_released_search_for_the_last_pattern(name, texts):
     encoded = encoder.encode(prompt, [texts[-1]])
     ids = encoded.sequences[0]
     assert encoded.boundary == last_occurrence(ids, encoder.boundary_pattern)
-    assert encoded.boundary == encoder.boundary_in(ids)
+    assert encoded.boundary == encoder.from_ids(ids).boundary
 
 
 _ENCODERS = {name: _encoder(name) for name in ("llama3", "gemma")}
@@ -96,8 +96,8 @@ def test_a_header_written_in_the_response_cannot_move_the_boundary():
 def test_ids_without_the_pattern_are_refused():
     encoder = _encoder("llama3")
     ids = encoder.encode(SHORT, ["ok"]).sequences[0]
-    with pytest.raises(TemplateError, match="Were they cut"):
-        encoder.boundary_in(ids[: len(ids) // 3])
+    with pytest.raises(InputError, match="Were they cut"):
+        encoder.from_ids(ids[: len(ids) // 3])
 
 
 def test_bos_is_written_once():
@@ -149,17 +149,17 @@ def test_a_tokenizer_without_a_template_is_refused():
 
 
 def test_roles_the_template_refuses_are_named():
-    with pytest.raises(TemplateError, match=r"system, user.*System role not supported"):
+    with pytest.raises(InputError, match=r"system, user.*System role not supported"):
         _encoder("gemma").encode([{"role": "system", "content": "a"}, USER], ["ok"])
 
 
 def test_too_long_is_an_error_or_counted_but_never_cut():
     length = len(_encoder("chatml").encode(MULTI_TURN, ["ok"]).sequences[0])
     assert _encoder("chatml", max_length=length).encode(MULTI_TURN, ["ok"]) is not None
-    with pytest.raises(OverlongError, match="overlong: skip"):
+    with pytest.raises(OverlongError, match=f"{length} tokens, the model reads {length - 1}"):
         _encoder("chatml", max_length=length - 1).encode(MULTI_TURN, ["ok"])
     skipping = _encoder("chatml", max_length=length - 1, overlong="skip")
-    assert skipping.encode(MULTI_TURN, ["ok"]) is None
+    assert skipping.encode_or_skip(MULTI_TURN, ["ok"]) is None
 
 
 def test_dropping_the_oldest_turns_keeps_system_message_last_turn_and_response():
@@ -175,4 +175,6 @@ def test_dropping_the_oldest_turns_keeps_system_message_last_turn_and_response()
 
 def test_a_last_turn_that_does_not_fit_is_skipped():
     encoder = _encoder("chatml", max_length=8, overlong="drop_oldest_turns")
-    assert encoder.encode(MULTI_TURN, ["ok"]) is None
+    assert encoder.encode_or_skip(MULTI_TURN, ["ok"]) is None
+    with pytest.raises(OverlongError):
+        encoder.encode(MULTI_TURN, ["ok"])
