@@ -168,8 +168,8 @@ def ways_of(
     ways: dict[str, Callable[[], Tensor]] = {}
     for name, model in models.items():
         runner = ModelRunner(model, args.tokens, share_prompts=True)
-        if runner.not_shared is not None:
-            raise SystemExit(runner.not_shared)
+        if runner.sharing_obstacle is not None:
+            raise SystemExit(runner.sharing_obstacle)
         ways[f"{name} one at a time"] = partial(one_at_a_time, model, work)
         ways[f"{name} padded"] = partial(padded, model, work, args.tokens)
         ways[f"{name} shared"] = partial(shared, runner, work)

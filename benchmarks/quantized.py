@@ -93,7 +93,7 @@ def main() -> None:
             runner = ModelRunner(model.eval(), 1024, share_prompts=True)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                shares = runner.not_shared is None
+                shares = runner.sharing_obstacle is None
                 found = runner.run(work).responses
                 alone = torch.cat(
                     [

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import Gemma2Model
 
-from armorm import Backbone
+from armorm import Backbone, RewardModel
 from armorm.errors import CheckpointError
 from tests.features.families import make_model
 from tests.tiny import TEMPLATES, tiny_tokenizer
+from tests.tiny_models import make_heads
 
 PROMPTS = [
     [{"role": "user", "content": "what is the capital of France ?"}],
@@ -67,7 +70,7 @@ def test_a_model_in_pieces_gives_the_states_of_the_whole(tiny_folder, tiny_backb
         },
         offload_folder=str(tmp_path),
     )
-    assert pieces.runner.not_shared is None
+    assert pieces.runner.sharing_obstacle is None
     assert any(weight.is_meta for weight in pieces.model.parameters())
     expected = tiny_backbone.features(_encode(tiny_backbone))
     found = pieces.features(_encode(pieces))
@@ -133,3 +136,27 @@ def test_capped_attention_is_never_run_without_its_cap(tmp_path):
             for ids in prompt.sequences
         ]
     torch.testing.assert_close(found, torch.stack(expected), rtol=0, atol=1e-4)
+
+
+WITHOUT_HASHING = """
+import sys
+from armorm import RewardModel
+from armorm.features import backbone
+
+def refuse(files):
+    raise AssertionError("weights were hashed")
+
+backbone.sha256_of_files = refuse
+model = RewardModel.from_pretrained(sys.argv[1], device="cpu")
+conversation = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "ok"}]
+model.explain(conversation)
+model.compare("hello", "ok", "no")
+model.save_pretrained(sys.argv[2])
+"""
+
+
+def test_weights_are_hashed_only_for_what_needs_their_identity(tiny_backbone, tmp_path):
+    RewardModel(tiny_backbone, make_heads()).save_pretrained(tmp_path / "model")
+    # In a process of its own: the type checks of these tests look at every property.
+    command = [sys.executable, "-c", WITHOUT_HASHING, str(tmp_path / "model"), str(tmp_path / "b")]
+    subprocess.run(command, check=True)

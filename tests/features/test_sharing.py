@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -35,19 +36,6 @@ SHARING: dict[str, tuple[str, Shape]] = {
 
 NOT_SHARING: dict[str, tuple[str, Shape, str]] = {
     "gemma2, soft capping": ("gemma2", {"head_dim": 8, "sliding_window": 200}, "not plain causal"),
-    "longrope": (
-        "llama",
-        {
-            "rope_parameters": {
-                "rope_type": "longrope",
-                "rope_theta": 10000.0,
-                "short_factor": [1.0] * 4,
-                "long_factor": [4.0] * 4,
-                "original_max_position_embeddings": 16,
-            },
-        },
-        "positions depend on the length",
-    ),
     "bloom, alibi": ("bloom", {"n_layer": 2, "n_head": 4}, ""),
     "mamba, no attention": ("mamba", {"state_size": 4}, ""),
 }
@@ -96,7 +84,7 @@ def assert_states_are_right(runner: ModelRunner, prompts: list[EncodedPrompt]) -
 @pytest.mark.parametrize("name", SHARING)
 def test_shared_states_equal_those_of_one_at_a_time(name, tokens):
     runner = ModelRunner(make_model(*SHARING[name]), tokens, share_prompts=True)
-    assert runner.not_shared is None
+    assert runner.sharing_obstacle is None
     assert_states_are_right(runner, make_prompts())
 
 
@@ -114,7 +102,7 @@ def test_long_segments_have_the_states_of_one_at_a_time(heads, key_heads, dtype)
     branches = [draw(length) for length in (1, 31, 63, 64, 65, 300, 600)]
     prompts = [EncodedPrompt(tuple(trunk + branch for branch in branches), len(trunk) - 2)]
     runner = ModelRunner(model, 4096, share_prompts=True)
-    assert runner.not_shared is None
+    assert runner.sharing_obstacle is None
     found = runner.run(prompts)
     at_boundary, at_end = one_at_a_time(model.float(), prompts)
     bound = (TOLERANCE if dtype == torch.float32 else 0.1) * float(at_end.abs().max())
@@ -133,7 +121,7 @@ def test_the_probe_notices_a_fault_of_long_segments_alone(monkeypatch, causal):
     monkeypatch.setattr(shared_attention, "_attend", wrong)
     runner = ModelRunner(make_model("llama", {}), 4096, share_prompts=True)
     with pytest.warns(UserWarning, match="would differ"):
-        assert runner.not_shared is not None
+        assert runner.sharing_obstacle is not None
 
 
 @pytest.mark.parametrize("name", NOT_SHARING)
@@ -141,13 +129,77 @@ def test_what_cannot_be_shared_runs_in_batches_and_says_so(name):
     family, changes, reason = NOT_SHARING[name]
     runner = ModelRunner(make_model(family, changes), 64, share_prompts=True)
     with pytest.warns(UserWarning, match=f"do not share.*{reason}"):
-        assert runner.not_shared is not None
+        assert runner.sharing_obstacle is not None
     assert_states_are_right(runner, make_prompts())
+
+
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0] * 4,
+    "long_factor": [4.0] * 4,
+    "original_max_position_embeddings": 24,
+}
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
+SCALED: dict[str, Shape] = {
+    "longrope": {"rope_parameters": LONGROPE},
+    "dynamic": {"rope_parameters": DYNAMIC, "max_position_embeddings": 24},
+}
+
+
+@pytest.mark.parametrize("share_prompts", [True, False])
+@pytest.mark.parametrize("tokens", [1, 40, 4096])
+@pytest.mark.parametrize("name", SCALED)
+def test_with_positions_scaled_by_length_a_prompts_state_is_that_of_the_prompt_alone(
+    name, tokens, share_prompts, recwarn
+):
+    prompts = make_prompts()
+    model = make_model("llama", SCALED[name])
+    runner = ModelRunner(model, tokens, share_prompts=share_prompts)
+    runner.run(prompts)  # the dynamic embedding remembers the longest sequence
+    found = runner.run(prompts)
+    if share_prompts:
+        assert runner.sharing_obstacle is None
+        assert not recwarn
+
+    def alone(ids: list[int]) -> torch.Tensor:
+        fresh = make_model("llama", SCALED[name])
+        with torch.inference_mode():
+            return fresh(torch.tensor([ids]), use_cache=False).last_hidden_state[0, -1]
+
+    at_boundary = torch.stack([alone(list(prompt.prompt_ids)) for prompt in prompts])
+    at_end = torch.stack([alone(ids) for prompt in prompts for ids in prompt.sequences])
+    bound = TOLERANCE * float(at_end.abs().max())
+    torch.testing.assert_close(found.prompts, at_boundary, rtol=0, atol=bound)
+    torch.testing.assert_close(found.responses, at_end, rtol=0, atol=bound)
+    lengths = [len(ids) for prompt in prompts for ids in prompt.sequences]
+    assert min(lengths) <= 24 < max(lengths)
+    for prompt, state in zip(prompts, found.prompts, strict=True):
+        for ids in prompt.sequences:  # whatever the response, long or short
+            lone = runner.run([EncodedPrompt((ids,), prompt.boundary)])
+            torch.testing.assert_close(lone.prompts[0], state, rtol=0, atol=bound)
+
+
+def test_longrope_shares_prompts_on_both_sides_of_its_limit():
+    prompts = make_prompts()
+    runner = ModelRunner(make_model("llama", SCALED["longrope"]), 4096, share_prompts=True)
+    assert runner.run(prompts).computed_tokens < sum(prompt.tokens for prompt in prompts)
+
+
+def test_threads_share_a_runner():
+    prompts = make_prompts()
+    expected = ModelRunner(make_model("llama", {}), 64, share_prompts=True).run(prompts)
+    runner = ModelRunner(make_model("llama", {}), 64, share_prompts=True)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda i: runner.run([prompts[i % len(prompts)]]), range(64)))
+    for i, features in enumerate(found):
+        state = expected.prompts[i % len(prompts)]
+        torch.testing.assert_close(features.prompts[0], state, rtol=0, atol=1e-5)
 
 
 def test_conversations_longer_than_a_sliding_window_are_not_packed():
     runner = ModelRunner(make_model("mistral", {"sliding_window": 24}), 64, share_prompts=True)
-    assert runner.not_shared is None
+    assert runner.sharing_obstacle is None
     assert max(len(ids) for prompt in make_prompts() for ids in prompt.sequences) > 24
     assert_states_are_right(runner, make_prompts())
 
@@ -163,7 +215,7 @@ def test_attention_is_the_models_own_again_afterwards():
 def test_a_bfloat16_body_gives_states_within_its_rounding():
     model = make_model("llama", {}).bfloat16()
     runner = ModelRunner(model, 64, share_prompts=True)
-    assert runner.not_shared is None
+    assert runner.sharing_obstacle is None
     found = runner.run(make_prompts())
     assert found.responses.dtype == torch.float32
     _, at_end = one_at_a_time(model, make_prompts())
@@ -185,7 +237,7 @@ def test_a_quantised_model_shares_although_it_rounds_by_what_runs_beside(recwarn
             layer.__class__ = RoundsByTheBatch
     exact = make_model("llama", {})
     runner = ModelRunner(model, 4096, share_prompts=True)
-    assert runner.not_shared is None
+    assert runner.sharing_obstacle is None
     assert not recwarn
     _, alone = one_at_a_time(exact, make_prompts())
     error = (runner.run(make_prompts()).responses - alone).abs().max() / alone.abs().max()
@@ -243,7 +295,7 @@ class SmallMemory:
 def test_out_of_memory_halves_the_tokens_and_loses_nothing(share_prompts):
     model = make_model("llama", {})
     runner = ModelRunner(model, 4096, share_prompts=share_prompts)
-    assert (runner.not_shared is None) == share_prompts
+    assert (runner.sharing_obstacle is None) == share_prompts
     prompts = make_prompts()
     at_boundary, at_end = one_at_a_time(model, prompts)
     memory = SmallMemory(model, 60)
@@ -261,7 +313,7 @@ def test_out_of_memory_halves_the_tokens_and_loses_nothing(share_prompts):
 def test_a_conversation_that_does_not_fit_alone_is_named():
     model = make_model("llama", {})
     runner = ModelRunner(model, 4096, share_prompts=True)
-    assert runner.not_shared is None
+    assert runner.sharing_obstacle is None
     SmallMemory(model, 10)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

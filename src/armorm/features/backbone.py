@@ -1,17 +1,18 @@
-"""The frozen language model: conversations in, last hidden states out."""
+"""The frozen language model in transformers: conversations in, last hidden states out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from armorm.conversations import ConversationEncoder, EncodedPrompt
-from armorm.errors import ArmormError, CheckpointError
-from armorm.features.options import BackboneOptions
+from armorm.errors import CheckpointError
+from armorm.features.options import BackboneDtype, BackboneOptions
 from armorm.features.processes import Process
 from armorm.features.running import BackboneFeatures, ModelRunner
 from armorm.files import sha256_of_files, sha256_of_json
@@ -20,7 +21,7 @@ from armorm.hub import HEAD_PREFIXES, OTHER_HEADS
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# Everything a decoder needs, and nothing that could run: no pickled weights, no Python files.
+# Everything a decoder needs, and no code: no pickled weights, no Python files.
 MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
 
 # On a CPU small batches stay in the cache; a GPU wants as much as fits.
@@ -30,13 +31,25 @@ BATCH_TOKENS = {"cpu": 1024, "cuda": 32768, "mps": 8192}
 class Backbone:
     """A frozen Hugging Face decoder with its tokenizer and chat template.
 
+    Several threads may use one backbone.
+
+    Example:
+        >>> from armorm import Backbone
+        >>> backbone = Backbone.from_pretrained("builtin", device="cpu")
+        >>> prompt = [{"role": "user", "content": "What is the capital of France?"}]
+        >>> encoded = backbone.encoder.encode(prompt, ["Paris.", "Lyon.", "Paris."])
+        >>> features = backbone.features([encoded])
+        >>> features.prompts.shape, features.responses.shape
+        (torch.Size([1, 192]), torch.Size([3, 192]))
+        >>> bool((features.responses[0] == features.responses[2]).all())
+        True
+
     Attributes:
         model: The decoder without a language-modelling head, in evaluation mode.
         tokenizer: Its tokenizer; the chat template is pinned to a fixed date.
         encoder: Renders and tokenises conversations and knows the prompt boundary.
         folder: The local folder it was loaded from.
-        identity: What a feature depends on: hashes of weights, tokenizer and template, the
-            dtype and the boundary pattern.
+        name: The name it was loaded by.
     """
 
     def __init__(
@@ -63,15 +76,6 @@ class Backbone:
             model.eval().requires_grad_(False),
             options.batch_tokens or BATCH_TOKENS.get(model.device.type, 8192),
             share_prompts=options.share_prompts,
-        )
-        self.identity = identify(
-            name=name,
-            revision=getattr(model.config, "_commit_hash", None),
-            architecture=model.config.model_type,
-            hidden_size=self.hidden_size,
-            folder=folder,
-            encoder=self.encoder,
-            dtype=str(model.dtype),
         )
 
     @classmethod
@@ -141,8 +145,30 @@ class Backbone:
 
     @model.setter
     def model(self, trained: PreTrainedModel) -> None:
-        """The same architecture with other weights."""
+        """Replace the weights by those of a trained model of the same architecture."""
         self.runner.model = trained.eval().requires_grad_(False)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Everything that a feature depends on.
+
+        Computed on first use, since it hashes all weight files: explaining or exporting a model
+        does not need it.
+        """
+        return identify(
+            name=self.name,
+            revision=getattr(self.model.config, "_commit_hash", None),
+            architecture=self.model.config.model_type,
+            hidden_size=self.hidden_size,
+            folder=self.folder,
+            encoder=self.encoder,
+            dtype=self.dtype,
+        )
+
+    @property
+    def dtype(self) -> str:
+        """Number format of the weights, such as ``bfloat16``."""
+        return str(self.model.dtype).removeprefix("torch.")
 
     @property
     def device(self) -> torch.device:
@@ -157,22 +183,23 @@ class Backbone:
         return hasattr(self.model.config, "quantization_config")
 
     def close(self) -> None:
-        """Nothing runs besides this object: its memory goes with it."""
+        """Do nothing: memory is released together with this object."""
 
     def features(
         self, prompts: Sequence[EncodedPrompt], advance: Callable[[int], None] | None = None
     ) -> BackboneFeatures:
-        """Hidden states of encoded prompts and their responses, in float32 on the CPU.
+        """Return hidden states of encoded prompts and their responses, in float32 on the CPU.
 
-        A prompt is computed once for all its responses where the model's attention allows it
-        (see :mod:`armorm.features.running`); no state depends on what else runs beside it.
+        Equal prompts are computed once, together with all their responses if the model's attention
+        allows it (:mod:`armorm.features.running`).  Up to rounding, no state depends on what else
+        is computed in the same call.
 
         Args:
-            prompts: What :meth:`ConversationEncoder.encode` returns.
+            prompts: Results of :meth:`ConversationEncoder.encode`.
             advance: Called with a number of tokens after each step.
 
         Raises:
-            OutOfMemoryError: a single conversation does not fit into memory.
+            OutOfMemoryError: A single conversation does not fit into memory.
         """
         return self.runner.run(prompts, advance)
 
@@ -187,7 +214,10 @@ def identify(
     encoder: ConversationEncoder,
     dtype: str,
 ) -> dict[str, Any]:
-    """What the features of a model folder depend on, whichever engine computes them."""
+    """Return everything that the features of a model folder depend on, with any engine.
+
+    Two models with equal identities, apart from ``name`` and ``revision``, compute equal features.
+    """
     return {
         "name": name,
         "revision": revision,
@@ -196,16 +226,16 @@ def identify(
         "weights_sha256": sha256_of_files(sorted(folder.glob("*.safetensors"))),
         "tokenizer_sha256": _hash_tokenizer(encoder.tokenizer),
         "template_sha256": sha256_of_json(encoder.template),
-        "dtype": dtype.removeprefix("torch."),
+        "dtype": dtype,
         "boundary_pattern": list(encoder.boundary_pattern),
     }
 
 
 def resolve_model_folder(name_or_path: str | Path, revision: str | None = None) -> Path:
-    """The local folder of a model: as given, the shipped backbone, or downloaded from the hub.
+    """Return the local folder of a model, downloaded from the hub if the name is no folder.
 
     Raises:
-        CheckpointError: no such folder, or the hub cannot be reached or has no such model.
+        CheckpointError: There is no such folder, or the hub cannot be reached or has no such model.
     """
     if str(name_or_path) == "builtin":
         from armorm.quickstart import BACKBONE
@@ -230,28 +260,31 @@ def resolve_model_folder(name_or_path: str | Path, revision: str | None = None) 
 
 
 def default_device() -> str:
-    """A GPU where there is one; each process of a launch has its own."""
+    """Return a GPU if there is one; each process of a launch has its own."""
     if torch.cuda.is_available():
         return f"cuda:{Process.current().local_rank}"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def resolve_dtype(dtype: str, device: str) -> torch.dtype | str:
-    """``auto`` is float32 on a CPU, bfloat16 elsewhere; ``stored`` is left to transformers."""
+def resolve_dtype(dtype: BackboneDtype, device: str) -> torch.dtype | str:
+    """Return the dtype as transformers takes it; see :class:`BackboneOptions`."""
     if dtype == "auto":
         return torch.float32 if device == "cpu" else torch.bfloat16
     if dtype == "stored":
         return "auto"
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype not in known:
-        raise ArmormError(f"Unknown dtype {dtype!r}. Use auto, stored, {', '.join(known)}.")
-    return known[dtype]
+    return {
+        "float32": torch.float32,
+        "bfloat16": torch.bfloat16,
+        "float16": torch.float16,
+    }[dtype]
 
 
 @contextmanager
 def _without_load_report() -> Iterator[None]:
-    """Keep transformers from warning of the heads we load ourselves: :func:`_check_complete` reads
-    the same report, and refuses what is wrong."""
+    """Silence transformers about heads that this package loads itself.
+
+    :func:`_check_complete` reads the same report and refuses what is wrong.
+    """
     from transformers.utils import logging
 
     before = logging.get_verbosity()

@@ -1,4 +1,4 @@
-"""Which engine runs the frozen language model, and what all of them offer."""
+"""The engines that run a frozen language model, and the interface they share."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ from armorm.features.running import BackboneFeatures
 
 @runtime_checkable
 class FeatureBackbone(Protocol):
-    """What turns encoded conversations into features. See :class:`~armorm.Backbone`."""
+    """A model that turns encoded conversations into features, such as :class:`~armorm.Backbone`."""
 
     @property
     def encoder(self) -> ConversationEncoder:
-        """Renders and tokenises conversations and knows the prompt boundary."""
+        """Encoder of conversations into token ids with their prompt boundary."""
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a feature depends on."""
+        """Everything that a feature depends on; costly on first use."""
+
+    @property
+    def dtype(self) -> str:
+        """Number format of the weights."""
 
     @property
     def hidden_size(self) -> int:
@@ -30,15 +34,15 @@ class FeatureBackbone(Protocol):
 
     @property
     def quantized(self) -> bool:
-        """Whether weights are coarser than their dtype, by design."""
+        """True if the weights are coarser than their dtype, by design."""
 
     def close(self) -> None:
-        """Give memory and processes back. Nothing can be computed afterwards."""
+        """Release memory and processes. Nothing can be computed afterwards."""
 
     def features(
         self, prompts: Sequence[EncodedPrompt], advance: Callable[[int], None] | None = None
     ) -> BackboneFeatures:
-        """States of encoded prompts and their responses, in float32 on the CPU."""
+        """Return states of encoded prompts and their responses, in float32 on the CPU."""
 
 
 def load_engine(

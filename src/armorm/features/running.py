@@ -1,8 +1,9 @@
-"""Encoded prompts through the model: shared-prompt packs where they are exact, else batches."""
+"""Runs encoded prompts through a model: prompts shared where that is exact, else in batches."""
 
 from __future__ import annotations
 
 import itertools
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from torch import Tensor
 from armorm.conversations import EncodedPrompt
 from armorm.errors import ArmormError
 from armorm.features import shared_attention
+from armorm.features.lengths import PositionScaling, attention_span, separate_lengths
 from armorm.features.merging import merge_prompts
 from armorm.features.packing import Leaf, Pack, PromptTree, grow_trees, plan_batches, plan_packs
 from armorm.features.shared_attention import CannotShareError, KeptTrunk, PackLayout, TreeSpans
@@ -26,25 +28,22 @@ if TYPE_CHECKING:
 
 Advance = Callable[[int], None]
 
-# How far packed states may be from a model's own, relative to the largest: a few roundings.
+# Largest accepted difference between packed states and a model's own, divided by the largest
+# state: a few roundings of each format.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
-# Some quantised layers (LLM.int8) round by what else is in the batch.  Where a model's own states
-# differ between batches, packs may differ by some times as much, but never by more than this.
+# Some quantised layers (LLM.int8) round by what else is in the batch, so a model's own states
+# differ between batches.  Packs may differ by NOISE_FACTOR times as much, up to MOST_NOISE.
 NOISE_FACTOR = 4
 MOST_NOISE = 5e-2
 
-# Rotary embeddings that are rescaled by the longest position of a batch.
-LENGTH_DEPENDENT_POSITIONS = ("dynamic", "longrope")
-
-
 PROBE_TOKENS = 71
-"""Of each part of the made-up prompt: kernels go in blocks, of 32 or 64 rows on CPUs, and a fault
-may begin in the second."""
+"""Tokens of each part of the probe's prompt.  Kernels compute blocks of 32 or 64 rows on CPUs, and
+a fault may be in the second block only."""
 
 
 class OutOfMemoryError(ArmormError, MemoryError):
-    """Not even one conversation fits into memory."""
+    """Memory that does not suffice for a single conversation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +51,10 @@ class BackboneFeatures:
     """Hidden states after the final norm, read at two tokens of each conversation.
 
     Attributes:
-        prompts: At the prompt boundary, once per prompt. Shape (prompts, hidden).
-        responses: At the last token, prompt by prompt. Shape (responses, hidden).
-        computed_tokens: Tokens that went through the model for it, where that is known; fewer
-            than the conversations have where they share their prompt.
+        prompts: States at the prompt boundary, one for each prompt. Shape (prompts, hidden).
+        responses: States at the last token, prompt by prompt. Shape (responses, hidden).
+        computed_tokens: Tokens that went through the model, if that is known; fewer than the
+            conversations have if these share their prompt.
     """
 
     prompts: Float[Tensor, "prompts hidden"]
@@ -65,13 +64,13 @@ class BackboneFeatures:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """What runs at once.
+    """One forward pass.
 
     Attributes:
-        conversations: How many different ones it finishes.
-        tokens: Of these conversations, as if each had been run alone.
-        computed_tokens: That go through the model, padding left out.
-        run: Computes them and puts down their states.
+        conversations: Number of different conversations that it finishes.
+        tokens: Tokens of these conversations, each counted whole.
+        computed_tokens: Tokens that go through the model, without padding.
+        run: Computes and stores the states.
     """
 
     conversations: int
@@ -84,12 +83,14 @@ Plan = Callable[[list[PromptTree], "_States"], Iterator[_Step]]
 
 
 class ModelRunner:
-    """Runs a decoder on prompts with their responses, within a budget of tokens.
+    """A decoder that computes prompts with their responses, within a budget of tokens.
+
+    Several threads may use one runner; their calls run one after the other.
 
     Args:
         model: The decoder, in evaluation mode.
-        max_tokens: Most tokens run at once.
-        share_prompts: Compute each prompt once for all its responses, where that is exact.
+        max_tokens: Maximum number of tokens in one forward pass.
+        share_prompts: Compute each prompt once for all its responses, if that is exact.
 
     Attributes:
         max_tokens: Halved, for good, when memory runs out.
@@ -99,6 +100,8 @@ class ModelRunner:
         self.model = model
         self.max_tokens = max_tokens
         self._share_prompts = share_prompts
+        # A forward pass with shared prompts changes the model's attention for its duration.
+        self._lock = threading.RLock()
 
     @property
     def device(self) -> torch.device:
@@ -111,14 +114,15 @@ class ModelRunner:
         return size
 
     @cached_property
-    def not_shared(self) -> str | None:
-        """Why responses do not share their prompt's computation; ``None`` where they do.
+    def sharing_obstacle(self) -> str | None:
+        """Reason why responses do not share their prompt's computation; ``None`` if they do.
 
-        Found out by running a few made-up tokens both ways.
+        Found by running a few made-up tokens both ways, on first use.
         """
         if not self._share_prompts:
             return "share_prompts is off"
-        reason = self._why_not_shared()
+        with self._lock, torch.inference_mode():
+            reason = self._find_obstacle()
         if reason is not None:
             warnings.warn(
                 f"{self.model.config.model_type}: responses do not share their prompt's "
@@ -131,7 +135,7 @@ class ModelRunner:
     def run(
         self, prompts: Sequence[EncodedPrompt], advance: Advance | None = None
     ) -> BackboneFeatures:
-        """Hidden states of encoded prompts and their responses, in float32 on the CPU.
+        """Return hidden states of encoded prompts and their responses, in float32 on the CPU.
 
         Args:
             prompts: Prompts with their responses.
@@ -139,27 +143,57 @@ class ModelRunner:
                 distinct conversation counted once.
 
         Raises:
-            OutOfMemoryError: a single conversation does not fit.
+            OutOfMemoryError: A single conversation does not fit.
         """
         merged = merge_prompts(prompts)
-        trees = grow_trees(merged.prompts)
-        states = self._states_for(trees)
-        if self.not_shared is None:
-            limit = attention_span(self.model)
-            packed = [tree for tree in trees if limit is None or tree.longest <= limit]
-            self._run_all(self._packs, packed, states, advance)
-            trees = [tree for tree in trees if limit is not None and tree.longest > limit]
-        self._run_all(self._batches, trees, states, advance)
+        scaling = PositionScaling.of(self.model)
+        separated = separate_lengths(merged.prompts, scaling)
+        trees = grow_trees(separated.groups)
+        with self._lock:
+            states = self._states_for(trees)
+            # Beyond the limit of a scaling, positions differ: such conversations run by themselves.
+            limit = None if scaling is None else scaling.limit
+            within = [tree for tree in trees if limit is None or tree.longest <= limit]
+            beyond = [tree for tree in trees if limit is not None and tree.longest > limit]
+            self._run_group(within, states, advance)
+            if scaling is not None and scaling.by_length:
+                scaling.forget_lengths(self.model)
+                alone = partial(self._batches, max_tokens=1)
+                self._run_all(alone, beyond, states, advance, scaling)
+            else:
+                self._run_group(beyond, states, advance)
+        at_boundary = states.prompts.cpu()[separated.prompt_rows]
+        at_end = states.responses.cpu()[separated.response_rows]
         return BackboneFeatures(
-            states.prompts.cpu()[merged.prompt_numbers],
-            states.responses.cpu()[merged.response_numbers],
+            at_boundary[merged.prompt_numbers],
+            at_end[merged.response_numbers],
             states.computed_tokens,
         )
 
+    def _run_group(self, trees: list[PromptTree], states: _States, advance: Advance | None) -> None:
+        """Run conversations with the same positions, packed if their attention can be shared."""
+        if trees and self.sharing_obstacle is None:
+            # Within a sliding window all attention is full; longer conversations need its mask.
+            span = attention_span(self.model)
+            packed = [tree for tree in trees if span is None or tree.longest <= span]
+            self._run_all(self._packs, packed, states, advance)
+            trees = [tree for tree in trees if span is not None and tree.longest > span]
+        self._run_all(self._batches, trees, states, advance)
+
     def _run_all(
-        self, plan: Plan, trees: list[PromptTree], states: _States, advance: Advance | None = None
+        self,
+        plan: Plan,
+        trees: list[PromptTree],
+        states: _States,
+        advance: Advance | None = None,
+        scaling: PositionScaling | None = None,
     ) -> None:
-        """Run trees; where memory runs out, go on with what is left and half the tokens."""
+        """Run trees in the steps of a plan.
+
+        If memory runs out, plan the conversations that are left again with half the tokens: what
+        is stored stays, and a divided tree starts again with its trunk, since the keys and values
+        that were kept are gone with the failed step.
+        """
         while trees:
             for step in plan(trees, states):
                 try:
@@ -169,6 +203,8 @@ class ModelRunner:
                         raise
                     self._halve(step)
                     break
+                if scaling is not None:
+                    scaling.forget_lengths(self.model)
                 states.computed_tokens += step.computed_tokens
                 if advance is not None:
                     advance(step.tokens)
@@ -215,11 +251,14 @@ class ModelRunner:
     def _batches(
         self, trees: list[PromptTree], states: _States, max_tokens: int | None = None
     ) -> Iterator[_Step]:
-        """Right-padded batches without a mask: attention is causal, so no token sees the padding
-        behind it, and a state does not depend on its batch mates."""
+        """Plan right-padded batches without a mask.
+
+        Attention is causal, so no token attends to the padding behind it, and a state does not
+        depend on what else is in the batch.
+        """
         leaves = [Leaf(tree, i) for tree in trees for i in range(len(tree.branches))]
-        budget = 1 if _positions_depend_on_length(self.model) else max_tokens or self.max_tokens
-        for batch in plan_batches([leaf.tokens for leaf in leaves], budget):
+        lengths = [leaf.tokens for leaf in leaves]
+        for batch in plan_batches(lengths, max_tokens or self.max_tokens):
             members = [leaves[i] for i in batch]
             yield _Step(
                 len(members),
@@ -243,9 +282,12 @@ class ModelRunner:
             torch.empty(responses, self.hidden_size, device=self.device),
         )
 
-    def _why_not_shared(self) -> str | None:
-        if _positions_depend_on_length(self.model):
-            return "its positions depend on the length of the sequence"
+    def _find_obstacle(self) -> str | None:
+        """Compare packed states of made-up tokens with the model's own.
+
+        The model's own are computed in one batch and one by one: their difference is how much the
+        model itself depends on what runs together.
+        """
         if self.device.type not in ("cpu", "cuda"):
             return f"there is no kernel for {self.device.type}"
         trees = grow_trees([_made_up_prompt(self.model)])
@@ -263,17 +305,8 @@ class ModelRunner:
         return None if expected.difference(packed) <= tolerance else "its states would differ"
 
 
-def attention_span(model: PreTrainedModel) -> int | None:
-    """Up to how many tokens every token sees all before it; ``None`` for any number."""
-    config = model.config.get_text_config()
-    if not getattr(config, "use_sliding_window", True):
-        return None
-    spans = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
-    return min((int(span) for span in spans if span), default=None)
-
-
 class _States:
-    """Where the states that are read from packs and batches are put."""
+    """States read from packs and batches so far."""
 
     def __init__(
         self, prompts: Float[Tensor, "prompts hidden"], responses: Float[Tensor, "responses hidden"]
@@ -309,20 +342,20 @@ class _States:
         self.done.update(numbers)
 
     def difference(self, other: _States) -> float:
-        """The largest, relative to the largest state."""
+        """Return the largest absolute difference, divided by the largest absolute state."""
         mine, theirs = (torch.cat([one.prompts, one.responses]) for one in (self, other))
         return float((mine - theirs).abs().max() / mine.abs().max())
 
 
 @dataclass(frozen=True, slots=True)
 class _PlacedPack:
-    """The tokens of a pack.
+    """Tokens of a pack.
 
     Attributes:
         ids: Token ids.
-        positions: Of each token in its conversation: branches go on from the trunk.
-        spans: Where each tree stands.
-        ends: Where each conversation ends, piece by piece.
+        positions: Position of each token in its conversation: every branch continues the trunk.
+        spans: Span of each tree.
+        ends: End of each conversation, piece by piece.
     """
 
     ids: list[int]
@@ -354,7 +387,7 @@ def _place(pack: Pack, kept: KeptTrunk) -> _PlacedPack:
 
 @contextmanager
 def _shared_attention(model: PreTrainedModel) -> Iterator[None]:
-    """The model with our attention, for the time of the block."""
+    """Replace the model's attention by :func:`shared_attention` while the block runs."""
     own = model.config._attn_implementation
     shared_attention.register()
     model.set_attn_implementation(shared_attention.NAME)
@@ -369,21 +402,23 @@ def _tokens_of(leaves: Iterable[Leaf]) -> int:
 
 
 def _made_up_prompt(model: PreTrainedModel) -> EncodedPrompt:
-    """A prompt with three responses, one of them a beginning of another, as long as the model
-    reads up to some two hundred tokens."""
+    """Return a prompt with three responses, one of them a beginning of another.
+
+    It is as long as the model reads with full attention and unscaled positions, up to some two
+    hundred tokens.
+    """
     config = model.config.get_text_config()
-    limits = (attention_span(model), getattr(config, "max_position_embeddings", None))
+    scaling = PositionScaling.of(model)
+    limits = (
+        attention_span(model),
+        getattr(config, "max_position_embeddings", None),
+        None if scaling is None else scaling.limit,
+    )
     part = min((limit // 3 for limit in limits if limit), default=PROBE_TOKENS)
     part = max(2, min(part, PROBE_TOKENS))
     ids = [(7 * i * i + 3 * i + 1) % int(config.vocab_size) for i in range(3 * part)]
     trunk, one, other = ids[:part], ids[part : 2 * part], ids[2 * part :]
     return EncodedPrompt((trunk + one, trunk + other, trunk + one[: part // 2]), part // 2)
-
-
-def _positions_depend_on_length(model: PreTrainedModel) -> bool:
-    config = model.config.get_text_config()
-    settings = getattr(config, "rope_parameters", None) or {}
-    return settings.get("rope_type") in LENGTH_DEPENDENT_POSITIONS
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

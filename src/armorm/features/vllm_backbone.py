@@ -1,14 +1,15 @@
-"""The frozen language model on vLLM: the same features, from an engine made for many GPUs.
+"""The frozen language model in vLLM: the same features, from an engine for many GPUs.
 
-vLLM gets token ids and the place of the boundary, never text: the template, BOS and the boundary
-are decided by our own encoder, as with transformers.  :mod:`armorm.vllm_plugin` adds to vLLM what
-reads the state at the boundary.
+vLLM gets token ids and the position of the boundary, never text: the encoder of this package
+decides about template, BOS and boundary, as with transformers.  :mod:`armorm.vllm_plugin` makes
+vLLM return the state at the boundary.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from armorm.features.merging import merge_prompts
 from armorm.features.options import BackboneOptions
 from armorm.features.running import BackboneFeatures
 
-# vLLM drains after as many, and progress is told; more in one call gain nothing.
+# One call waits for as many sequences, then reports progress; more at once gain nothing.
 SEQUENCES_AT_ONCE = 1024
 
 
@@ -40,8 +41,6 @@ class VllmBackbone:
         tokenizer: The model's tokenizer.
         encoder: Renders and tokenises conversations and knows the prompt boundary.
         folder: The local folder it was loaded from.
-        identity: As of :class:`~armorm.Backbone`, and ``engine``: numbers of two engines agree
-            to rounding only, so their features are not mixed in one store.
     """
 
     def __init__(
@@ -53,8 +52,6 @@ class VllmBackbone:
         name: str,
         options: BackboneOptions | None = None,
     ) -> None:
-        from vllm import __version__
-
         options = options or BackboneOptions(engine="vllm")
         config = llm.model_config
         self.llm = llm
@@ -67,18 +64,6 @@ class VllmBackbone:
         self.tokenizer.chat_template = self.encoder.template
         self.folder = folder
         self.name = name
-        self.identity = {
-            **identify(
-                name=name,
-                revision=config.revision,
-                architecture=config.hf_text_config.model_type,
-                hidden_size=self.hidden_size,
-                folder=folder,
-                encoder=self.encoder,
-                dtype=str(config.dtype),
-            ),
-            "engine": f"vllm {__version__}",
-        }
 
     @classmethod
     def from_pretrained(
@@ -129,6 +114,33 @@ class VllmBackbone:
             raise CheckpointError(f"vLLM cannot load {name_or_path}: {error}") from error
         return cls(llm, tokenizer, folder=folder, name=str(name_or_path), options=options)
 
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Everything that a feature depends on, the engine included.
+
+        Numbers of two engines agree up to rounding only, so one store never mixes them.
+        """
+        from vllm import __version__
+
+        config = self.llm.model_config
+        return {
+            **identify(
+                name=self.name,
+                revision=config.revision,
+                architecture=config.hf_text_config.model_type,
+                hidden_size=self.hidden_size,
+                folder=self.folder,
+                encoder=self.encoder,
+                dtype=self.dtype,
+            ),
+            "engine": f"vllm {__version__}",
+        }
+
+    @property
+    def dtype(self) -> str:
+        """Number format of the weights, such as ``bfloat16``."""
+        return str(self.llm.model_config.dtype).removeprefix("torch.")
+
     @property
     def hidden_size(self) -> int:
         size: int = self.llm.model_config.get_hidden_size()
@@ -145,17 +157,14 @@ class VllmBackbone:
     def features(
         self, prompts: Sequence[EncodedPrompt], advance: Callable[[int], None] | None = None
     ) -> BackboneFeatures:
-        """Hidden states of encoded prompts and their responses, in float32 on the CPU.
+        """Return hidden states of encoded prompts and their responses, in float32 on the CPU.
 
         Responses to one prompt follow each other, so that vLLM takes the prompt's whole blocks
         from its prefix cache.
 
         Args:
-            prompts: What :meth:`ConversationEncoder.encode` returns.
+            prompts: Results of :meth:`ConversationEncoder.encode`.
             advance: Called with the number of tokens after each group of conversations.
-
-        Raises:
-            ArmormError: a state is not a number.
         """
         merged = merge_prompts(prompts)
         requests = [(ids, prompt.boundary) for prompt in merged.prompts for ids in prompt.sequences]
@@ -165,12 +174,6 @@ class VllmBackbone:
             states[start : start + len(group)] = self._states(group)
             if advance is not None:
                 advance(sum(len(ids) for ids, _ in group))
-        if not torch.isfinite(states).all():
-            rows = (~torch.isfinite(states)).any(dim=(1, 2)).nonzero().flatten().tolist()
-            raise ArmormError(
-                f"vLLM answered no number for {len(rows)} conversations (the first at position "
-                f"{rows[0]}). Use dtype float32 or bfloat16 if it is float16; else see its log."
-            )
         # The boundary's state is the same in all conversations of a prompt: take the first one's.
         owners = torch.tensor(merged.owners, dtype=torch.long)
         firsts = torch.searchsorted(owners, torch.tensor(merged.prompt_numbers, dtype=torch.long))
@@ -197,7 +200,7 @@ class VllmBackbone:
 
 
 def states_architecture(folder: Path) -> str:
-    """The name under which the plugin runs the decoder of a model folder.
+    """Return the architecture under which the plugin runs the decoder of a model folder.
 
     Raises:
         CheckpointError: ``config.json`` cannot be read or names no architecture.

@@ -163,7 +163,7 @@ class RewardModel:
         encoder = self.backbone.encoder.without_limit()
         encoded = encoder.encode(PROMPT, [RESPONSE])
         rewards = self.score_encoded([encoded])
-        return SelfCheck.of(encoded, rewards, str(self.backbone.identity["dtype"]))
+        return SelfCheck.of(encoded, rewards, self.backbone.dtype)
 
     @property
     def objectives(self) -> ObjectiveSet:
