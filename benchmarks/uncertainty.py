@@ -57,14 +57,13 @@ def planted(
         rated: Array = x @ truth + noise * generator.normal(size=(len(x), objectives))
         return rated
 
-    train, selection, test = draw(rows), draw(rows // 4), draw(rows)
-    statistics = [RidgeStatistics(features, objectives) for _ in range(2)]
-    for sums, x in zip(statistics, (train, selection), strict=True):
-        labels = rate(x)
-        labels[generator.random(labels.shape) < 0.5] = np.nan
-        sums.update(x, labels)
-    head = fit_reward_head(*statistics)
-    uncertainty = fit_uncertainty(statistics[0] + statistics[1], head)
+    train, test = draw(rows), draw(rows)
+    labels = rate(train)
+    labels[generator.random(labels.shape) < 0.5] = np.nan
+    statistics = RidgeStatistics(features, objectives)
+    statistics.update(train, labels, np.arange(rows) % 5)
+    head = fit_reward_head(statistics)
+    uncertainty = fit_uncertainty(statistics, head)
     size = np.linalg.norm(test, axis=1, keepdims=True)
     strangers = generator.normal(size=test.shape)
     kinds = {

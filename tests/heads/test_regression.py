@@ -10,7 +10,9 @@ from sklearn.linear_model import Ridge
 
 from armorm import ArmormError, RidgeStatistics, fit_reward_head
 from armorm.errors import StoreError
-from armorm.heads import held_out_errors
+from armorm.heads import HeadOptions, held_out_errors
+from armorm.heads.regression import EXHAUSTIVE
+from armorm.heads.statistics import fold_of
 
 
 def _data(rows: int, features: int, objectives: int, seed: int, missing: float = 0.5):
@@ -51,7 +53,7 @@ def _sklearn(x: np.ndarray, y: np.ndarray, alpha: float) -> np.ndarray:
 )
 def test_each_objective_equals_sklearn_on_its_rated_rows(rows, features, objectives, seed, alpha):
     x, y = _data(rows, features, objectives, seed)
-    head = fit_reward_head(_statistics(x, y), alphas=[alpha])
+    head = fit_reward_head(_statistics(x, y), HeadOptions(alphas=(alpha,)))
     expected = _sklearn(x, y, alpha)
     np.testing.assert_allclose(head.weight, expected, rtol=1e-5, atol=1e-7 * np.abs(expected).max())
 
@@ -61,7 +63,7 @@ def test_rank_deficient_data_gives_the_ridge_solution(alpha):
     generator = np.random.default_rng(3)
     x = generator.normal(size=(20, 6)) @ generator.normal(size=(6, 50))  # rank 6 in 50 dimensions
     y = generator.normal(size=(20, 2))
-    head = fit_reward_head(_statistics(x, y), alphas=[alpha])
+    head = fit_reward_head(_statistics(x, y), HeadOptions(alphas=(alpha,)))
     expected = _sklearn(x, y, alpha)
     np.testing.assert_allclose(head.weight, expected, atol=1e-6 * np.abs(expected).max())
 
@@ -70,7 +72,7 @@ def test_penalty_zero_gives_the_minimum_norm_solution():
     generator = np.random.default_rng(4)
     x = generator.normal(size=(10, 30))
     y = generator.normal(size=(10, 1))
-    head = fit_reward_head(_statistics(x, y), alphas=[0.0])
+    head = fit_reward_head(_statistics(x, y), HeadOptions(alphas=(0.0,)))
     expected = np.linalg.pinv(x) @ y[:, 0]
     np.testing.assert_allclose(head.weight[0], expected, atol=1e-8)
 
@@ -95,30 +97,75 @@ def test_statistics_add_up_over_any_split(seed, cuts):
         )
 
 
-def test_penalty_is_the_one_with_the_least_held_out_error():
-    x, y = _data(300, 40, 3, seed=7)
-    train, select = slice(0, 60), slice(60, 300)
-    alphas = [1e-4, 1e-2, 1.0, 10.0, 100.0, 1e4]
-    training, selection = _statistics(x[train], y[train]), _statistics(x[select], y[select])
-    head = fit_reward_head(training, selection, alphas)
+@pytest.mark.parametrize("features", [40, 600])
+def test_penalty_is_the_one_with_the_least_error_on_held_out_folds(features):
+    x, y = _data(300, features, 3, seed=7)
+    fold = np.random.default_rng(0).integers(0, 5, 300)
+    alphas = (1e-4, 1e-2, 1.0, 10.0, 100.0, 1e3, 1e4)
+    statistics = RidgeStatistics(features, 3)
+    statistics.update(x, y, fold)
+    head = fit_reward_head(statistics, HeadOptions(alphas=alphas))
+    errors = np.zeros((3, len(alphas)))
+    for held in range(5):
+        part, others = fold == held, fold != held
+        for number, alpha in enumerate(alphas):
+            residual = x[part] @ _sklearn(x[others], y[others], alpha).T - y[part]
+            errors[:, number] += np.nansum(residual**2, axis=0)
+    errors /= (~np.isnan(y)).sum(axis=0)[:, None]
+    found = np.array(head.selection_errors)
+    tried = ~np.isnan(found)
+    assert tried.all() or features > EXHAUSTIVE  # there, small penalties may be skipped
+    np.testing.assert_allclose(found[tried], errors[tried], rtol=1e-5)
     for objective in range(3):
-        errors = []
-        rated = ~np.isnan(y[select][:, objective])
-        for alpha in alphas:
-            weight = _sklearn(x[train], y[train], alpha)[objective]
-            residual = x[select][rated] @ weight - y[select][rated, objective]
-            errors.append(np.mean(residual**2))
-        np.testing.assert_allclose(head.selection_errors[objective], errors, rtol=1e-6)
-        assert head.alphas[objective] == alphas[int(np.argmin(errors))]
+        assert head.alphas[objective] == alphas[int(np.argmin(errors[objective]))]
         refit = _sklearn(x, y, head.alphas[objective])[objective]
-        np.testing.assert_allclose(head.weight[objective], refit, rtol=1e-5, atol=1e-8)
+        scale = np.abs(refit).max()
+        np.testing.assert_allclose(head.weight[objective], refit, rtol=1e-5, atol=1e-7 * scale)
+
+
+def test_ill_conditioned_wide_features_are_cross_validated_as_exactly():
+    """Where a float32 factor is not accurate enough, a float64 one is used."""
+    generator = np.random.default_rng(1)
+    x = generator.normal(size=(700, 520)) * np.logspace(2, -3, 520)
+    y = x @ generator.normal(size=(520, 1)) + generator.normal(size=(700, 1))
+    parts = [_statistics(x[i::2], y[i::2]) for i in range(2)]
+    alphas = [1e4, 1.0, 1e-4]
+    errors = held_out_errors(parts, alphas)[0]
+    for number, alpha in enumerate(alphas):
+        squares = sum(
+            ((x[i::2] @ _sklearn(x[1 - i :: 2], y[1 - i :: 2], alpha)[0] - y[i::2, 0]) ** 2).sum()
+            for i in range(2)
+        )
+        assert errors[number] == pytest.approx(squares / 700, rel=1e-4)
+
+
+def test_ratings_that_are_all_in_one_fold_cannot_choose_a_penalty():
+    x, y = _data(30, 3, 2, seed=0, missing=0.0)
+    with pytest.raises(ArmormError, match="tone has 30 rated rows, all in one fold"):
+        fit_reward_head(_statistics(x, y), names=["tone", "style"])
+
+
+def test_folds_follow_the_prompt_and_survive_the_file():
+    x, y = _data(100, 4, 2, seed=5)
+    statistics = RidgeStatistics(4, 2)
+    fold = np.arange(100) % 3
+    statistics.update(x, y, fold)
+    again = RidgeStatistics.from_bytes(statistics.to_bytes())
+    assert len(again.folds()) == 3
+    for number, part in enumerate(again.folds()):
+        expected = _statistics(x[fold == number], y[fold == number])
+        np.testing.assert_allclose(part.moment(0), expected.moment(0), rtol=1e-12)
+    rest = again - statistics.folds()[1]
+    assert [part.rows for part in rest.folds()] == [statistics.folds()[i].rows for i in (0, 2)]
+    assert {fold_of(f"prompt {i}", 5, 0) for i in range(50)} == set(range(5))
+    assert fold_of("a prompt", 5, 0) == fold_of("a prompt", 5, 0)
 
 
 def test_an_objective_without_ratings_is_named():
     x, y = _data(30, 3, 2, seed=0, missing=0.0)
     y[:, 1] = np.nan
     with pytest.raises(ArmormError, match="style has no rating"):
-        fit_reward_head(_statistics(x, y), alphas=[1.0], names=["tone", "style"])
+        fit_reward_head(_statistics(x, y), HeadOptions(alphas=(1.0,)), names=["tone", "style"])
 
 
 def test_a_feature_that_is_not_finite_is_refused():
@@ -143,8 +190,8 @@ def test_rows_that_are_taken_out_leave_no_trace(seed):
     rated = [i for i in range(4) if never_seen.rows_rating(i)]
     assert [i for i in range(4) if remaining.rows_rating(i)] == rated
     if len(rated) == 4:
-        expected = fit_reward_head(never_seen, alphas=[0.1]).weight
-        forgotten = fit_reward_head(remaining, alphas=[0.1]).weight
+        expected = fit_reward_head(never_seen, HeadOptions(alphas=(0.1,))).weight
+        forgotten = fit_reward_head(remaining, HeadOptions(alphas=(0.1,))).weight
         np.testing.assert_allclose(forgotten, expected, atol=1e-6 * np.abs(expected).max())
 
 
@@ -160,7 +207,8 @@ def test_statistics_survive_the_disk():
     after = RidgeStatistics.from_bytes(before.to_bytes())
     assert after.to_bytes() == before.to_bytes()
     np.testing.assert_array_equal(
-        fit_reward_head(after, alphas=[0.1]).weight, fit_reward_head(before, alphas=[0.1]).weight
+        fit_reward_head(after, HeadOptions(alphas=(0.1,))).weight,
+        fit_reward_head(before, HeadOptions(alphas=(0.1,))).weight,
     )
     with pytest.raises(StoreError, match="cannot be read"):
         RidgeStatistics.from_bytes(before.to_bytes()[:-7])
@@ -217,17 +265,19 @@ def test_a_device_gives_the_sums_and_weights_of_the_cpu(rows):
     for statistics in (here, there):
         statistics.BLOCK = 64  # several blocks
         for start in range(0, rows, 50):
-            statistics.update(x[start : start + 50].astype(np.float32), y[start : start + 50])
+            rows_now = slice(start, start + 50)
+            fold = np.arange(rows)[rows_now] % 3
+            statistics.update(x[rows_now].astype(np.float32), y[rows_now], fold)
     np.testing.assert_allclose(
         there.gram(there.patterns), here.gram(here.patterns), rtol=0, atol=1e-10
     )
-    alphas = [0.0, 1e-3, 10.0]  # without a penalty, fewer rows than features are singular
+    alphas = (0.0, 1e-3, 10.0)  # without a penalty, fewer rows than features are singular
     for alpha in alphas:
         np.testing.assert_allclose(
-            fit_reward_head(there, alphas=[alpha]).weight,
-            fit_reward_head(here, alphas=[alpha]).weight,
+            fit_reward_head(there, HeadOptions(alphas=(alpha,))).weight,
+            fit_reward_head(here, HeadOptions(alphas=(alpha,))).weight,
             rtol=0,
             atol=1e-8,
         )
-    chosen = fit_reward_head(there, there, alphas)
-    assert chosen.alphas == fit_reward_head(here, here, alphas).alphas
+    options = HeadOptions(alphas=alphas[1:])
+    assert fit_reward_head(there, options).alphas == fit_reward_head(here, options).alphas

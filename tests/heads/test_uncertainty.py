@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from armorm import ArmormError, RidgeStatistics, fit_reward_head
 from armorm.errors import StoreError
-from armorm.heads import HeadUncertainty, fit_uncertainty, most_influential_rows
+from armorm.heads import HeadOptions, HeadUncertainty, fit_uncertainty, most_influential_rows
 from armorm.heads.metrics import coverage
 
 NOISE = 0.4
@@ -28,7 +28,7 @@ def _data(rows: int = 400, features: int = 12, seed: int = 0):
 def _fit(x: np.ndarray, y: np.ndarray, alpha: float = 2.0):
     statistics = RidgeStatistics(x.shape[1], y.shape[1])
     statistics.update(x, y)
-    head = fit_reward_head(statistics, alphas=[alpha])
+    head = fit_reward_head(statistics, HeadOptions(alphas=(alpha,)))
     return head, fit_uncertainty(statistics, head)
 
 

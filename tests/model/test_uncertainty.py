@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from armorm import Backbone, RewardModel, RidgeStatistics, fit_reward_head
 from armorm.cli import app
 from armorm.errors import ArmormError, CheckpointError, StoreError
-from armorm.heads import HeadUncertainty, fit_uncertainty
+from armorm.heads import HeadOptions, HeadUncertainty, fit_uncertainty
 from armorm.model import ModelUncertainty
 from tests.tiny_models import OBJECTIVES, conversation, make_heads
 
@@ -31,7 +31,7 @@ def rated(tiny_backbone: Backbone) -> tuple[RewardModel, HeadUncertainty, np.nda
     features = tiny_backbone.features(encoded).responses.double().numpy()
     statistics = RidgeStatistics(32, 3)
     statistics.update(features, generator.random((150, 3)))
-    head = fit_reward_head(statistics, alphas=[1.0])
+    head = fit_reward_head(statistics, HeadOptions(alphas=(1.0,)))
     uncertainty = fit_uncertainty(statistics, head)
     uncertainty = uncertainty.with_usual_novelty(uncertainty.novelty(features))
     heads = replace(make_heads(), weight=torch.from_numpy(head.weight.astype(np.float32)))

@@ -16,11 +16,11 @@ def print_head_errors(report: Mapping[str, Any]) -> None:
     """The least held-out error of every objective, and the penalty that gives it."""
     table = Table(title="Mean squared error in unit rewards, from the statistics")
     table.add_column("objective")
-    for title in ("train / selection", "alpha", "source left out", "alpha"):
+    for title in ("fold left out", "alpha", "source left out", "alpha"):
         table.add_column(title, justify="right")
     for name, errors in report["objectives"].items():
         cells = []
-        for way in ("parts", "sources"):
+        for way in ("folds", "sources"):
             found = errors[way]
             best = None if found is None else min(range(len(found)), key=found.__getitem__)
             cells += (

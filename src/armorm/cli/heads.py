@@ -77,7 +77,7 @@ def merge(
 
 
 def errors(run: Run, as_json: Json = False) -> None:
-    """Held-out error of every penalty: across the two parts, and across data sources."""
+    """Held-out error of every penalty: across folds, and across data sources."""
     from armorm.training import head_errors
 
     report = head_errors(run)
@@ -139,8 +139,12 @@ def _update(
     hide_library_progress()
     invalid: InvalidPolicy = "skip" if skip_invalid else "error"
     sources = [DataSource(path=str(path)) for path in data]
-    update_head(run, sources, change, invalid=invalid, show_progress=shows(quiet))
+    update = update_head(run, sources, change, invalid=invalid, show_progress=shows(quiet))
     _print_head(run, as_json)
+    if not as_json:
+        from armorm.cli.printing import console
+
+        console.print(f"{change}: {update.tally}.", markup=False)
 
 
 def _print_head(run: Path, as_json: bool) -> None:
@@ -151,7 +155,6 @@ def _print_head(run: Path, as_json: bool) -> None:
         print_json(report)
         return
     from armorm.cli.printing import console, print_objectives
-    from armorm.evaluation.run_metrics import HeadReport
 
-    print_objectives(HeadReport.from_dict(report))
+    print_objectives(report["objectives"])
     console.print("Train the gate on the new rewards: armorm fit-gate RECIPE -o RUN", markup=False)

@@ -23,7 +23,7 @@ from armorm.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from armorm.training import Recipe, TrainingResult
+    from armorm.training import Recipe
 
 
 def register(app: typer.Typer) -> None:
@@ -51,7 +51,8 @@ def train(
     from armorm import training
 
     loaded = _load(recipe, overrides, skip_invalid)
-    _report(training.train(loaded, output, show_progress=show_progress(quiet)), as_json)
+    model = training.train(loaded, output, show_progress=show_progress(quiet))
+    _report(output, as_json, model)
 
 
 def pretrain(
@@ -152,9 +153,8 @@ def fit_head(
         print_json(report)
     else:
         from armorm.cli.printing import print_objectives
-        from armorm.evaluation.run_metrics import HeadReport
 
-        print_objectives(HeadReport.from_dict(report))
+        print_objectives(report["objectives"])
 
 
 def fit_gate(
@@ -168,7 +168,8 @@ def fit_gate(
     from armorm.training import fit_gate_stage
 
     loaded = _load(recipe, overrides)
-    _report(fit_gate_stage(loaded, output, show_progress=show_progress(quiet)), as_json)
+    model = fit_gate_stage(loaded, output, show_progress=show_progress(quiet))
+    _report(output, as_json, model)
 
 
 def _load(recipe: Path, overrides: list[str] | None, skip_invalid: bool = False) -> Recipe:
@@ -191,10 +192,18 @@ def _report_tuning(stage: str, folder: Path, as_json: bool) -> None:
         print_tuning({stage: report})
 
 
-def _report(result: TrainingResult, as_json: bool) -> None:
+def _report(output: Path, as_json: bool, model: object) -> None:
+    from armorm.evaluation.report import example_comparison, write_run_report
+    from armorm.files import read_json
+    from armorm.model import RewardModel
+
+    assert isinstance(model, RewardModel)
+    metrics = read_json(output / "metrics.json")
+    example = example_comparison(model, output)
+    report = write_run_report(output, metrics, example)
     if as_json:
-        print_json(result.metrics.as_dict())
+        print_json(metrics)
     else:
         from armorm.cli.printing import print_run
 
-        print_run(result)
+        print_run(output, metrics, example, report)

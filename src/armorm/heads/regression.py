@@ -4,13 +4,14 @@ For objective i, over the rows D_i where it is rated (paper, equation 1; docs/me
 
     w_i = argmin_w  sum_{(x, r) in D_i} (w . x - r_i)^2 + alpha_i |w|^2        (no intercept)
 
-All penalties are solved, and their held-out errors computed, from sufficient statistics alone.
+All penalties are solved, and cross-validated, from sufficient statistics alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,20 +21,32 @@ from scipy.linalg import blas, lapack
 
 from armorm.errors import ArmormError
 from armorm.heads.device import solve_path_on
-from armorm.heads.options import PAPER_ALPHAS
+from armorm.heads.options import PAPER_ALPHAS, HeadOptions
 from armorm.heads.statistics import Pattern, RidgeStatistics, total_statistics
+
+EXHAUSTIVE = 512
+"""Up to this feature length every penalty is tried; see :func:`fit_reward_head`."""
+
+TRIED_AT_ONCE = 3
+"""Penalties solved together, from the largest down, where not all are tried."""
 
 
 @dataclass(frozen=True, slots=True)
 class RewardHead:
-    """The regression layer: rewards = weight @ feature.
+    """Regression layer of a reward model: rewards = weight @ feature.
 
     Attributes:
         weight: W. Shape (objectives, features).
         alphas: The penalty chosen for each objective.
-        rows: Rows that each objective was fitted on.
-        selection_errors: Mean squared error of each penalty on the selection rows; empty where
-            there were none. Shape (objectives, penalties).
+        rows: Number of rows that each objective was fitted on.
+        selection_errors: Cross-validated mean squared error of each penalty, NaN where it was not
+            tried; empty for a single penalty. Shape (objectives, penalties).
+
+    Example:
+        >>> import numpy as np
+        >>> head = RewardHead(np.array([[1.0, 2.0]]), alphas=(0.1,), rows=(10,))
+        >>> head.rewards(np.array([[3.0, 4.0]]))
+        array([[11.]], dtype=float32)
     """
 
     weight: Float[np.ndarray, "objectives features"]
@@ -44,100 +57,176 @@ class RewardHead:
     def rewards(
         self, features: Float[np.ndarray, "rows features"]
     ) -> Float[np.ndarray, "rows objectives"]:
-        """Predicted unit rewards, in float32."""
+        """Return predicted unit rewards, in float32."""
         weight = self.weight.astype(np.float32)
         rewards: npt.NDArray[np.float32] = np.asarray(features, np.float32) @ weight.T
         return rewards
 
 
 def fit_reward_head(
-    train: RidgeStatistics,
-    selection: RidgeStatistics | None = None,
-    alphas: Sequence[float] = PAPER_ALPHAS,
+    statistics: RidgeStatistics,
+    options: HeadOptions | None = None,
+    *,
     names: Sequence[str] | None = None,
 ) -> RewardHead:
-    """Ridge regression per objective; the penalty chosen on the selection rows.
+    """Fit a ridge regression per objective, its penalty cross-validated on the folds.
 
-    Each objective takes the penalty with the least squared error on the selection rows, and is
-    then refitted on both sets together.  With one penalty, no selection rows are needed.
+    Each objective takes the penalty with the least squared error on held-out folds, pooled over
+    the folds, and is then fitted on all rows.  With features longer than 512 numbers, penalties
+    are tried from the largest down, and the smaller ones are skipped once every objective's error
+    has risen twice: systems with small penalties are the ill-conditioned, expensive ones.
 
     Args:
-        train: Statistics of the training rows.
-        selection: Statistics of the rows the penalty is chosen on.
-        alphas: Penalties to choose from, each at least 0; 0 gives the minimum-norm solution.
+        statistics: Sums over the rated rows, by fold (:meth:`RidgeStatistics.of`).
+        options: Penalties to choose from; default the paper's nine.
         names: Names of the objectives, for errors.
 
     Raises:
-        ArmormError: an objective has no rating at all, or several penalties and no selection row
-            (the message names it).
+        ArmormError: an objective has no rating at all, or all in one fold where there are several
+            penalties (the message names it).
+
+    Example:
+        >>> import numpy as np
+        >>> generator = np.random.default_rng(0)
+        >>> x = generator.normal(size=(200, 4))
+        >>> y = x @ [[1.0], [0.0], [-2.0], [0.5]] + 0.1 * generator.normal(size=(200, 1))
+        >>> statistics = RidgeStatistics(features=4, objectives=1)
+        >>> statistics.update(x, y, folds=np.arange(200) % 5)
+        >>> head = fit_reward_head(statistics)
+        >>> head.alphas, head.weight.round(2)
+        ((0.1,), array([[ 1.  , -0.01, -1.99,  0.5 ]]))
     """
-    names = names or [f"objective {i}" for i in range(train.objectives)]
-    if selection is None:
-        if len(alphas) > 1:
-            raise ArmormError("Choosing between penalties needs selection rows.")
-        return _fit(train, [float(alphas[0])] * train.objectives, names, [])
-    errors = _selection_errors(train, selection, alphas, names)
-    chosen = [float(alphas[int(np.argmin(row))]) for row in errors]
-    return _fit(train + selection, chosen, names, errors.tolist())
+    alphas = (options or HeadOptions()).alphas
+    names = names or [f"objective {i}" for i in range(statistics.objectives)]
+    for name, rated in zip(names, _rows(statistics), strict=True):
+        if rated == 0:
+            raise ArmormError(
+                f"{name} has no rating in the data. Remove it from the recipe's objectives, or add "
+                "data that rates it."
+            )
+    if len(alphas) == 1:
+        return _fit(statistics, [float(alphas[0])] * statistics.objectives, [])
+    narrow = statistics.features <= EXHAUSTIVE
+    errors = held_out_errors(statistics.folds(), alphas, exhaustive=narrow)
+    for name, tried, rated in zip(names, ~np.isnan(errors), _rows(statistics), strict=True):
+        if not tried.any():
+            raise ArmormError(
+                f"{name} has {rated} rated rows, all in one fold: too few prompts to choose a "
+                "penalty. Rate more prompts, drop the objective, or give a single alpha."
+            )
+    chosen = [float(alphas[int(np.nanargmin(row))]) for row in errors]
+    return _fit(statistics, chosen, errors.tolist())
 
 
 def held_out_errors(
-    parts: Sequence[RidgeStatistics], alphas: Sequence[float] = PAPER_ALPHAS
+    parts: Sequence[RidgeStatistics],
+    alphas: Sequence[float] = PAPER_ALPHAS,
+    *,
+    exhaustive: bool = True,
 ) -> Float[np.ndarray, "objectives alphas"]:
-    """Mean squared error on each part of a fit to all the others, pooled over the parts.
+    """Return the mean squared error on each part of a fit to all the others, pooled over the parts.
 
-    With random parts it is cross-validation; with one part per data set, leave-one-data-set-out.
+    With folds as parts it is cross-validation; with one part per data set, leave-one-data-set-out.
     A part that holds all of an objective's ratings cannot be predicted from the others; an
     objective that no part can be held out for has NaN.
+
+    Args:
+        parts: Disjoint sets of rows.
+        alphas: Penalties.
+        exhaustive: Try every penalty; otherwise the small ones have NaN where every objective's
+            error has risen twice before them.
     """
     total = total_statistics(parts)
-    squared = np.zeros((total.objectives, len(alphas)))
-    rows = np.zeros(total.objectives)
-    for part in parts:
-        others = total - part
-        errors = _held_out_squares(others, part, alphas)
-        predicted = ~np.isnan(errors[:, 0])
-        squared[predicted] += errors[predicted]
-        rows[predicted] += _rows(part)[predicted]
-    with np.errstate(invalid="ignore"):
-        means: Float[np.ndarray, "objectives alphas"] = squared / rows[:, None]
-    return means
-
-
-def _selection_errors(
-    train: RidgeStatistics,
-    selection: RidgeStatistics,
-    alphas: Sequence[float],
-    names: Sequence[str],
-) -> Float[np.ndarray, "objectives alphas"]:
-    """Mean squared error of every penalty on the selection rows."""
-    for name, fitted, held in zip(names, _rows(train), _rows(selection), strict=True):
-        if fitted + held == 0:
-            _refuse_unrated(name)
-        if fitted == 0 or held == 0:
-            raise ArmormError(
-                f"{name} has {fitted} training and {held} selection rows: too few to choose a "
-                "penalty. Rate more rows, drop the objective, or give a single alpha."
-            )
-    errors: Float[np.ndarray, "objectives alphas"] = (
-        _held_out_squares(train, selection, alphas) / _rows(selection)[:, None]
-    )
+    errors = np.full((total.objectives, len(alphas)), np.nan)
+    for patterns, members in _objectives_by_patterns(total).items():
+        whole = _NormalEquations.of(total, patterns, members)
+        held = [
+            _NormalEquations.of(part, patterns, members)
+            for part in parts
+            if 0 < part.rows_rating(members[0]) < whole.rows
+        ]
+        if held:
+            errors[members] = _pooled_errors(whole, held, alphas, exhaustive, total.device)
     return errors
 
 
-def _held_out_squares(
-    fitted: RidgeStatistics, held: RidgeStatistics, alphas: Sequence[float]
-) -> Float[np.ndarray, "objectives alphas"]:
-    """Sum of squared errors on ``held``; NaN for objectives that either side does not rate."""
-    errors = np.full((fitted.objectives, len(alphas)), np.nan)
-    for patterns, members in _objectives_by_patterns(fitted).items():
-        moments = np.stack([fitted.moment(i) for i in members], axis=1)
-        solutions = _solve_path(fitted.gram(patterns), moments, alphas, fitted.device)
-        for held_patterns, held_members in _objectives_by_patterns(held, members).items():
-            places = [members.index(i) for i in held_members]
-            errors[held_members] = _squared_errors(
-                solutions[:, :, places], held.gram(held_patterns), held, held_members
-            )
+class _NormalEquations(NamedTuple):
+    """Sums over the rows that rate some objectives, all of them in the same rows."""
+
+    rows: int
+    gram: Float[np.ndarray, "features features"]  # lower triangle, in Fortran order
+    moments: Float[np.ndarray, "features members"]
+    squares: Float[np.ndarray, " members"]
+
+    @classmethod
+    def of(
+        cls, statistics: RidgeStatistics, patterns: tuple[Pattern, ...], members: Sequence[int]
+    ) -> _NormalEquations:
+        return cls(
+            statistics.rows_rating(members[0]),
+            statistics.gram(patterns),
+            np.stack([statistics.moment(i) for i in members], axis=1),
+            np.array([statistics.squares(i) for i in members]),
+        )
+
+    def squared_errors(
+        self, solutions: Float[np.ndarray, "alphas features members"]
+    ) -> Float[np.ndarray, "members alphas"]:
+        """|Xw - r|^2 = w'X'Xw - 2 w'X'r + r'r of every solution w."""
+        products = _symmetric_product(self.gram, solutions)
+        quadratic = np.einsum("afm,afm->ma", solutions, products)
+        linear = np.einsum("fm,afm->ma", self.moments, solutions)
+        errors: Float[np.ndarray, "members alphas"] = quadratic - 2 * linear + self.squares[:, None]
+        return errors
+
+
+def _pooled_errors(
+    whole: _NormalEquations,
+    held: Sequence[_NormalEquations],
+    alphas: Sequence[float],
+    exhaustive: bool,
+    device: str | None,
+) -> Float[np.ndarray, "members alphas"]:
+    """Mean squared error of every penalty over the parts, each fitted to the whole without it."""
+    errors = np.full((len(whole.squares), len(alphas)), np.nan)
+    others = [(whole.gram - part.gram, whole.moments - part.moments) for part in held]
+    rows = sum(part.rows for part in held)
+    downwards = sorted(range(len(alphas)), key=lambda i: -alphas[i])
+    step = len(alphas) if exhaustive else TRIED_AT_ONCE
+    for start in range(0, len(alphas), step):
+        chunk = downwards[start : start + step]
+        tried = [alphas[i] for i in chunk]
+        squares = np.zeros((len(whole.squares), len(chunk)))
+        for (gram, moments), part in zip(others, held, strict=True):
+            squares += _errors_on(part, gram, moments, tried, device)
+        errors[:, chunk] = squares / rows
+        done = errors[:, downwards[: start + len(chunk)]]
+        if (done.argmin(axis=1) < done.shape[1] - 2).all():
+            break
+    return errors
+
+
+def _errors_on(
+    part: _NormalEquations,
+    gram: Float[np.ndarray, "features features"],
+    moments: Float[np.ndarray, "features members"],
+    alphas: Sequence[float],
+    device: str | None,
+) -> Float[np.ndarray, "members alphas"]:
+    """Squared errors on a part of the solutions of other rows, right to about 1e-5.
+
+    An error delta of a solution w moves |Xw - r| by at most |X delta|, which is less than its
+    energy norm: float32 factors serve where that is small, and float64 ones elsewhere.
+    """
+    if device is not None or len(gram) <= EXHAUSTIVE:
+        return part.squared_errors(_solve_path(gram, moments, alphas, device))
+    solutions, energies = _refined_solutions(gram, moments, alphas)
+    errors = part.squared_errors(solutions)
+    accurate = (1e-10 * errors >= energies.T).all(axis=0)
+    if not accurate.all():
+        rest = np.flatnonzero(~accurate)
+        exact = _solve_path(gram, moments, [alphas[int(i)] for i in rest])
+        errors[:, rest] = part.squared_errors(exact)
     return errors
 
 
@@ -146,31 +235,17 @@ def _rows(statistics: RidgeStatistics) -> npt.NDArray[np.int64]:
 
 
 def _fit(
-    statistics: RidgeStatistics,
-    alphas: Sequence[float],
-    names: Sequence[str],
-    errors: list[list[float]],
+    statistics: RidgeStatistics, alphas: Sequence[float], errors: list[list[float]]
 ) -> RewardHead:
     """Every objective with its own penalty; objectives that share both share a factorisation."""
     weight = np.zeros((statistics.objectives, statistics.features))
-    rows = _rows(statistics)
-    for name, rated in zip(names, rows, strict=True):
-        if rated == 0:
-            _refuse_unrated(name)
     for patterns, members in _objectives_by_patterns(statistics).items():
         gram = statistics.gram(patterns)
         for alpha in sorted({alphas[i] for i in members}):
             together = [i for i in members if alphas[i] == alpha]
             moments = np.stack([statistics.moment(i) for i in together], axis=1)
             weight[together] = _solve_path(gram, moments, [alpha], statistics.device)[0].T
-    return RewardHead(weight, tuple(alphas), tuple(rows.tolist()), errors)
-
-
-def _refuse_unrated(name: str) -> None:
-    raise ArmormError(
-        f"{name} has no rating in the data. Remove it from the recipe's objectives, or add data "
-        "that rates it."
-    )
+    return RewardHead(weight, tuple(alphas), tuple(_rows(statistics).tolist()), errors)
 
 
 def _objectives_by_patterns(
@@ -194,6 +269,12 @@ def _solve_path(
 
     A Cholesky factorisation per penalty costs a fraction of one eigendecomposition, which is
     kept for penalties that leave the matrix near singular.
+
+    Args:
+        gram: Lower triangle of X'X, in Fortran order.
+        moments: X'r of several objectives.
+        alphas: Penalties.
+        device: Device that solves; default the CPU.
     """
     solutions = np.empty((len(alphas), *moments.shape))
     spectrum: _Spectrum | None = None
@@ -208,6 +289,54 @@ def _solve_path(
             solution = spectrum.solve(moments, alpha)
         solutions[number] = solution
     return solutions
+
+
+def _refined_solutions(
+    gram: Float[np.ndarray, "features features"],
+    moments: Float[np.ndarray, "features members"],
+    alphas: Sequence[float],
+) -> tuple[Float[np.ndarray, "alphas features members"], Float[np.ndarray, "alphas members"]]:
+    """Solve with float32 factors, which take a quarter of the time, refined twice in float64.
+
+    Returns:
+        The solutions, and an estimate of the energy delta' A delta of what each is off by. A
+        refinement w + A32^-1 (b - A w) shrinks the error by about the same share each time, so
+        the sizes of two corrections tell what a third would be. Infinite where float32 fails.
+    """
+    diagonal = np.diag_indices(len(gram))
+    penalties = np.asarray(alphas)[:, None, None]
+    solutions = np.zeros((len(alphas), *moments.shape))
+    energies = np.ones((3, len(alphas), moments.shape[1]))
+    with np.errstate(all="ignore"):  # an overflow ends as NaN, and NaN as infinite
+        narrow = gram.astype(np.float32, order="F")
+        factors = []
+        for alpha in alphas:
+            damped = narrow.copy(order="F")
+            damped[diagonal] += np.float32(alpha)
+            factors.append(lapack.spotrf(damped, lower=True, clean=False, overwrite_a=True))
+        residuals = np.broadcast_to(moments, solutions.shape)
+        for energy in energies:
+            for number, (factor, _) in enumerate(factors):
+                residual = residuals[number]
+                correction = lapack.spotrs(factor, residual.astype(np.float32), lower=True)[0]
+                solutions[number] += correction
+                energy[number] = np.einsum("fm,fm->m", correction, residual)
+            residuals = moments - _symmetric_product(gram, solutions) - penalties * solutions
+        before, after = np.abs(energies[1:])
+        left = np.where(after < 0.25 * before, after**2 / before, np.where(after == 0, 0.0, np.inf))
+    left[[failed > 0 for _, failed in factors]] = np.inf
+    return solutions, left
+
+
+def _symmetric_product(
+    gram: Float[np.ndarray, "features features"],
+    solutions: Float[np.ndarray, "alphas features members"],
+) -> Float[np.ndarray, "alphas features members"]:
+    """X'X w of every solution w, in one product: the matrix is read once."""
+    alphas, features, members = solutions.shape
+    columns = np.asfortranarray(solutions.transpose(1, 0, 2).reshape(features, -1))
+    products = blas.dsymm(1.0, gram, columns, lower=True)
+    return np.asarray(products.reshape(features, alphas, members).transpose(1, 0, 2))
 
 
 def _regular_solutions(
@@ -266,21 +395,3 @@ class _Spectrum:
             inverse[:, None] * (self.vectors.T @ moments)
         )
         return solution
-
-
-def _squared_errors(
-    solutions: Float[np.ndarray, "alphas features members"],
-    gram: Float[np.ndarray, "features features"],
-    statistics: RidgeStatistics,
-    members: Sequence[int],
-) -> Float[np.ndarray, "members alphas"]:
-    """|Xw - r|^2 = w'X'Xw - 2 w'X'r + r'r of every solution w, over the rows of ``statistics``."""
-    alphas, features, _ = solutions.shape
-    columns = np.asfortranarray(solutions.transpose(1, 2, 0).reshape(features, -1))
-    products = blas.dsymm(1.0, gram, columns, lower=True)
-    quadratic = np.einsum("fc,fc->c", columns, products).reshape(len(members), alphas)
-    moments = np.stack([statistics.moment(i) for i in members])
-    linear = np.einsum("mf,afm->ma", moments, solutions)
-    squares = np.array([statistics.squares(i) for i in members])
-    errors: Float[np.ndarray, "members alphas"] = quadratic - 2 * linear + squares[:, None]
-    return errors

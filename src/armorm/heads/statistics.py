@@ -1,32 +1,56 @@
 """Sufficient statistics of masked ridge regression: all that stage 1 needs from the rows.
 
-Everything that ridge regression, its held-out errors and its uncertainty need from the data is
-X'X, X'R and R'R over the rows that rate an objective.  Rows that carry the same labels share one
-X'X, so the sums are kept per *label pattern*: the paper's 19 objectives come in 8 patterns.  The
-sums add up over shards, machines and data sets, and subtract again, so the rows are read once and
-can be forgotten exactly.
+Ridge regression, its cross-validation and its uncertainty need X'X, X'R and R'R over the rows that
+rate an objective, and nothing else from the data.  Rows that carry the same labels share one X'X,
+so the sums are kept per *label pattern*: the paper's 19 objectives come in 8 patterns.  They are
+also kept per *fold*, a part of the prompts drawn by hash, on which penalties are cross-validated.
+The sums add up over shards, machines and data sets, and subtract again, so the rows are read once
+and can be forgotten exactly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 import scipy.linalg
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 from scipy.linalg import blas
 
 from armorm.errors import ArmormError, StoreError
-from armorm.heads.device import DeviceSums
+from armorm.heads.device import DeviceSums, float64_device
 from armorm.heads.triangles import pack_triangle, unpack_triangle
 
 Pattern = tuple[int, ...]  # columns of the objectives that a row rates, ascending
+Key = tuple[Pattern, int]  # a label pattern and a fold
+
+
+@runtime_checkable
+class RatedFeatures(Protocol):
+    """Features of rated responses as :class:`armorm.FeatureStore` gives them."""
+
+    @property
+    def objectives(self) -> Any: ...  # sized
+
+    def responses(self) -> Any: ...  # an Arrow table with columns source and prompt_key
+
+    def ratings(self) -> tuple[Float[np.ndarray, "rows objectives"], npt.NDArray[np.bool_]]: ...
+
+    def response_features(self) -> Iterator[Any]: ...  # tensors of shape (rows, features)
+
+
+def fold_of(prompt_key: str, folds: int, seed: int) -> int:
+    """Return the fold of a prompt, drawn by its hash: a row that comes later falls where it would
+    have fallen at the start. The draw is independent of the one that holds prompts out."""
+    digest = hashlib.sha256(f"fold {seed} {prompt_key}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") % folds
 
 
 @dataclass(slots=True)
@@ -91,7 +115,7 @@ class PatternStatistics:
 
 
 class _Waiting:
-    """Rows of one pattern that are not yet summed: large blocks make fast products.
+    """Rows of one pattern and fold that are not yet summed: large blocks make fast products.
 
     Args:
         block: Rows to wait for.
@@ -136,32 +160,94 @@ class _Waiting:
 
 
 class RidgeStatistics:
-    """All that ridge regression needs from the data, additive over any split of the rows.
+    """Sums X'X, X'R and R'R that determine ridge regression; additive over any split of the rows.
 
     Args:
         features: Length d of a feature.
         objectives: Number k of objectives.
-        device: Sum on this device, as torch names it (``cuda``); default on the CPU.
+        device: Device that sums, as torch names it (``cuda``); default the CPU.
+
+    Example:
+        >>> import numpy as np
+        >>> generator = np.random.default_rng(0)
+        >>> x = generator.normal(size=(100, 3))
+        >>> y = x @ [[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]]
+        >>> y[:50, 1] = np.nan  # not rated
+        >>> statistics = RidgeStatistics(features=3, objectives=2)
+        >>> statistics.update(x, y, folds=np.arange(100) % 5)
+        >>> statistics.rows_rating(0), statistics.rows_rating(1)
+        (100, 50)
+        >>> fit_reward_head(statistics).weight.round(3)
+        array([[ 1.,  2., -0.],
+               [ 0., -0.,  3.]])
     """
 
-    BLOCK = 4096  # rows of one pattern summed at a time: bounds the memory, not the result
+    BLOCK = 2048  # rows of one pattern and fold summed at a time: bounds the memory only
 
     def __init__(self, features: int, objectives: int, device: str | None = None) -> None:
         self.features = features
         self.objectives = objectives
         self.device = device
-        # Sums of one pattern are added up when they are read: a total costs no memory.
-        self._sums: dict[Pattern, list[PatternStatistics]] = {}
-        self._waiting: dict[Pattern, _Waiting] = {}
+        # Sums of one key are added up when they are read: a total costs no memory.
+        self._sums: dict[Key, list[PatternStatistics]] = {}
+        self._waiting: dict[Key, _Waiting] = {}
         self._block: npt.NDArray[np.float64] | None = None
-        self._on_device: dict[Pattern, DeviceSums] = {}
+        self._on_device: dict[Key, DeviceSums] = {}
+
+    @classmethod
+    def of(cls, store: RatedFeatures, *, folds: int = 5, seed: int = 0) -> RidgeStatistics:
+        """Sum the rated responses of a feature store that are not held out.
+
+        Args:
+            store: Features of rated responses; they are read once.
+            folds: Number of folds that penalties are cross-validated on.
+            seed: Seed of the folds.
+
+        Raises:
+            ArmormError: the store has no row to fit on.
+        """
+        return total_statistics(list(cls.by_source(store, folds=folds, seed=seed).values()))
+
+    @classmethod
+    def by_source(
+        cls, store: RatedFeatures, *, folds: int = 5, seed: int = 0
+    ) -> dict[str, RidgeStatistics]:
+        """Sum each data source of a store by itself; the arguments are those of :meth:`of`."""
+        ratings, held_out = store.ratings()
+        lines = store.responses()
+        source = np.array(lines["source"].to_pylist())
+        keys = lines["prompt_key"].to_pylist()
+        fold_by_key = {key: fold_of(key, folds, seed) for key in set(keys)}
+        fold = np.array([fold_by_key[key] for key in keys], np.int64)
+        ratings = np.where(held_out[:, None], np.nan, ratings)
+        found: dict[str, RidgeStatistics] = {}
+        start = 0
+        for shard in store.response_features():
+            features = shard.float().numpy()
+            rows = slice(start, start := start + len(features))
+            for name in np.unique(source[rows][~held_out[rows]]):
+                if name not in found:
+                    found[str(name)] = cls(
+                        features.shape[1], len(store.objectives), float64_device()
+                    )
+                # Rows without a rating are ignored, so no feature is copied for other sources.
+                rated = np.where((source[rows] == name)[:, None], ratings[rows], np.nan)
+                found[str(name)].update(features, rated, fold[rows])
+        return found
 
     def update(
         self,
         features: Float[np.ndarray, "rows features"],
         rewards: Float[np.ndarray, "rows objectives"],
+        folds: Int[np.ndarray, " rows"] | None = None,
     ) -> None:
         """Add rows. A missing reward is NaN; a row without any reward is ignored.
+
+        Args:
+            features: Response features.
+            rewards: Unit rewards, NaN where not rated.
+            folds: Fold of each row; default fold 0 for all. All rows of one prompt should be in
+                one fold.
 
         Raises:
             ArmormError: a feature is not finite; none of these rows is added.
@@ -169,10 +255,11 @@ class RidgeStatistics:
         features, rewards = np.asarray(features), np.asarray(rewards, np.float64)
         _check_finite(features)
         rated = ~np.isnan(rewards)
-        for rows in _rows_with_equal_labels(rated):
+        fold = np.zeros(len(rewards), np.int64) if folds is None else np.asarray(folds, np.int64)
+        for rows in _rows_with_equal_labels(rated, fold):
             columns = np.flatnonzero(rated[rows[0]])
             if len(columns):
-                self._put(features, rewards, rows, columns)
+                self._put(features, rewards, rows, columns, int(fold[rows[0]]))
 
     def _put(
         self,
@@ -180,26 +267,25 @@ class RidgeStatistics:
         rewards: Float[np.ndarray, "rows objectives"],
         rows: npt.NDArray[np.intp],
         columns: npt.NDArray[np.intp],
+        fold: int,
     ) -> None:
-        pattern = tuple(columns.tolist())
-        if pattern not in self._waiting:
-            self._waiting[pattern] = _Waiting(
-                self.BLOCK, self.features, len(columns), features.dtype
-            )
-        waiting = self._waiting[pattern]
+        key = (tuple(columns.tolist()), fold)
+        if key not in self._waiting:
+            self._waiting[key] = _Waiting(self.BLOCK, self.features, len(columns), features.dtype)
+        waiting = self._waiting[key]
         while len(rows):
             now, rows = rows[: waiting.room], rows[waiting.room :]
             waiting.take(features, rewards, now, columns)
             if not waiting.room:
-                self._sum(pattern, waiting)
+                self._sum(key, waiting)
 
-    def _sum(self, pattern: Pattern, waiting: _Waiting) -> None:
-        sums = self._sums.setdefault(pattern, [])
+    def _sum(self, key: Key, waiting: _Waiting) -> None:
+        sums = self._sums.setdefault(key, [])
         if not sums or sums[-1].shared:
-            sums.append(PatternStatistics.empty(self.features, len(pattern)))
+            sums.append(PatternStatistics.empty(self.features, len(key[0])))
         sums[-1].add_ratings(waiting.rewards)
         if self.device is not None:
-            self._sums_on(self.device, pattern).add_rows(waiting.features, waiting.rewards)
+            self._sums_on(self.device, key).add_rows(waiting.features, waiting.rewards)
         else:
             if self._block is None:
                 self._block = np.empty((self.BLOCK, self.features))
@@ -208,21 +294,21 @@ class RidgeStatistics:
             sums[-1].add_features(block, waiting.rewards)
         waiting.rows = 0
 
-    def _sums_on(self, device: str, pattern: Pattern) -> DeviceSums:
-        if pattern not in self._on_device:
-            self._on_device[pattern] = DeviceSums(self.features, len(pattern), device)
-        return self._on_device[pattern]
+    def _sums_on(self, device: str, key: Key) -> DeviceSums:
+        if key not in self._on_device:
+            self._on_device[key] = DeviceSums(self.features, len(key[0]), device)
+        return self._on_device[key]
 
     def finish(self) -> None:
         """Sum the rows that still wait for a full block, and give the memory for blocks back.
 
         Whatever reads the sums does this first.
         """
-        for pattern, waiting in self._waiting.items():
+        for key, waiting in self._waiting.items():
             if waiting.rows:
-                self._sum(pattern, waiting)
-        for pattern, there in self._on_device.items():
-            sums = self._sums[pattern][-1]
+                self._sum(key, waiting)
+        for key, there in self._on_device.items():
+            sums = self._sums[key][-1]
             sums.gram += there.gram()
             sums.moments += there.moments()
         self._waiting.clear()
@@ -231,48 +317,71 @@ class RidgeStatistics:
 
     def sums(self) -> list[tuple[Pattern, PatternStatistics]]:
         """All sums with their label patterns, in order; a pattern may come several times."""
-        return [(pattern, one) for pattern in self.patterns for one in self._sums[pattern]]
+        self.finish()
+        return [(key[0], one) for key in sorted(self._sums) for one in self._sums[key]]
 
     @property
     def patterns(self) -> tuple[Pattern, ...]:
         """The label patterns, in order."""
         self.finish()
-        return tuple(sorted(self._sums))
+        return tuple(sorted({pattern for pattern, _ in self._sums}))
 
-    def _sum_of(self, pattern: Pattern) -> PatternStatistics:
-        """The sums of one pattern as one, which belongs to the caller."""
-        total = PatternStatistics.empty(self.features, len(pattern))
-        for one in self._sums.get(pattern, ()):
+    def folds(self) -> list[RidgeStatistics]:
+        """Return the statistics of each fold. They refer to these sums, without a copy."""
+        self.finish()
+        return [
+            self._view(key for key in self._sums if key[1] == fold)
+            for fold in sorted({fold for _, fold in self._sums})
+        ]
+
+    def _view(self, keys: Iterable[Key]) -> RidgeStatistics:
+        """The statistics of some keys, referring to these sums."""
+        part = RidgeStatistics(self.features, self.objectives, self.device)
+        for key in keys:
+            part._sums[key] = list(self._sums[key])
+            for one in self._sums[key]:
+                one.shared = True
+        return part
+
+    def _sum_of(self, key: Key) -> PatternStatistics:
+        """The sums of one key as one, which belongs to the caller."""
+        total = PatternStatistics.empty(self.features, len(key[0]))
+        for one in self._sums.get(key, ()):
             total.add(one)
         return total
 
     def __add__(self, other: RidgeStatistics) -> RidgeStatistics:
         """The statistics of both sets of rows together. It refers to their sums, without a copy."""
         self._check_same(other)
-        total = RidgeStatistics(self.features, self.objectives, self.device)
-        for pattern, sums in [*self.sums(), *other.sums()]:
-            sums.shared = True
-            total._sums.setdefault(pattern, []).append(sums)
+        self.finish()
+        other.finish()
+        total = self._view(self._sums)
+        for key, sums in other._view(other._sums)._sums.items():
+            total._sums.setdefault(key, []).extend(sums)
         return total
 
     def __sub__(self, other: RidgeStatistics) -> RidgeStatistics:
         """The statistics of these rows without the other ones, which must be among them.
 
         Raises:
-            ArmormError: the other rows are more than these, in some label pattern.
+            ArmormError: the other rows are more than these, in some label pattern and fold.
         """
         self._check_same(other)
+        self.finish()
+        other.finish()
         rest = RidgeStatistics(self.features, self.objectives, self.device)
-        rest._sums = {pattern: [self._sum_of(pattern)] for pattern in self.patterns}
-        for pattern, theirs in other.sums():
-            mine = rest._sums.get(pattern, [None])[0]
-            if mine is None or mine.rows < theirs.rows:
+        rest._sums = {key: [self._sum_of(key)] for key in self._sums}
+        for key, sums in other._sums.items():
+            mine = rest._sums.get(key, [PatternStatistics.empty(0, 0)])[0]
+            theirs = sum(one.rows for one in sums)
+            if mine.rows < theirs:
                 raise ArmormError(
-                    f"{theirs.rows} rows with the labels {pattern} cannot be taken out of "
-                    f"{mine.rows if mine else 0}: they were never added."
+                    f"{theirs} rows with the labels {key[0]} cannot be taken out of {mine.rows}: "
+                    "they were never added."
                 )
-            mine.add(theirs, -1)
-        rest._sums = {pattern: sums for pattern, sums in rest._sums.items() if sums[0].rows}
+            for one in sums:
+                mine.add(one, -1)
+        rest._sums = {key: sums for key, sums in rest._sums.items() if sums[0].rows}
         return rest
 
     def _check_same(self, other: RidgeStatistics) -> None:
@@ -296,12 +405,17 @@ class RidgeStatistics:
         return tuple(pattern for pattern in self.patterns if objective in pattern)
 
     def gram(self, patterns: Iterable[Pattern]) -> Float[np.ndarray, "features features"]:
-        """X'X over the rows of some patterns: its lower triangle, in Fortran order."""
+        """X'X over the rows of some patterns: its lower triangle, in Fortran order.
+
+        It may be the sums' own memory: read it only.
+        """
         wanted = set(patterns)
+        grams = [sums.gram for pattern, sums in self.sums() if pattern in wanted]
+        if len(grams) == 1:
+            return grams[0]
         total = np.zeros((self.features, self.features), order="F")
-        for pattern, sums in self.sums():
-            if pattern in wanted:
-                total += sums.gram
+        for gram in grams:
+            total += gram
         return total
 
     def moment(self, objective: int) -> Float[np.ndarray, " features"]:
@@ -322,13 +436,15 @@ class RidgeStatistics:
         return total
 
     def to_bytes(self) -> bytes:
-        """A safetensors file: per pattern ``<columns>.gram`` (its lower triangle, row by row),
-        ``.moments``, ``.products``, ``.sums`` and ``.rows``, where columns are as in ``0-2-3``."""
+        """Return a safetensors file: per pattern and fold ``<columns>/<fold>.gram`` (its lower
+        triangle, row by row), ``.moments``, ``.products``, ``.sums`` and ``.rows``, where columns
+        are as in ``0-2-3``."""
+        self.finish()
         shape = np.array([self.features, self.objectives])
         tensors: dict[str, npt.NDArray[np.generic]] = {"shape": shape}
-        for pattern in self.patterns:
-            statistics = self._sum_of(pattern)
-            name = "-".join(map(str, pattern))
+        for pattern, fold in sorted(self._sums):
+            statistics = self._sum_of((pattern, fold))
+            name = f"{'-'.join(map(str, pattern))}/{fold}"
             tensors[f"{name}.rows"] = np.array([statistics.rows])
             tensors[f"{name}.gram"] = pack_triangle(statistics.gram)
             tensors[f"{name}.moments"] = np.ascontiguousarray(statistics.moments)
@@ -351,8 +467,9 @@ class RidgeStatistics:
             for key in tensors:
                 name, _, part = key.partition(".")
                 if part == "rows":
-                    pattern = tuple(int(column) for column in name.split("-"))
-                    statistics._sums[pattern] = [
+                    columns, _, fold = name.partition("/")
+                    pattern = tuple(int(column) for column in columns.split("-"))
+                    statistics._sums[pattern, int(fold)] = [
                         PatternStatistics(
                             int(tensors[key][0]),
                             unpack_triangle(tensors[f"{name}.gram"], features),
@@ -367,23 +484,32 @@ class RidgeStatistics:
 
 
 def total_statistics(parts: Sequence[RidgeStatistics]) -> RidgeStatistics:
-    """The statistics of several sets of rows together."""
+    """Return the statistics of several sets of rows together, without a copy.
+
+    Raises:
+        ArmormError: there is no part.
+    """
+    if not parts:
+        raise ArmormError("There is no rated row to fit on: all are held out, or there are none.")
     total = parts[0]
     for part in parts[1:]:
         total = total + part
     return total
 
 
-def _rows_with_equal_labels(rated: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.intp]]:
-    """Row numbers grouped by their rows of ``rated``, each group in order."""
+def _rows_with_equal_labels(
+    rated: npt.NDArray[np.bool_], fold: Int[np.ndarray, " rows"]
+) -> list[npt.NDArray[np.intp]]:
+    """Row numbers grouped by their rows of ``rated`` and their folds, each group in order."""
     if not len(rated):
         return []
     # Sixty-four labels a word: sorting whole numbers is much quicker than sorting rows.
     words = np.zeros((len(rated), -(-rated.shape[1] // 64) * 8), np.uint8)
     bits = np.packbits(rated, axis=1)
     words[:, : bits.shape[1]] = bits
-    order = np.lexsort(words.view(np.uint64).T)
-    changes = np.flatnonzero((words[order[1:]] != words[order[:-1]]).any(axis=1)) + 1
+    keys = np.column_stack([words.view(np.uint64), fold.astype(np.uint64)])
+    order = np.lexsort(keys.T)
+    changes = np.flatnonzero((keys[order[1:]] != keys[order[:-1]]).any(axis=1)) + 1
     return [np.asarray(group) for group in np.split(order, changes)]
 
 

@@ -8,22 +8,43 @@ again (``armorm fit-gate``) after a change.
 from __future__ import annotations
 
 import time
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from armorm.data import DataSource, InvalidPolicy, read_rated
-from armorm.errors import ArmormError
+from armorm.conversations import RatedResponse, prompt_key
+from armorm.conversations.messages import Tally
+from armorm.data import DataSource, InvalidPolicy, Loaded, read_rated
+from armorm.data.splitting import held_out_prompts, keep_apart
+from armorm.errors import ArmormError, StoreError
 from armorm.features import FeatureStore, extract_features
-from armorm.features.extraction import hash_rows
+from armorm.features.extraction import content_key, hash_rows
 from armorm.heads import RewardHead, held_out_errors
 from armorm.training.head_stage import fit_head_of
 from armorm.training.recipe import Recipe
 from armorm.training.run_backbone import feature_engine
-from armorm.training.statistics import SELECTION, TRAIN, HeadStatistics
+from armorm.training.statistics import HeadStatistics, refuse_missing
+
+HELD_OUT = "held out by the recipe's rule"
+KNOWN = "in the head already"
+
+
+@dataclass(frozen=True, slots=True)
+class HeadUpdate:
+    """A head after a change of its rows.
+
+    Attributes:
+        head: The new head.
+        tally: Rows read, rows that were added or removed, and rows skipped by reason.
+    """
+
+    head: RewardHead
+    tally: Tally
 
 
 def update_head(
@@ -33,15 +54,19 @@ def update_head(
     *,
     invalid: InvalidPolicy = "error",
     show_progress: bool = False,
-) -> RewardHead:
-    """Add rated rows to the head of a run, or take them out, and fit it again.
+) -> HeadUpdate:
+    """Add rated rows to the head of a run, or remove them, and fit it again.
+
+    A row is known by its prompt, response and ratings.  Skipped, and counted, are rows that the
+    recipe's rule holds out; and when adding, rows that the head knows already and rows of prompts
+    that the run holds out elsewhere.
 
     Args:
         run: Run folder with ``recipe.yaml``, ``features/rated`` and ``head``.
-        data: Rated rows. Those that the recipe's rule holds out are left out, as in training.
-        change: ``add`` or ``remove``; what is removed must have been added as it is, source,
-            text and ratings.
-        invalid: ``skip`` leaves out rows that cannot be read.
+        data: Rated rows.
+        change: ``add`` or ``remove``. A row is removed from the source that it was recorded with,
+            whatever file it comes from now.
+        invalid: ``skip`` counts rows that cannot be read instead of stopping.
         show_progress: Draw a progress bar on standard error.
 
     Raises:
@@ -61,75 +86,146 @@ def update_head(
     rated = read_rated(
         data,
         recipe.objective_set(),
-        held_out=recipe.data.held_out,
+        held_out=known.settings.held_out,
         invalid=invalid,
         scratch=run,
         show_progress=show_progress,
     )
-    training = rated.rows.select(i for i, row in enumerate(rated.rows) if not row.held_out)
-    if not training:
+    rows = _new_rows(rated, known, run) if change == "add" else _known_rows(rated, known)
+    rated.tally.kept = len(rows)
+    if not len(rows):
         raise ArmormError(f"The data hold no row to {change}: {rated.tally}.")
     with feature_engine(recipe, run) as engine:
         store = extract_features(
-            training,
+            rows,
             engine,
-            run / "features" / f"{change}-{hash_rows(training)[:16]}",
+            run / "features" / f"{change}-{hash_rows(rows)[:16]}",
             recipe.features,
             objectives=recipe.objective_set(),
             show_progress=show_progress,
         )
-    rows = HeadStatistics.of_store(store, recipe.head.selection_fraction, recipe.seed)
-    changed = known + rows if change == "add" else known - rows
-    return fit_head_of(changed, _judging_store(run), recipe, run, started)
+    settings = known.settings
+    given = HeadStatistics.of_store(
+        store, folds=settings.folds, seed=settings.seed, held_out=settings.held_out
+    )
+    changed = known + given if change == "add" else known - given
+    head = fit_head_of(changed, _judging_store(run), recipe, run, started)
+    return HeadUpdate(head, rated.tally)
+
+
+def _new_rows(
+    rated: Loaded[RatedResponse], known: HeadStatistics, run: Path
+) -> Sequence[RatedResponse]:
+    """The rows that the head may learn and does not know, the others counted."""
+    keep_apart(rated, held_out_prompts(rated) | _prompts_held_out(run))
+    copies, tally = known.copies(), rated.tally
+    numbers = []
+    for number, row in enumerate(rated.rows):
+        if row.held_out:
+            tally.skip(HELD_OUT)
+        elif copies[_key(row)]:
+            tally.skip(KNOWN)
+        else:
+            numbers.append(number)
+    return rated.rows.select(numbers)
+
+
+def _known_rows(rated: Loaded[RatedResponse], known: HeadStatistics) -> Sequence[RatedResponse]:
+    """The training rows under the sources that the head recorded them with.
+
+    Raises:
+        ArmormError: one is not in the head.
+    """
+    left = defaultdict(Counter[str], {name: Counter(rows) for name, rows in known.rows.items()})
+    found, missing = [], 0
+    for row in rated.rows:
+        if row.held_out:
+            rated.tally.skip(HELD_OUT)
+            continue
+        key = _key(row)
+        sources = [name for name in (row.source, *sorted(left)) if left[name][key]]
+        if sources:
+            left[sources[0]][key] -= 1
+            found.append(replace(row, source=sources[0]))
+        missing += not sources
+    refuse_missing(missing, len(found) + missing)
+    return found
+
+
+def _key(row: RatedResponse) -> str:
+    return content_key(prompt_key(row.prompt), row.response, row.ratings)
+
+
+def _prompts_held_out(run: Path) -> set[str]:
+    """Keys of the prompts that the run holds out, for the head's figures or for the gate's."""
+    stores = [run / "features" / kind for kind in ("rated", "preferences")]
+    tables = [FeatureStore.open(store).index for store in stores if store.is_dir()]
+    return {
+        key
+        for table in tables
+        for key, held_out in zip(
+            table["prompt_key"].to_pylist(), table["held_out"].to_pylist(), strict=True
+        )
+        if held_out
+    }
 
 
 def merge_heads(runs: Sequence[str | Path], output: str | Path) -> HeadStatistics:
-    """The statistics of several runs together, for a run whose head sees all their rows.
+    """Fit the head of one run on the statistics of several runs together.
 
     Args:
-        runs: Run folders with the same backbone and objectives, such as from several machines.
+        runs: Run folders with the same backbone, objectives, folds and held-out rule, such as
+            from several machines.
         output: One of the runs, whose held-out rows judge the new head; its head is replaced.
 
+    Returns:
+        The statistics of all runs.
+
     Raises:
-        ArmormError: a row is in two of the runs.
-        StoreError: they have different backbones or objectives.
+        ArmormError: a row is in two of the runs, or one trains on a prompt that another holds out.
+        StoreError: their settings differ.
     """
-    started = time.perf_counter()
+    started, output = time.perf_counter(), Path(output)
+    recipe = Recipe.load(output / "recipe.yaml")
+    _check_is_ridge(recipe, output)
     total = HeadStatistics.load(Path(runs[0]) / "head" / "statistics")
     for run in runs[1:]:
         more = HeadStatistics.load(Path(run) / "head" / "statistics")
-        if twice := total.shared_rows(more):
+        if twice := (total.copies() & more.copies()).total():
             raise ArmormError(
-                f"{twice} rows are in {run} and in a run before it: they would count twice. Take "
-                "them out of one of the two with `armorm head remove`."
+                f"{twice} rows are in {run} and in a run before it: they would count twice. Remove "
+                "them from one of the two with `armorm head remove`."
             )
         total = total + more
-    output = Path(output)
-    recipe = Recipe.load(output / "recipe.yaml")
-    _check_is_ridge(recipe, output)
+    for run in {Path(run).resolve() for run in (*runs, output)}:
+        if leaked := len(_prompts_held_out(run) & set(total.prompts.values())):
+            raise StoreError(
+                f"{leaked} prompts that {run} holds out are training prompts of another run. Use "
+                "one rule for all runs (data.held_out), such as a fraction."
+            )
     fit_head_of(total, _judging_store(output), recipe, output, started)
     return total
 
 
 def head_errors(run: str | Path) -> dict[str, Any]:
-    """Held-out errors from the statistics alone: no row is read and no feature computed.
+    """Return held-out errors from the statistics alone: no row is read and no feature computed.
 
     Returns:
-        ``alphas``; and per objective ``parts`` (mean squared error of each penalty, each of the
-        training and selection parts predicted from the other) and ``sources`` (each data source
-        predicted from all others; ``None`` where one source alone rates the objective).
+        ``alphas``; and per objective ``folds`` (mean squared error of each penalty, each fold
+        predicted from the others) and ``sources`` (each data source predicted from all others;
+        ``None`` where one source alone rates the objective).
     """
     run = Path(run)
     recipe = Recipe.load(run / "recipe.yaml")
     statistics = HeadStatistics.load(run / "head" / "statistics")
     alphas = recipe.head.alphas
-    parts = held_out_errors([statistics.of_part(TRAIN), statistics.of_part(SELECTION)], alphas)
-    sources = held_out_errors(list(statistics.by_source().values()), alphas)
+    folds = held_out_errors(statistics.total().folds(), alphas)
+    sources = held_out_errors(list(statistics.sums.values()), alphas)
     return {
         "alphas": list(alphas),
         "objectives": {
-            name: {"parts": _or_none(parts[i]), "sources": _or_none(sources[i])}
-            for i, name in enumerate(statistics.objectives)
+            name: {"folds": _or_none(folds[i]), "sources": _or_none(sources[i])}
+            for i, name in enumerate(statistics.settings.objectives)
         },
     }
 

@@ -179,7 +179,7 @@ class _TrainingRows:
         folders = [run / "features" / "rated", *sorted((run / "features").glob("add-*"))]
         self.stores = [FeatureStore.open(folder) for folder in folders]
         self.searched = 0
-        known = sum(statistics.rows.values(), Counter[str]())
+        known = statistics.copies()
         self.used = [_used(store, known) for store in self.stores]
         self.elsewhere = known.total()
 

@@ -1,248 +1,260 @@
-"""The statistics of stage 1 by source, saved beside the head: a head that can learn and forget.
+"""The sums of stage 1 by data source, saved beside the head: a head that can learn and forget.
 
 A folder::
 
-    statistics.json          backbone, objectives, and which file holds which sums
-    sums-<hash>.safetensors  the sums over one source's training or selection rows
-    rows.parquet             a fingerprint of every row that is in the sums
+    statistics.json          backbone, objectives, folds, held-out rule; the file of each source
+    sums-<hash>.safetensors  the sums over one source's training rows, by fold
+    rows.parquet             a fingerprint of every row that is in the sums, and of its prompt
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field
 
+from armorm.data import HeldOut
 from armorm.errors import ArmormError, StoreError
 from armorm.features import FeatureStore
 from armorm.features.store import parquet_bytes
-from armorm.files import read_json, write_atomically, write_json
-from armorm.heads import RewardHead, RidgeStatistics, fit_reward_head
-from armorm.heads.device import float64_device
+from armorm.files import read_json, sha256_of, write_atomically, write_json
+from armorm.heads import HeadOptions, RewardHead, RidgeStatistics, fit_reward_head
+from armorm.heads.options import Seed
 from armorm.heads.statistics import total_statistics
 
-TRAIN, SELECTION = "train", "selection"
+COLUMNS = ("row", "prompt", "source")
+CHANGED = "its content is not what was written"
 
-Part = tuple[str, str]  # source, and TRAIN or SELECTION
 
-
-@dataclass(slots=True)
-class HeadStatistics:
-    """Sums per source, for the rows a head is fitted on and those its penalty is chosen on.
+class HeadSettings(BaseModel):
+    """Settings that statistics must share to be combined.
 
     Attributes:
         backbone: Identity of the backbone whose features were summed.
         objectives: Names of the objectives.
-        sums: The sums of each source and part.
-        rows: How often each row (its fingerprint) is in each sum.
+        folds: Number of folds that penalties are cross-validated on.
+        seed: Seed of the folds.
+        held_out: Rule by which prompts are kept out of the sums.
     """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     backbone: dict[str, Any]
     objectives: tuple[str, ...]
-    sums: dict[Part, RidgeStatistics] = field(default_factory=dict)
-    rows: dict[Part, Counter[str]] = field(default_factory=dict)
+    folds: int = Field(ge=2)
+    seed: Seed
+    held_out: HeldOut
+
+    def check_same(self, other: HeadSettings) -> None:
+        """Raise StoreError unless statistics with the other settings can be combined with these."""
+        pairs = {
+            "backbone": (feature_settings(self.backbone), feature_settings(other.backbone)),
+            **{
+                name: (getattr(self, name), getattr(other, name))
+                for name in ("objectives", "held_out", "folds", "seed")
+            },
+        }
+        for name, (mine, theirs) in pairs.items():
+            if mine != theirs:
+                raise StoreError(
+                    f"The statistics of two heads differ in {name} and cannot be combined: {mine} "
+                    f"and {theirs}. Fit both with the same recipe settings."
+                )
+
+
+class _File(BaseModel):
+    """One source's entry in ``statistics.json``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    source: str
+    rows: int
+    file: str = Field(pattern=r"^sums-[0-9a-f]{16}\.safetensors$")
+
+
+class _Description(BaseModel):
+    """The contents of ``statistics.json``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    settings: HeadSettings
+    sums: list[_File]
+    rows_sha256: str
+
+
+@dataclass(slots=True)
+class HeadStatistics:
+    """Sums per data source over the rows that a head is fitted on.
+
+    Attributes:
+        settings: Settings that statistics must share to be combined.
+        sums: The sums of each source, by fold.
+        rows: Number of copies of each row (its fingerprint) in the sums of each source.
+        prompts: Prompt of each row, both by fingerprint.
+    """
+
+    settings: HeadSettings
+    sums: dict[str, RidgeStatistics] = field(default_factory=dict)
+    rows: dict[str, Counter[str]] = field(default_factory=dict)
+    prompts: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of_store(cls, store: FeatureStore, selection_fraction: float, seed: int) -> HeadStatistics:
+    def of_store(
+        cls, store: FeatureStore, *, folds: int, seed: int, held_out: HeldOut
+    ) -> HeadStatistics:
         """Sum the rows of a store that are not held out, reading the features once.
 
         Args:
             store: Features of rated responses.
-            selection_fraction: Share of prompts that the penalty is chosen on, drawn by the hash
-                of the prompt, so that a row that comes later falls where it would have fallen.
-            seed: Draws another share.
+            folds: Number of folds, drawn by the hash of the prompt.
+            seed: Seed of the folds.
+            held_out: Rule by which the store's rows were held out; it is recorded.
         """
-        statistics = cls(store.manifest.backbone, store.objectives.names)
-        ratings, held_out = store.ratings()
-        lines = store.responses()
-        source, key = np.array(lines["source"].to_pylist()), lines["content_key"].to_pylist()
-        selected = _selected(lines["prompt_key"].to_pylist(), selection_fraction, seed)
-        start = 0
-        for shard in store.response_features():
-            features = shard.float().numpy()
-            rows = slice(start, start := start + len(features))
-            for name in np.unique(source[rows]):
-                for part, chosen in ((TRAIN, ~selected[rows]), (SELECTION, selected[rows])):
-                    mask = chosen & ~held_out[rows] & (source[rows] == name)
-                    if mask.any():
-                        keys = [key[rows.start + i] for i in np.flatnonzero(mask)]
-                        # Rows without a rating are passed over, so no feature is copied for it.
-                        rated = np.where(mask[:, None], ratings[rows], np.nan)
-                        statistics._put((str(name), part), features, rated, keys)
+        settings = HeadSettings(
+            backbone=store.manifest.backbone,
+            objectives=store.objectives.names,
+            folds=folds,
+            seed=seed,
+            held_out=held_out,
+        )
+        statistics = cls(settings, RidgeStatistics.by_source(store, folds=folds, seed=seed))
+        lines = store.responses().select(["content_key", "prompt_key", "source", "held_out"])
+        for line in lines.to_pylist():
+            if not line["held_out"]:
+                statistics._note_row(line["content_key"], line["prompt_key"], line["source"])
         return statistics
 
-    def _put(
-        self,
-        part: Part,
-        features: npt.NDArray[np.float32],
-        ratings: npt.NDArray[np.float64],
-        keys: list[str],
-    ) -> None:
-        if part not in self.sums:
-            self.sums[part] = RidgeStatistics(
-                features.shape[1], len(self.objectives), float64_device()
-            )
-            self.rows[part] = Counter()
-        self.sums[part].update(features, ratings)
-        self.rows[part].update(keys)
-
-    def of_part(self, part: str) -> RidgeStatistics:
-        """The sums over all sources of one part, empty where it has no rows."""
-        sums = [sums for (_, name), sums in sorted(self.sums.items()) if name == part]
-        if not sums:
-            return RidgeStatistics(self.backbone["hidden_size"], len(self.objectives))
-        return total_statistics(sums)
+    def _note_row(self, row: str, prompt: str, source: str) -> None:
+        self.rows.setdefault(source, Counter())[row] += 1
+        self.prompts[row] = prompt
 
     def total(self) -> RidgeStatistics:
-        """The sums over all sources and both parts."""
-        return self.of_part(TRAIN) + self.of_part(SELECTION)
+        """Return the sums over all sources."""
+        return total_statistics(list(self.sums.values()))
 
-    def fit(self, alphas: Sequence[float]) -> RewardHead:
-        """The head of these rows; the selection rows choose each objective's penalty."""
-        return fit_reward_head(
-            self.of_part(TRAIN), self.of_part(SELECTION), alphas, self.objectives
-        )
+    def fit(self, options: HeadOptions) -> RewardHead:
+        """Fit the head of these rows."""
+        return fit_reward_head(self.total(), options, names=self.settings.objectives)
 
-    def by_source(self) -> dict[str, RidgeStatistics]:
-        """The sums of each source, both parts together."""
-        names = sorted({source for source, _ in self.sums})
-        return {
-            name: total_statistics([s for (source, _), s in self.sums.items() if source == name])
-            for name in names
-        }
+    def copies(self) -> Counter[str]:
+        """Return the number of copies of each row over all sources."""
+        return sum(self.rows.values(), Counter[str]())
 
     def __add__(self, other: HeadStatistics) -> HeadStatistics:
-        """The statistics of both sets of rows.
+        """Return the statistics of both sets of rows.
 
         Raises:
-            StoreError: they belong to different backbones or objectives.
+            StoreError: their settings differ.
         """
-        self._check_same(other)
-        total = HeadStatistics(self.backbone, self.objectives, dict(self.sums), dict(self.rows))
-        for part, sums in other.sums.items():
-            mine = total.sums.get(part)
-            total.sums[part] = sums if mine is None else mine + sums
-            total.rows[part] = total.rows.get(part, Counter()) + other.rows[part]
+        self.settings.check_same(other.settings)
+        total = HeadStatistics(
+            self.settings, dict(self.sums), dict(self.rows), {**self.prompts, **other.prompts}
+        )
+        for source, sums in other.sums.items():
+            mine = total.sums.get(source)
+            total.sums[source] = sums if mine is None else mine + sums
+            total.rows[source] = total.rows.get(source, Counter()) + other.rows[source]
         return total
 
     def __sub__(self, other: HeadStatistics) -> HeadStatistics:
-        """The statistics without the other's rows, as if they had never been seen.
+        """Return the statistics without the other's rows, as if they had never been seen.
 
         Raises:
-            ArmormError: some of those rows are not here.
-            StoreError: they belong to different backbones or objectives.
+            ArmormError: some of those rows are not in these sums.
+            StoreError: their settings differ.
         """
-        self._check_same(other)
-        missing = sum(
-            (keys - self.rows.get(part, Counter())).total() for part, keys in other.rows.items()
-        )
-        if missing:
-            raise ArmormError(
-                f"{missing} of {other.row_count} rows are not in the head's statistics (text, "
-                "ratings and source must be what they were), so they cannot be taken out."
-            )
-        rest = HeadStatistics(self.backbone, self.objectives, dict(self.sums), dict(self.rows))
-        for part, sums in other.sums.items():
-            rest.rows[part] = rest.rows[part] - other.rows[part]
-            rest.sums[part] = rest.sums[part] - sums
-            if not rest.rows[part]:
-                del rest.rows[part], rest.sums[part]
+        self.settings.check_same(other.settings)
+        for source, rows in other.rows.items():
+            refuse_missing((rows - self.rows.get(source, Counter())).total(), rows.total())
+        rest = HeadStatistics(self.settings, dict(self.sums), dict(self.rows))
+        for source, sums in other.sums.items():
+            rest.rows[source] = rest.rows[source] - other.rows[source]
+            rest.sums[source] = rest.sums[source] - sums
+            if not rest.rows[source]:
+                del rest.rows[source], rest.sums[source]
+        rest.prompts = {row: self.prompts[row] for rows in rest.rows.values() for row in rows}
         return rest
 
-    def shared_rows(self, other: HeadStatistics) -> int:
-        """How many rows are in both."""
-        mine = sum(self.rows.values(), Counter[str]())
-        return (mine & sum(other.rows.values(), Counter[str]())).total()
-
-    @property
-    def row_count(self) -> int:
-        return sum(keys.total() for keys in self.rows.values())
-
-    def _check_same(self, other: HeadStatistics) -> None:
-        for what, mine, theirs in (
-            ("backbones", essence(self.backbone), essence(other.backbone)),
-            ("objectives", self.objectives, other.objectives),
-        ):
-            if mine != theirs:
-                raise StoreError(
-                    f"Statistics of different {what} cannot be combined: {mine} and {theirs}."
-                )
-
     def save(self, folder: Path) -> None:
-        """Write the folder; what stood there is replaced when the new one is whole."""
-        files = {}
-        for part, sums in sorted(self.sums.items()):
+        """Write the folder; an earlier one is replaced when the new one is whole."""
+        files = []
+        for source, sums in sorted(self.sums.items()):
             content = sums.to_bytes()
             name = f"sums-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
             write_atomically(folder / name, content)
-            files[part] = name
-        lines = [
-            (key, source, part)
-            for (source, part), keys in sorted(self.rows.items())
+            files.append(_File(source=source, rows=sums.rows, file=name))
+        lines = (
+            (key, self.prompts[key], source)
+            for source, keys in sorted(self.rows.items())
             for key in sorted(keys.elements())
-        ]
-        columns = list(zip(*lines, strict=True)) or [(), (), ()]
-        table = pa.table(
-            {
-                name: pa.array(list(column), pa.string())
-                for name, column in zip(("row", "source", "part"), columns, strict=True)
-            }
         )
-        write_atomically(folder / "rows.parquet", parquet_bytes(table))
-        description = {
-            "backbone": self.backbone,
-            "objectives": list(self.objectives),
-            "sums": [
-                {"source": source, "part": part, "rows": self.sums[source, part].rows, "file": name}
-                for (source, part), name in files.items()
-            ],
-        }
-        write_json(folder / "statistics.json", description)
-        for leftover in set(folder.glob("sums-*")) - {folder / name for name in files.values()}:
+        table = parquet_bytes(_table(lines))
+        write_atomically(folder / "rows.parquet", table)
+        description = _Description(
+            settings=self.settings, sums=files, rows_sha256=hashlib.sha256(table).hexdigest()
+        )
+        write_json(folder / "statistics.json", description.model_dump(mode="json"))
+        for leftover in set(folder.glob("sums-*")) - {folder / file.file for file in files}:
             leftover.unlink()
 
     @classmethod
     def load(cls, folder: Path) -> HeadStatistics:
-        """What :meth:`save` wrote.
+        """Read what :meth:`save` wrote.
 
         Raises:
-            StoreError: it is not there, or damaged.
+            StoreError: a file is missing or damaged; the message names it.
         """
+        file = folder / "statistics.json"
         try:
-            content = read_json(folder / "statistics.json")
-            lines = pq.read_table(folder / "rows.parquet").to_pylist()
-            statistics = cls(content["backbone"], tuple(content["objectives"]))
-            for entry in content["sums"]:
-                part = (entry["source"], entry["part"])
-                sums = RidgeStatistics.from_bytes((folder / entry["file"]).read_bytes())
-                statistics.sums[part], statistics.rows[part] = sums, Counter()
-        except (OSError, ValueError, KeyError, pa.ArrowInvalid) as error:
+            description = _Description.model_validate(read_json(file))
+            statistics = cls(description.settings)
+            for entry in description.sums:
+                file = folder / entry.file
+                content = file.read_bytes()
+                if hashlib.sha256(content).hexdigest()[:16] not in entry.file:
+                    raise StoreError(CHANGED)
+                statistics.sums[entry.source] = RidgeStatistics.from_bytes(content)
+                statistics.rows[entry.source] = Counter()
+            file = folder / "rows.parquet"
+            if sha256_of(file) != description.rows_sha256:
+                raise StoreError(CHANGED)
+            for line in pq.read_table(file, columns=list(COLUMNS)).to_pylist():
+                statistics._note_row(line["row"], line["prompt"], line["source"])
+            if statistics.rows.keys() != statistics.sums.keys():
+                raise StoreError("it names other sources than statistics.json")
+        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException, StoreError) as error:
             raise StoreError(
-                f"{folder} holds no statistics of a head ({error}). Run `armorm fit-head` first."
+                f"{file} is missing or damaged ({error}). Run `armorm fit-head` again."
             ) from error
-        for line in lines:
-            statistics.rows[line["source"], line["part"]][line["row"]] += 1
         return statistics
 
 
-def _selected(prompt_keys: list[str], fraction: float, seed: int) -> npt.NDArray[np.bool_]:
-    def draw(key: str) -> float:
-        # Not the hash that decides what is held out: the two draws must be independent.
-        digest = hashlib.sha256(f"selection {seed} {key}".encode()).digest()
-        return int.from_bytes(digest[:8], "big") / 2**64
+def refuse_missing(missing: int, rows: int) -> None:
+    """Raise ArmormError where rows to remove are not in the head."""
+    if missing:
+        raise ArmormError(
+            f"{missing} of {rows} rows are not in the head's statistics (prompt, response and "
+            "ratings must be what they were), so they cannot be removed."
+        )
 
-    drawn = {key: draw(key) < fraction for key in set(prompt_keys)}
-    return np.array([drawn[key] for key in prompt_keys], dtype=bool)
 
-
-def essence(backbone: dict[str, Any]) -> dict[str, Any]:
-    """What decides the features; where the weights lie does not."""
+def feature_settings(backbone: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a backbone's identity that decides its features: not where it lies."""
     return {key: value for key, value in backbone.items() if key not in ("name", "revision")}
+
+
+def _table(lines: Iterable[tuple[str, str, str]]) -> pa.Table:
+    columns = list(zip(*lines, strict=True)) or [(), (), ()]
+    return pa.table(
+        {
+            name: pa.array(list(column), pa.string())
+            for name, column in zip(COLUMNS, columns, strict=True)
+        }
+    )

@@ -21,17 +21,16 @@ from armorm.errors import ArmormError
 from armorm.features import Backbone, FeatureStore, extract_features
 from armorm.features.backbone import resolve_dtype
 from armorm.features.extraction import hash_rows
-from armorm.heads import RewardHead
+from armorm.heads import RewardHead, RidgeStatistics, fit_reward_head
 from armorm.heads.metrics import regression_fits
 from armorm.training.features_stage import RecipeData, read_data
 from armorm.training.head_stage import held_out_fits
 from armorm.training.recipe import Recipe
-from armorm.training.run_folder import RunFolder
-from armorm.training.statistics import HeadStatistics, essence
+from armorm.training.statistics import feature_settings
 from armorm.training.tuning.encoded import encode_rows, rewards_of
-from armorm.training.tuning.folders import TuningFolder, backbone_folder
+from armorm.training.tuning.folders import FINETUNED, TuningFolder, backbone_folder
 from armorm.training.tuning.lora import lora_config, merged
-from armorm.training.tuning.options import FinetuneOptions
+from armorm.training.tuning.options import FinetuneSection
 from armorm.training.tuning.regression import RatedConversations, RewardRegression, collate
 from armorm.training.tuning.trainers import (
     load_for_training,
@@ -45,7 +44,7 @@ Rated = DiskList[tuple[RatedResponse, EncodedPrompt]]
 
 def finetune_stage(
     recipe: Recipe,
-    output: str | Path | RunFolder,
+    output: str | Path,
     *,
     data: RecipeData | None = None,
     show_progress: bool = False,
@@ -64,13 +63,13 @@ def finetune_stage(
         StoreError: ``output`` holds a training with other settings.
         MissingExtraError: adapters are asked for and PEFT is not installed.
     """
-    run = RunFolder.of(output)
-    rated, _ = data or read_data(recipe, run, show_progress=show_progress)
+    output = Path(output)
+    rated, _ = data or read_data(recipe, output, show_progress=show_progress)
     section = recipe.head.finetune
-    start = backbone_folder(recipe, run, before_finetuning=True)
+    start = backbone_folder(recipe, output, before_finetuning=True)
     backbone = load_for_training(recipe, start, section)
     folder = TuningFolder(
-        run.finetuned,
+        output / FINETUNED,
         {
             "options": section.model_dump(mode="json", exclude={"save_steps", "final_head"}),
             "probe": recipe.head.model_dump(mode="json", exclude={"method", "finetune"}),
@@ -78,7 +77,7 @@ def finetune_stage(
                 objective.model_dump(mode="json") for objective in recipe.objective_set()
             ],
             "seed": recipe.seed,
-            "backbone": essence(backbone.identity),
+            "backbone": feature_settings(backbone.identity),
             "max_length": backbone.encoder.max_length,
             "overlong": backbone.encoder.overlong,
             "data": hash_rows(rated.rows),
@@ -133,12 +132,12 @@ def _finetune(
 
 
 def _fit_probe(recipe: Recipe, store: FeatureStore) -> RewardHead:
-    statistics = HeadStatistics.of_store(store, recipe.head.selection_fraction, recipe.seed)
-    return statistics.fit(recipe.head.alphas)
+    statistics = RidgeStatistics.of(store, folds=recipe.head.folds, seed=recipe.seed)
+    return fit_reward_head(statistics, recipe.head, names=store.objectives.names)
 
 
 def _regression(
-    backbone: Backbone, probe: RewardHead, section: FinetuneOptions, seed: int
+    backbone: Backbone, probe: RewardHead, section: FinetuneSection, seed: int
 ) -> RewardRegression:
     decoder: Any = backbone.model
     if section.lora is None:

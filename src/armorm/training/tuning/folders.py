@@ -1,7 +1,7 @@
-"""The folder of a trained backbone, and its resumption after an interruption.
+"""The folder a trained backbone is left in, and how an interrupted training is taken up again.
 
-A training works in ``NAME.unfinished``, which is renamed to ``NAME`` when it is complete.
-``training.json`` in both records all settings of the training, so that no other one is resumed.
+A training works in ``NAME.unfinished``, which is renamed to ``NAME`` when all of it is there.
+``training.json`` in both says what the training depends on, so that nothing stale is used.
 """
 
 from __future__ import annotations
@@ -19,32 +19,29 @@ from armorm.errors import StoreError
 from armorm.features import Backbone
 from armorm.files import read_json, write_json
 from armorm.training.recipe import Recipe
-from armorm.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+PRETRAINED, FINETUNED = "pretrained", "finetuned"
 RECORD = "training.json"
 
 
-def backbone_folder(
-    recipe: Recipe, output: str | Path | RunFolder, *, before_finetuning: bool = False
-) -> str | Path:
-    """Return the name or folder of a run's backbone: the recipe's, or the one that was trained.
+def backbone_folder(recipe: Recipe, run: Path, *, before_finetuning: bool = False) -> str | Path:
+    """Where the backbone of a run is: as the recipe names it, or what the run has trained.
 
     Args:
         recipe: The recipe.
-        output: Run folder.
-        before_finetuning: Return the backbone that fine-tuning starts from.
+        run: The run folder.
+        before_finetuning: The one that fine-tuning starts from.
 
     Raises:
-        StoreError: The recipe trains the backbone and the run has not done so yet.
+        StoreError: the recipe trains it and the run has not done so yet.
     """
-    run = RunFolder.of(output)
     if recipe.head.method == "finetune" and not before_finetuning:
-        return _trained(run.finetuned, "finetune")
+        return _trained(run / FINETUNED, "finetune")
     if recipe.pretraining is not None:
-        return _trained(run.pretrained, "pretrain")
+        return _trained(run / PRETRAINED, "pretrain")
     return recipe.backbone.model
 
 
@@ -54,13 +51,13 @@ def _trained(folder: Path, command: str) -> Path:
     return folder
 
 
-def tuning_reports(recipe: Recipe, run: RunFolder) -> dict[str, dict[str, Any]]:
-    """Return the reports of the trainings of the backbone, by stage; empty without any."""
+def tuning_reports(recipe: Recipe, run: Path) -> dict[str, dict[str, Any]]:
+    """What the trainings of the backbone reported, for ``metrics.json``; empty without any."""
     stages = {}
     if recipe.pretraining is not None:
-        stages["pretraining"] = run.pretrained
+        stages["pretraining"] = run / PRETRAINED
     if recipe.head.method == "finetune":
-        stages["finetuning"] = run.finetuned
+        stages["finetuning"] = run / FINETUNED
     return {name: read_json(folder / RECORD)["report"] for name, folder in stages.items()}
 
 
@@ -69,8 +66,8 @@ class TuningFolder:
     """One training of a backbone on disk.
 
     Attributes:
-        path: Folder of the trained backbone.
-        settings: Everything that the outcome depends on, as JSON.
+        path: Where the trained backbone will stand.
+        settings: Everything the outcome depends on, as JSON.
     """
 
     path: Path
@@ -78,19 +75,18 @@ class TuningFolder:
 
     @property
     def work(self) -> Path:
-        """Folder of the training while it runs."""
+        """What is there while the training runs."""
         return self.path.with_name(f"{self.path.name}.unfinished")
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of the Trainer's checkpoints."""
         return self.work / "checkpoints"
 
     def is_finished(self) -> bool:
-        """Return True if this training has been done; if not, prepare its work folder.
+        """Whether this very training has been done; if not, its work folder is made ready.
 
         Raises:
-            StoreError: The folder holds another training, finished or not.
+            StoreError: another training is there, finished or not.
         """
         if self.path.is_dir():
             self._check_same(self.path)
@@ -103,7 +99,7 @@ class TuningFolder:
         return False
 
     def last_checkpoint(self) -> Path | None:
-        """Return the newest complete checkpoint, and delete incomplete ones."""
+        """The newest whole checkpoint; what a kill tore is removed."""
         whole = []
         for folder in self.checkpoints.glob("checkpoint-*"):
             try:
@@ -120,7 +116,7 @@ class TuningFolder:
         score: Float[Tensor, "outputs hidden"],
         report: dict[str, Any],
     ) -> None:
-        """Write the trained backbone with its report, and rename it to its final name."""
+        """Write the trained backbone with its report, and move it to its place."""
         result = self.work / "result"
         shutil.rmtree(result, ignore_errors=True)
         save_scored_backbone(result, backbone, decoder, score)
@@ -156,12 +152,12 @@ def save_scored_backbone(
 ) -> None:
     """Write a decoder and the linear layer it was trained under, as transformers would.
 
-    The folder is an ordinary sequence classifier without intercept (``score.weight``); a backbone
-    that is loaded from it ignores the score.
+    The folder is an ordinary sequence classifier without intercept (``score.weight``); read as a
+    backbone, its score is left aside.
 
     Args:
-        folder: Folder to write.
-        backbone: Backbone whose tokenizer and template are written with it.
+        folder: Where to.
+        backbone: Whose tokenizer and template go with it.
         decoder: The trained decoder, adapters merged.
         score: The layer. Shape (outputs, hidden).
     """
@@ -185,7 +181,7 @@ def save_scored_backbone(
 
 
 def read_score(folder: Path) -> Float[Tensor, "outputs hidden"]:
-    """Return the linear layer that :func:`save_scored_backbone` wrote beside the decoder."""
+    """The linear layer that :func:`save_scored_backbone` left beside the decoder."""
     from safetensors import safe_open
 
     for file in sorted(folder.glob("*.safetensors")):

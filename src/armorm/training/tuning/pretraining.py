@@ -24,12 +24,11 @@ from armorm.features.extraction import hash_rows
 from armorm.heads.metrics import accuracy
 from armorm.training.features_stage import RecipeData, read_data
 from armorm.training.recipe import Recipe
-from armorm.training.run_folder import RunFolder
-from armorm.training.statistics import essence
+from armorm.training.statistics import feature_settings
 from armorm.training.tuning.encoded import ROWS_AT_ONCE, encode_rows, rewards_of
-from armorm.training.tuning.folders import TuningFolder
+from armorm.training.tuning.folders import PRETRAINED, TuningFolder
 from armorm.training.tuning.lora import lora_config, merged
-from armorm.training.tuning.options import PretrainingOptions
+from armorm.training.tuning.options import PretrainingSection
 from armorm.training.tuning.trainers import (
     load_for_training,
     quiet_libraries,
@@ -45,7 +44,7 @@ Pairs = DiskList[tuple[PreferencePair, EncodedPrompt]]
 
 def pretrain_stage(
     recipe: Recipe,
-    output: str | Path | RunFolder,
+    output: str | Path,
     *,
     data: RecipeData | None = None,
     show_progress: bool = False,
@@ -69,18 +68,18 @@ def pretrain_stage(
     section = recipe.pretraining
     if section is None:
         raise ArmormError("The recipe has no section `pretraining`. Add one: `pretraining: {}`.")
-    run = RunFolder.of(output)
-    data = data or read_data(recipe, run, show_progress=show_progress)
-    pairs = pretraining_pairs(recipe, data, scratch=run.path, show_progress=show_progress)
+    output = Path(output)
+    data = data or read_data(recipe, output, show_progress=show_progress)
+    pairs = pretraining_pairs(recipe, data, scratch=output, show_progress=show_progress)
     if section.preferences is not None and pairs.invalid:
-        pairs.write_invalid(run.invalid("pretraining"))
+        pairs.write_invalid(output / "invalid-pretraining.jsonl")
     backbone = load_for_training(recipe, recipe.backbone.model, section)
     folder = TuningFolder(
-        run.pretrained,
+        output / PRETRAINED,
         {
             "options": section.model_dump(mode="json", exclude={"save_steps", "preferences"}),
             "seed": recipe.seed,
-            "backbone": essence(backbone.identity),
+            "backbone": feature_settings(backbone.identity),
             "max_length": backbone.encoder.max_length,
             "overlong": backbone.encoder.overlong,
             "data": hash_rows(pairs.rows),
@@ -122,7 +121,7 @@ def pretraining_pairs(
 
 def _pretrain(
     recipe: Recipe,
-    section: PretrainingOptions,
+    section: PretrainingSection,
     backbone: Backbone,
     pairs: Loaded[PreferencePair],
     folder: TuningFolder,
@@ -160,7 +159,7 @@ def _pretrain(
 
 def _reward_trainer(
     recipe: Recipe,
-    section: PretrainingOptions,
+    section: PretrainingSection,
     backbone: Backbone,
     pairs: Pairs,
     folder: TuningFolder,
