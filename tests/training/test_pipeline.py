@@ -46,7 +46,7 @@ def run(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_metrics_have_the_promised_names(run):
     metrics = json.loads((run / "metrics.json").read_text())
-    methods = {"gate", "fixed_weights", "best_single_objective", "length"}
+    methods = {"gate", "fixed_weights", "bradley_terry_head", "best_single_objective", "length"}
     assert set(metrics["accuracy"]) == set(metrics["accuracy_shorter_won"]) == methods
     assert metrics["accuracy_shorter_won"]["length"] == 0.0
     assert set(metrics["verbosity_spearman"]) == {"before", "after"}

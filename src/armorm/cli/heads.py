@@ -155,6 +155,7 @@ def _print_head(run: Path, as_json: bool) -> None:
         print_json(report)
         return
     from armorm.cli.printing import console, print_objectives
+    from armorm.evaluation.run_metrics import HeadReport
 
-    print_objectives(report["objectives"])
+    print_objectives(HeadReport.from_dict(report))
     console.print("Train the gate on the new rewards: armorm fit-gate RECIPE -o RUN", markup=False)

@@ -11,49 +11,53 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from armorm.evaluation.report import COLLAPSED_GATE, METHODS, solved_correlations
+from armorm.evaluation.accuracy import Accuracy
+from armorm.evaluation.debiasing_report import DebiasingReport
+from armorm.evaluation.report import p_value
+from armorm.evaluation.run_metrics import METHODS, HeadReport, PreferenceMetrics, RunMetrics
 from armorm.model import Comparison, Explanation
+from armorm.training import TrainingResult
 
 console = Console()
 
 
-def print_run(
-    output: Path,
-    metrics: Mapping[str, Any],
-    example: tuple[Mapping[str, str], Comparison] | None,
-    report: Path | None,
-) -> None:
-    """What a training run found."""
-    print_tuning(metrics)
-    console.print(_accuracy_table(metrics))
-    print_objectives(metrics["objectives"])
-    _print_intervals(metrics["head"]["uncertainty"])
-    if metrics["debiasing"]["objective"] is not None:
-        console.print(_debiasing_table(metrics["debiasing"]))
+def print_run(result: TrainingResult) -> None:
+    """Print the figures of a training run."""
+    metrics, example = result.metrics, result.example
+    print_tuning(metrics.tuning)
+    console.print(_accuracy_table(metrics.preferences))
+    print_objectives(metrics.head)
+    _print_intervals(metrics.head.uncertainty)
+    if metrics.debiasing.objective is not None:
+        console.print(_debiasing_table(metrics.debiasing))
     _print_gate(metrics)
-    if "gate_recovery" in metrics:
-        console.print(_recovery_table(metrics))
+    if metrics.preferences.planted:
+        console.print(_recovery_table(metrics.preferences))
+    for warning in metrics.warnings:
+        console.print(escape(warning), style="bold yellow")
     if example is not None:
-        texts, comparison = example
         console.print()
-        console.print(Text("prompt    ", style="bold") + Text(texts["prompt"]))
-        console.print(Text("chosen  a ", style="bold") + Text(texts["chosen"]))
-        console.print(Text("rejected b ", style="bold") + Text(texts["rejected"]))
-        print_comparison(comparison)
-    seconds = metrics["seconds"]
+        console.print(Text("prompt    ", style="bold") + Text(example.prompt))
+        console.print(Text("chosen  a ", style="bold") + Text(example.chosen))
+        console.print(Text("rejected b ", style="bold") + Text(example.rejected))
+        print_comparison(example.comparison)
+    seconds = metrics.seconds
     parts = ", ".join(f"{name} {seconds[name]:.1f}" for name in seconds if name != "total")
     console.print(f"{seconds['total']:.1f} s of work ({parts})")
-    left = ["model/", "metrics.json", *([report.name] if report else [])]
-    console.print(f"Left in {escape(str(output))}: {', '.join(left)}")
-    if report is None:
-        console.print("No report.html: pip install 'armorm[report]'", style="yellow")
+    written = ["model/", "metrics.json", *([result.report.name] if result.report else [])]
+    console.print(f"Written to {escape(str(result.folder.path))}: {', '.join(written)}")
+    if result.report is None:
+        console.print(
+            "No report.html: pip install 'armorm\\[report]', and armorm fit-gate writes it.",
+            style="yellow",
+        )
 
 
-def print_tuning(metrics: Mapping[str, Any]) -> None:
-    """What training the backbone did, where it was trained."""
+def print_tuning(reports: Mapping[str, Any]) -> None:
+    """Print the reports of the trainings of the backbone."""
     for stage in ("pretraining", "finetuning"):
-        if stage in metrics:
-            report, curve = metrics[stage], metrics[stage]["curve"]
+        if stage in reports:
+            report, curve = reports[stage], reports[stage]["curve"]
             console.print(
                 f"{stage}: {report['steps']:,} steps on {report['rows']:,} rows, loss "
                 f"{curve[0]['loss']:.4f} at first, {curve[-1]['loss']:.4f} at last, "
@@ -61,14 +65,14 @@ def print_tuning(metrics: Mapping[str, Any]) -> None:
             )
             if report["too_long"]:
                 console.print(f"{report['too_long']:,} rows too long, left out.", style="yellow")
-    if "pretraining" in metrics:
-        held_out = metrics["pretraining"]["accuracy"]
+    if "pretraining" in reports:
+        held_out = reports["pretraining"]["accuracy"]
         console.print(
             f"Bradley–Terry accuracy: {_percent(held_out['held_out'])} of "
             f"{held_out['held_out_pairs']:,} held-out pairs"
         )
-    if "finetuning" in metrics:
-        console.print(_finetuning_table(metrics["finetuning"]["held_out"]))
+    if "finetuning" in reports:
+        console.print(_finetuning_table(reports["finetuning"]["held_out"]))
 
 
 def _finetuning_table(held_out: Mapping[str, Any]) -> Table:
@@ -83,35 +87,49 @@ def _finetuning_table(held_out: Mapping[str, Any]) -> Table:
     return table
 
 
-def _accuracy_table(metrics: Mapping[str, Any]) -> Table:
-    pairs = metrics["pairs"]
-    table = Table(title="Accuracy on held-out preference pairs")
-    table.add_column("method")
-    table.add_column(f"all ({pairs['held_out']})", justify="right")
-    table.add_column(f"shorter won ({pairs['shorter_won']})", justify="right")
+def _accuracy_table(preferences: PreferenceMetrics) -> Table:
+    gate = preferences.methods["gate"]
+    table = Table(
+        title=f"Accuracy on held-out preference pairs: {gate.all.n:,}, of which "
+        f"{gate.shorter_won.n:,} won by the shorter, {gate.longer_won.n:,} by the longer response",
+        caption=f"Best single objective: {escape(preferences.best_single_objective)}. Intervals: "
+        "95 %. p: McNemar's test against the gate.",
+    )
+    table.add_column("method", no_wrap=True)
+    for column in ("all", "shorter\nwon", "longer\nwon", "mean", "p"):
+        table.add_column(column, justify="right", no_wrap=True)
     for method, label in METHODS.items():
-        name = f"{label}: {metrics[method]}" if method == "best_single_objective" else label
+        one = preferences.methods[method]
         table.add_row(
-            escape(name),
-            _percent(metrics["accuracy"][method]),
-            _percent(metrics["accuracy_shorter_won"][method]),
+            label,
+            _with_interval(one.all),
+            _percent(one.shorter_won.accuracy),
+            _percent(one.longer_won.accuracy),
+            _percent(one.balanced.accuracy),
+            p_value(one.mcnemar_p),
         )
     return table
 
 
-def print_objectives(objectives: Mapping[str, Mapping[str, Any]]) -> None:
-    """How well each objective is predicted."""
+def _with_interval(found: Accuracy) -> str:
+    if found.low is None or found.high is None:
+        return "–"
+    return f"{_percent(found.accuracy)} ({100 * found.low:.0f}–{100 * found.high:.0f})"
+
+
+def print_objectives(head: HeadReport) -> None:
+    """Print the fit of each objective on held-out ratings."""
     table = Table(title="Objectives: fit on held-out ratings")
     table.add_column("objective")
     for column in ("rows", "R²", "Spearman", "penalty alpha"):
         table.add_column(column, justify="right")
-    for name, fit in objectives.items():
+    for name, fit in head.objectives.items():
         table.add_row(
             escape(name),
-            f"{fit['rows']:,}",
-            _decimal(fit["r2"]),
-            _decimal(fit["spearman"]),
-            f"{fit['alpha']:g}",
+            f"{fit.rows:,}",
+            _decimal(fit.r2),
+            _decimal(fit.spearman),
+            f"{fit.alpha:g}",
         )
     console.print(table)
 
@@ -132,47 +150,44 @@ def _print_intervals(uncertainty: Mapping[str, Any]) -> None:
         )
 
 
-def _debiasing_table(debiasing: Mapping[str, Any]) -> Table:
-    confounder = debiasing["confounder"]
-    other = debiasing["objective"] if confounder == "objective" else confounder
-    kind = debiasing["correlation"].capitalize()
-    table = Table(title=f"{kind} correlation with {escape(other)}, before and after debiasing")
+def _debiasing_table(debiasing: DebiasingReport) -> Table:
+    kind, other = debiasing.correlation.capitalize(), escape(debiasing.confounder_name)
+    table = Table(title=f"{kind} correlation with {other}, before and after debiasing")
     table.add_column("objective")
-    solved = solved_correlations(debiasing)
+    solved = debiasing.solved()
     for rows, found in solved.items():
         table.add_column(f"{rows.replace('_', ' ')}\nbefore", justify="right", no_wrap=True)
-        table.add_column(f"{found['responses']:,}\nafter", justify="right", no_wrap=True)
-    for name in next(iter(solved.values()))["before"] if solved else ():
-        if name != debiasing["objective"]:
-            pairs = ((found["before"][name], found["after"][name]) for found in solved.values())
+        table.add_column(f"{found.responses:,}\nafter", justify="right", no_wrap=True)
+    for name in next(iter(solved.values())).before if solved else ():
+        if name != debiasing.objective:
+            pairs = ((found.before[name], found.after[name]) for found in solved.values())
             table.add_row(escape(name), *(f"{value:+.3f}" for pair in pairs for value in pair))
     return table
 
 
-def _print_gate(metrics: Mapping[str, Any]) -> None:
-    gate, calibration, seeds = metrics["gate"], metrics["calibration"], metrics["gate_seeds"]
+def _print_gate(metrics: RunMetrics) -> None:
+    gate, seeds = metrics.preferences.gate, metrics.gate_seeds
+    calibration = metrics.preferences.calibration
     console.print(
         f"Gate: entropy {gate['entropy']:.2f} of the largest possible, "
         f"{gate['prompt_dependence']:.0%} explained by the prompt; calibration error "
-        f"{_decimal(calibration['error'] if calibration else None)}."
+        f"{_decimal(calibration.error if calibration else None)}."
     )
     if seeds is not None:
         console.print(
-            f"Over {len(seeds['accuracies'])} seeds: accuracy {seeds['mean']:.1%} ± "
-            f"{seeds['standard_deviation']:.1%} (standard deviation)."
+            f"Over {len(seeds.accuracies)} seeds: accuracy {seeds.mean:.1%} ± "
+            f"{seeds.standard_deviation:.1%} (standard deviation)."
         )
-    if gate["collapsed"]:
-        console.print(COLLAPSED_GATE, style="bold yellow")
 
 
-def _recovery_table(metrics: Mapping[str, Any]) -> Table:
-    table = Table(title=f"Deciding objective found: {_percent(metrics['gate_recovery'])}")
+def _recovery_table(preferences: PreferenceMetrics) -> Table:
+    table = Table(title=f"Deciding objective found: {_percent(preferences.gate_recovery)}")
     for column in ("domain", "planted", "largest coefficient"):
         table.add_column(column)
-    for domain, objective in metrics["deciding_objective"].items():
-        hit = objective["planted"] == objective["found"]
-        found = Text(str(objective["found"]), style="green" if hit else "red")
-        table.add_row(escape(domain), escape(objective["planted"]), found)
+    for domain, objective in preferences.planted.items():
+        hit = objective.planted == objective.found
+        found = Text(str(objective.found), style="green" if hit else "red")
+        table.add_row(escape(domain), escape(objective.planted), found)
     return table
 
 

@@ -23,7 +23,7 @@ from armorm.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from armorm.training import Recipe
+    from armorm.training import Recipe, TrainingResult
 
 
 def register(app: typer.Typer) -> None:
@@ -51,8 +51,7 @@ def train(
     from armorm import training
 
     loaded = _load(recipe, overrides, skip_invalid)
-    model = training.train(loaded, output, show_progress=show_progress(quiet))
-    _report(output, as_json, model)
+    _report(training.train(loaded, output, show_progress=show_progress(quiet)), as_json)
 
 
 def pretrain(
@@ -153,8 +152,9 @@ def fit_head(
         print_json(report)
     else:
         from armorm.cli.printing import print_objectives
+        from armorm.evaluation.run_metrics import HeadReport
 
-        print_objectives(report["objectives"])
+        print_objectives(HeadReport.from_dict(report))
 
 
 def fit_gate(
@@ -168,8 +168,7 @@ def fit_gate(
     from armorm.training import fit_gate_stage
 
     loaded = _load(recipe, overrides)
-    model = fit_gate_stage(loaded, output, show_progress=show_progress(quiet))
-    _report(output, as_json, model)
+    _report(fit_gate_stage(loaded, output, show_progress=show_progress(quiet)), as_json)
 
 
 def _load(recipe: Path, overrides: list[str] | None, skip_invalid: bool = False) -> Recipe:
@@ -192,18 +191,10 @@ def _report_tuning(stage: str, folder: Path, as_json: bool) -> None:
         print_tuning({stage: report})
 
 
-def _report(output: Path, as_json: bool, model: object) -> None:
-    from armorm.evaluation.report import example_comparison, write_run_report
-    from armorm.files import read_json
-    from armorm.model import RewardModel
-
-    assert isinstance(model, RewardModel)
-    metrics = read_json(output / "metrics.json")
-    example = example_comparison(model, output)
-    report = write_run_report(output, metrics, example)
+def _report(result: TrainingResult, as_json: bool) -> None:
     if as_json:
-        print_json(metrics)
+        print_json(result.metrics.as_dict())
     else:
         from armorm.cli.printing import print_run
 
-        print_run(output, metrics, example, report)
+        print_run(result)

@@ -24,6 +24,7 @@ READ_FAILURES = (
     ArithmeticError,
     MemoryError,
     RuntimeError,
+    SystemError,
     NotImplementedError,  # pyarrow.ArrowNotImplementedError
     zlib.error,
 )
@@ -47,6 +48,7 @@ def table_failures() -> tuple[type[Exception], ...]:
 def decoded_rows(table: pa.Table | pa.RecordBatch) -> Iterator[Fields | InputError]:
     """Yield the rows of a table; a row that cannot be decoded is an error naming its column."""
     try:
+        table.validate(full=True)  # offsets of a damaged file would read outside of its memory
         rows = table.to_pylist()
     except table_failures():
         for number in range(len(table)):
@@ -59,6 +61,7 @@ def _decoded_row(row: pa.Table | pa.RecordBatch) -> Fields | InputError:
     fields = {}
     for name, column in zip(row.schema.names, row.columns, strict=True):
         try:
+            column.validate(full=True)
             (fields[name],) = column.to_pylist()
         except table_failures() as error:
             return InputError(
@@ -112,7 +115,7 @@ def arrow_rows(file: Path, before: int) -> Iterator[tuple[int, Fields | InputErr
         with pa.memory_map(str(file)) as mapped:
             schema, batches = _arrow_batches(mapped)
             _check_names(schema.names)
-            for number, fields in _numbered(map(_checked, batches), before):
+            for number, fields in _numbered(batches, before):
                 yield number, fields
     except InputError as error:
         yield 0, error
@@ -147,18 +150,6 @@ def _arrow_batches(mapped: Any) -> tuple[Any, Iterable[Any]]:
         stream = pa.ipc.open_stream(mapped)
         return stream.schema, stream
     return reader.schema, (reader.get_batch(i) for i in range(reader.num_record_batches))
-
-
-def _checked(batch: Any) -> Any:
-    """Check a batch read from a memory map: damaged offsets would read outside of it."""
-    import pyarrow as pa
-
-    try:
-        batch.validate(full=True)
-    except pa.ArrowInvalid as error:
-        if "UTF8" not in str(error):  # text is decoded row by row, where a row can be named
-            raise
-    return batch
 
 
 def _check_names(names: list[str]) -> None:

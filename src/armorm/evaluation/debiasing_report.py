@@ -1,72 +1,128 @@
-"""What debiasing left: correlations with every confounder, where it was fitted and held out."""
+"""Correlations that debiasing left, with every confounder, where it was fitted and held out."""
 
 from __future__ import annotations
 
 import typing
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from armorm.features import FeatureStore
-from armorm.heads import VerbosityDebiasing
+from armorm.heads import DebiasingOptions, VerbosityDebiasing
 from armorm.heads.debiasing import correlations
 from armorm.heads.options import Correlation
 from armorm.objectives import ObjectiveSet
+
+
+@dataclass(frozen=True, slots=True)
+class ConfounderCorrelations:
+    """Correlations of every objective with one confounder on one set of rows.
+
+    Attributes:
+        rows: ``reference`` or ``held_out``.
+        responses: Number of responses.
+        confounder: ``objective``, ``tokens`` or ``characters``.
+        correlation: Kind of correlation.
+        before: Correlation of each predicted reward.
+        after: Correlation of each debiased reward.
+    """
+
+    rows: str
+    responses: int
+    confounder: str
+    correlation: Correlation
+    before: dict[str, float]
+    after: dict[str, float]
+
+    def largest(self, without: str | None) -> tuple[float | None, float | None]:
+        """Return the largest absolute correlations before and after, over the other objectives."""
+        before, after = (
+            max((abs(value) for name, value in found.items() if name != without), default=None)
+            for found in (self.before, self.after)
+        )
+        return before, after
+
+
+@dataclass(frozen=True, slots=True)
+class DebiasingReport:
+    """Correlations before and after debiasing, also with confounders that were not solved for.
+
+    Attributes:
+        objective: Objective that is subtracted; None where the rewards are left as they are.
+        correlation: Kind of correlation that was brought to zero.
+        confounder: Quantity that it was measured with.
+        found: All correlations. A confounder that does not vary is not listed.
+    """
+
+    objective: str | None
+    correlation: Correlation
+    confounder: str
+    found: tuple[ConfounderCorrelations, ...]
+
+    @property
+    def confounder_name(self) -> str:
+        """Name of the confounder for people."""
+        return str(self.objective) if self.confounder == "objective" else self.confounder
+
+    def solved(self) -> dict[str, ConfounderCorrelations]:
+        """Return the correlations that debiasing was solved for, by set of rows."""
+        wanted = (self.confounder, self.correlation)
+        return {one.rows: one for one in self.found if (one.confounder, one.correlation) == wanted}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON holds them."""
+        return {**asdict(self), "found": [asdict(one) for one in self.found]}
 
 
 def debiasing_report(
     *,
     store: FeatureStore,
     objectives: ObjectiveSet,
+    options: DebiasingOptions,
     rewards: Float[np.ndarray, "responses objectives"],
     debiasing: VerbosityDebiasing,
-    confounding_objective: str | None,
-    correlation: Correlation,
-    confounder: str,
     responses: Mapping[str, Int[np.ndarray, " chosen"]],
-) -> dict[str, Any]:
-    """Correlations of every reward before and after, also with confounders not solved for.
+) -> DebiasingReport:
+    """Measure all correlations before and after debiasing.
 
-    Returns:
-        ``objective``, ``correlation`` and ``confounder`` that were solved for; and ``found``: a
-        list of ``{rows, responses, confounder, correlation, before, after}`` where ``rows`` is
-        ``reference`` or ``held_out`` and the last two are per objective.  A confounder that does
-        not vary is left out.
+    Args:
+        store: Features of the preference data, with the lengths of the responses.
+        objectives: Objectives of the reward columns.
+        options: Options that the debiasing was fitted with.
+        rewards: Predicted rewards of all responses.
+        debiasing: The fitted debiasing.
+        responses: Numbers of the responses of each set of rows.
     """
     lengths = store.responses()
     confounders = {
         name: lengths[name].to_numpy().astype(np.float64) for name in ("tokens", "characters")
     }
-    if confounding_objective is not None:
-        confounders = {
-            "objective": rewards[:, objectives.column(confounding_objective)],
-            **confounders,
-        }
+    if options.objective is not None:
+        predicted = rewards[:, objectives.column(options.objective)]
+        confounders = {"objective": predicted, **confounders}
     debiased = rewards @ debiasing.transform
+
+    def by_name(
+        values: Float[np.ndarray, "_ objectives"], confounder: np.ndarray, kind: Correlation
+    ) -> dict[str, float]:
+        found = correlations(values, confounder, kind).tolist()
+        return dict(zip(objectives.names, found, strict=True))
+
     found = [
-        {
-            "rows": rows,
-            "responses": len(chosen),
-            "confounder": name,
-            "correlation": kind,
-            **{
-                when: dict(zip(objectives.names, found.tolist(), strict=True))
-                for when, found in (
-                    ("before", correlations(rewards[chosen], values[chosen], kind)),
-                    ("after", correlations(debiased[chosen], values[chosen], kind)),
-                )
-            },
-        }
+        ConfounderCorrelations(
+            rows=rows,
+            responses=len(chosen),
+            confounder=name,
+            correlation=kind,
+            before=by_name(rewards[chosen], values[chosen], kind),
+            after=by_name(debiased[chosen], values[chosen], kind),
+        )
         for rows, chosen in responses.items()
         for name, values in confounders.items()
         for kind in typing.get_args(Correlation)
         if len(chosen) > 1 and np.ptp(values[chosen]) > 0
     ]
-    return {
-        "objective": confounding_objective,
-        "correlation": correlation,
-        "confounder": confounder,
-        "found": found,
-    }
+    return DebiasingReport(options.objective, options.correlation, options.confounder, tuple(found))

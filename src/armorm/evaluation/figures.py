@@ -1,4 +1,4 @@
-"""The pictures of the report, drawn by matplotlib (extra ``report``) as inline SVG."""
+"""Pictures of the report, drawn by matplotlib (extra ``report``) as inline SVG."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from armorm.evaluation.accuracy import MethodAccuracy
+from armorm.evaluation.debiasing_report import DebiasingReport
+from armorm.evaluation.run_metrics import HeadReport, ObjectiveFit
 from armorm.model import Comparison
 
 if TYPE_CHECKING:
@@ -22,28 +25,38 @@ STYLE = {
 }
 
 
-def accuracy_figure(metrics: Mapping[str, Any], methods: Mapping[str, str]) -> Figure:
-    """Accuracy of every method, on all pairs and where the shorter response won."""
-    figure, axes = _figure(7.0, 2.6)
-    for offset, key, label, color in (
-        (-0.18, "accuracy", "all pairs", GOOD),
-        (0.18, "accuracy_shorter_won", "shorter response won", QUIET),
-    ):
-        values = [100 * (metrics[key][method] or 0.0) for method in methods]
-        places = [i + offset for i in range(len(methods))]
-        bars = axes.barh(places, values, height=0.34, color=color, label=label)
-        axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=9)
+def accuracy_figure(accuracies: Mapping[str, MethodAccuracy], methods: Mapping[str, str]) -> Figure:
+    """Draw the accuracy of every method with its interval, on all pairs and by length."""
+    figure, axes = _figure(7.0, 1.2 + 0.5 * len(methods))
+    parts = (
+        ("all", "all pairs", GOOD, "o"),
+        ("shorter_won", "shorter response won", BAD, "v"),
+        ("longer_won", "longer response won", QUIET, "^"),
+    )
+    for offset, (part, label, color, marker) in zip((-0.22, 0.0, 0.22), parts, strict=True):
+        drawn = [
+            (place + offset, found)
+            for place, method in enumerate(methods)
+            if (found := getattr(accuracies[method], part)).accuracy is not None
+        ]
+        shares = [100 * found.accuracy for _, found in drawn]
+        errors = [
+            [100 * (found.accuracy - found.low) for _, found in drawn],
+            [100 * (found.high - found.accuracy) for _, found in drawn],
+        ]
+        places = [place for place, _ in drawn]
+        axes.errorbar(shares, places, xerr=errors, fmt=marker, color=color, label=label, capsize=3)
     axes.axvline(50, color="#444", linewidth=0.8, linestyle=":")
     axes.set_yticks(range(len(methods)), list(methods.values()))
     axes.invert_yaxis()
-    axes.set_xlim(0, 108)
-    axes.set_xlabel("accuracy on held-out pairs, % (dotted: chance)")
-    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.4, 1.18), ncols=2)
+    axes.set_xlim(-2, 102)
+    axes.set_xlabel("accuracy on held-out pairs with its 95 % interval, % (dotted: chance)")
+    figure.legend(frameon=False, loc="outside upper center", ncols=3, fontsize=9)
     return figure
 
 
 def coefficient_figure(coefficients: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Heat map of the mean coefficients, a row per group of prompts."""
+    """Draw a heat map of the mean coefficients, a row per group of prompts."""
     subsets = list(coefficients)
     objectives = list(next(iter(coefficients.values())))
     values = [[coefficients[subset][name] for name in objectives] for subset in subsets]
@@ -60,11 +73,11 @@ def coefficient_figure(coefficients: Mapping[str, Mapping[str, float]]) -> Figur
     return figure
 
 
-def objective_figure(objectives: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """How well each objective ranks held-out ratings."""
+def objective_figure(objectives: Mapping[str, ObjectiveFit]) -> Figure:
+    """Draw the rank correlation of each objective with held-out ratings."""
     names = list(objectives)
     figure, axes = _figure(7.0, 1.0 + 0.26 * len(names))
-    values = [objectives[name]["spearman"] or 0.0 for name in names]
+    values = [objectives[name].spearman or 0.0 for name in names]
     colors = [GOOD if value > 0 else BAD for value in values]
     bars = axes.barh(names, values, color=colors, height=0.6)
     axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=9)
@@ -75,7 +88,7 @@ def objective_figure(objectives: Mapping[str, Mapping[str, Any]]) -> Figure:
 
 
 def comparison_figure(comparison: Comparison) -> Figure:
-    """What each objective adds to a margin."""
+    """Draw the contribution of each objective to a margin."""
     names = [difference.objective for difference in comparison.objectives]
     values = [difference.contribution for difference in comparison.objectives]
     figure, axes = _figure(7.0, 1.0 + 0.28 * len(names))
@@ -87,14 +100,11 @@ def comparison_figure(comparison: Comparison) -> Figure:
     return figure
 
 
-def curve_figure(points: Sequence[Mapping[str, Any]], label: str) -> Figure:
-    """Loss over a training, on validation pairs too where there are any."""
+def curve_figure(losses: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
+    """Draw losses over the steps of a training, the first in grey."""
     figure, axes = _figure(7.0, 2.4)
-    steps = [point["step"] for point in points]
-    axes.plot(steps, [point["loss"] for point in points], color=QUIET, label=label)
-    if any(point.get("validation_loss") is not None for point in points):
-        values = [point["validation_loss"] for point in points]
-        axes.plot(steps, values, color=GOOD, label="validation pairs")
+    for color, (label, points) in zip((QUIET, GOOD), losses.items(), strict=False):
+        axes.plot(*zip(*points, strict=True), color=color, label=label)
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
     axes.set_ylim(bottom=0)
@@ -103,7 +113,7 @@ def curve_figure(points: Sequence[Mapping[str, Any]], label: str) -> Figure:
 
 
 def reliability_figure(bins: Sequence[Mapping[str, float]]) -> Figure:
-    """How often the preferred response is the chosen one, by the probability it was given."""
+    """Draw the share of right answers by the probability that the model gave them."""
     figure, axes = _figure(4.2, 3.6)
     axes.plot([50, 100], [50, 100], color="#444", linewidth=0.8, linestyle=":")
     confidence = [100 * one["confidence"] for one in bins]
@@ -118,47 +128,49 @@ def reliability_figure(bins: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
-def debiasing_figure(
-    solved: Mapping[str, Mapping[str, Any]], left_out: str, confounder: str, correlation: str
-) -> Figure:
-    """Correlation of each objective with the confounder, before and after, by set of rows."""
+def debiasing_figure(debiasing: DebiasingReport) -> Figure:
+    """Draw the correlation of each objective with the confounder, before and after."""
     from matplotlib.figure import Figure
 
-    names = [n for n in next(iter(solved.values()))["before"] if n != left_out]
+    solved = debiasing.solved()
+    names = [name for name in next(iter(solved.values())).before if name != debiasing.objective]
     figure = Figure(figsize=(8.4, 1.3 + 0.28 * len(names)), layout="constrained")
     panels = figure.subplots(1, len(solved), sharey=True, sharex=True, squeeze=False)[0]
     for axes, (rows, found) in zip(panels, solved.items(), strict=True):
-        before, after = ([found[when][name] for name in names] for when in ("before", "after"))
+        before, after = ([values[name] for name in names] for values in (found.before, found.after))
         axes.axvline(0, color="#444", linewidth=0.8)
         axes.hlines(names, before, after, color="#d5dae2", linewidth=2, zorder=0)
         axes.scatter(before, names, color=QUIET, label="before", s=28)
         axes.scatter(after, names, color=GOOD, label="after", s=28)
-        axes.set_title(f"{rows.replace('_', ' ')}: {found['responses']:,} responses", fontsize=10)
+        axes.set_title(f"{rows.replace('_', ' ')}: {found.responses:,} responses", fontsize=10)
     panels[0].invert_yaxis()
     dots = panels[0].get_legend_handles_labels()
     figure.legend(*dots, frameon=False, fontsize=9, ncols=2, loc="outside upper right")
-    figure.supxlabel(f"{correlation.capitalize()} correlation with {confounder}", fontsize=10)
+    kind = debiasing.correlation.capitalize()
+    figure.supxlabel(f"{kind} correlation with {debiasing.confounder_name}", fontsize=10)
     return figure
 
 
-def penalty_figure(
-    alphas: Sequence[float], errors: Sequence[Sequence[float]], names: Sequence[str]
-) -> Figure:
-    """Held-out error of every penalty, as a multiple of the objective's least one."""
+def penalty_figure(head: HeadReport) -> Figure:
+    """Draw the held-out error of every penalty as a multiple of the objective's smallest one."""
     from matplotlib import colormaps
 
+    names = list(head.objectives)
     figure, axes = _figure(7.0, max(3.0, 0.3 + 0.18 * len(names)))
     distinct = 10 if len(names) <= 10 else 20
     axes.set_prop_cycle(color=colormaps[f"tab{distinct}"](range(distinct)))
-    for name, row in zip(names, errors, strict=True):
-        axes.plot(alphas, [error / min(row) for error in row], marker="o", markersize=3, label=name)
+    for name, row in zip(names, head.selection_errors, strict=True):
+        found = [(a, e) for a, e in zip(head.alphas, row, strict=True) if e is not None]
+        least = min((error for _, error in found), default=1.0)
+        alphas, ratios = [a for a, _ in found], [error / least for _, error in found]
+        axes.plot(alphas, ratios, marker="o", markersize=3, label=name)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_major_formatter("{x:g}×")
     axes.yaxis.set_minor_formatter("{x:g}×")
     axes.set_xlabel("penalty alpha")
-    axes.set_ylabel("error over the least")
+    axes.set_ylabel("error, over the smallest")
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
@@ -171,7 +183,7 @@ def _figure(width: float, height: float) -> tuple[Figure, Any]:
 
 
 def as_svg(figure: Figure) -> str:
-    """The figure as an SVG element; matplotlib escapes the labels it draws."""
+    """Return the figure as an SVG element; matplotlib escapes the labels it draws."""
     from markupsafe import Markup
 
     buffer = io.StringIO()

@@ -1,4 +1,4 @@
-"""The page a person reads after a run: one HTML file that needs nothing from outside.
+"""The page that a person reads after a run: one HTML file that needs nothing from outside.
 
 Pictures are inline SVG by matplotlib (extra ``report``); every text goes through jinja2's
 escaping, so no prompt or response becomes HTML.
@@ -6,53 +6,72 @@ escaping, so no prompt or response becomes HTML.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jinja2
 
 from armorm.data import DataSource, read_preferences
+from armorm.errors import InputError
 from armorm.evaluation import figures
+from armorm.evaluation.run_metrics import METHODS, RunMetrics
 from armorm.files import write_atomically
 from armorm.heads.metrics import LEVELS
 from armorm.model import Comparison, RewardModel
 
-METHODS = {
-    "gate": "gate",
-    "fixed_weights": "fixed weights",
-    "best_single_objective": "best single objective",
-    "length": "longer response",
-}
-COLLAPSED_GATE = (
-    "The gate has collapsed: one objective takes nearly all weight on every prompt. Try fewer "
-    "steps, a lower starting beta, or a higher temperature."
-)
-
-Example = tuple[Mapping[str, str], Comparison]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
-def example_comparison(model: RewardModel, run: Path) -> Example | None:
-    """Compare the first held-out pair whose shorter response was preferred, if there is one.
+@dataclass(frozen=True, slots=True)
+class ExplainedPair:
+    """A preference pair and the model's comparison of its responses.
 
-    Chosen by length alone, not by how well the model does on it.
+    Attributes:
+        prompt: Text of the last user turn.
+        chosen: The preferred response, ``a`` of the comparison.
+        rejected: The other one, ``b``.
+        comparison: The comparison.
     """
-    pairs = read_preferences([DataSource(path=str(run / "held_out_pairs.jsonl"))]).rows
-    shorter_won = (pair for pair in pairs if len(pair.chosen) < len(pair.rejected))
-    for pair in shorter_won:
-        if model.backbone.encoder.encode_or_skip(pair.prompt, pair.responses) is None:
-            continue
-        texts = {
-            "prompt": pair.prompt[-1]["content"],
-            "chosen": pair.chosen,
-            "rejected": pair.rejected,
-        }
-        return texts, model.compare(pair.prompt, pair.chosen, pair.rejected)
+
+    prompt: str
+    chosen: str
+    rejected: str
+    comparison: Comparison
+
+
+def explained_pair(model: RewardModel, pairs: Path) -> ExplainedPair | None:
+    """Compare the responses of the first pair whose shorter response was preferred, if any.
+
+    The pair is chosen by length alone, not by the quality of the model's answer.
+
+    Args:
+        model: The model.
+        pairs: File of preference rows.
+    """
+    for pair in read_preferences([DataSource(path=str(pairs))]).rows:
+        if len(pair.chosen) < len(pair.rejected):
+            try:
+                comparison = model.compare(pair.prompt, pair.chosen, pair.rejected)
+            except InputError:  # too long for this model, or without a finite score
+                continue
+            return ExplainedPair(pair.prompt[-1]["content"], pair.chosen, pair.rejected, comparison)
     return None
 
 
-def write_run_report(run: Path, metrics: Mapping[str, Any], example: Example | None) -> Path | None:
-    """Write ``report.html`` into the run folder; ``None`` where matplotlib is not installed."""
+def write_run_report(
+    file: Path, title: str, metrics: RunMetrics, example: ExplainedPair | None
+) -> Path | None:
+    """Write the page, unless matplotlib is not installed.
+
+    Returns:
+        The file, or None.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
     try:
         import matplotlib as mpl
     except ImportError:
@@ -66,78 +85,54 @@ def write_run_report(run: Path, metrics: Mapping[str, Any], example: Example | N
     )
     environment.filters["percent"] = lambda value: "–" if value is None else f"{value:.1%}"
     environment.filters["decimal"] = lambda value: "–" if value is None else f"{value:.3f}"
+    environment.filters["p"] = p_value
     page = environment.get_template("run.html.jinja").render(
-        run=run.name,
+        run=title,
         metrics=metrics,
+        preferences=metrics.preferences,
         methods=METHODS,
         levels=LEVELS,
         pictures=pictures,
         example=example,
-        collapsed_gate=COLLAPSED_GATE,
-        largest=_largest_correlations(metrics["debiasing"]),
     )
-    file = run / "report.html"
     write_atomically(file, page.encode("utf-8", "surrogatepass"))
     return file
 
 
-def solved_correlations(debiasing: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Of a debiasing report, what the debiasing was solved for, by set of rows."""
-    wanted = (debiasing["confounder"], debiasing["correlation"])
-    return {
-        found["rows"]: found
-        for found in debiasing["found"]
-        if (found["confounder"], found["correlation"]) == wanted
-    }
+def p_value(p: float | None) -> str:
+    """Return a p value as text: four decimals, or ``<0.0001``."""
+    if p is None:
+        return ""
+    return "<0.0001" if p < 0.0001 else f"{p:.4f}"
 
 
-def _largest_correlations(debiasing: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Of every correlation with every confounder, the largest over the other objectives."""
-    return [
-        {
-            **{key: found[key] for key in ("rows", "responses", "confounder", "correlation")},
-            **{
-                when: max(
-                    (abs(value) for name, value in found[when].items() if name != left_out),
-                    default=None,
-                )
-                for when in ("before", "after")
-            },
-        }
-        for left_out in [debiasing["objective"]]
-        for found in debiasing["found"]
-    ]
-
-
-def _pictures(metrics: Mapping[str, Any], example: Example | None) -> Iterator[tuple[str, Any]]:
-    yield "accuracy", figures.accuracy_figure(metrics, METHODS)
-    yield "coefficients", figures.coefficient_figure(metrics["coefficients"])
-    sources = metrics["coefficients_by_source"]
-    if len(sources) > 1 and sources != metrics["coefficients"]:
+def _pictures(metrics: RunMetrics, example: ExplainedPair | None) -> Iterator[tuple[str, Figure]]:
+    preferences, debiasing = metrics.preferences, metrics.debiasing
+    yield "accuracy", figures.accuracy_figure(preferences.methods, METHODS)
+    yield "coefficients", figures.coefficient_figure(preferences.coefficients)
+    sources = preferences.coefficients_by_source
+    if len(sources) > 1 and sources != preferences.coefficients:
         yield "sources", figures.coefficient_figure(sources)
-    yield "objectives", figures.objective_figure(metrics["objectives"])
-    for stage in ("pretraining", "finetuning"):
-        if stage in metrics:
-            yield stage, figures.curve_figure(metrics[stage]["curve"], "mean loss")
-    if metrics["gate_curve"]:
-        yield "curve", figures.curve_figure(metrics["gate_curve"], "training pairs")
-    if metrics["calibration"] is not None:
-        yield "reliability", figures.reliability_figure(metrics["calibration"]["bins"])
-    debiasing = metrics["debiasing"]
-    if debiasing["objective"] is not None and (solved := solved_correlations(debiasing)):
-        confounder = debiasing["confounder"]
-        yield (
-            "debiasing",
-            figures.debiasing_figure(
-                solved,
-                debiasing["objective"],
-                debiasing["objective"] if confounder == "objective" else confounder,
-                debiasing["correlation"],
-            ),
-        )
-    head = metrics["head"]
-    if head["selection_errors"]:
-        names = list(metrics["objectives"])
-        yield "penalties", figures.penalty_figure(head["alphas"], head["selection_errors"], names)
+    yield "objectives", figures.objective_figure(metrics.head.objectives)
+    for stage, report in metrics.tuning.items():
+        points = [(point["step"], point["loss"]) for point in report["curve"]]
+        yield stage, figures.curve_figure({"mean loss": points})
+    if metrics.gate_curve:
+        yield "curve", figures.curve_figure(_losses(metrics))
+    if preferences.calibration is not None:
+        yield "reliability", figures.reliability_figure(preferences.calibration.bins)
+    if debiasing.objective is not None and debiasing.solved():
+        yield "debiasing", figures.debiasing_figure(debiasing)
+    if metrics.head.selection_errors:
+        yield "penalties", figures.penalty_figure(metrics.head)
     if example is not None:
-        yield "comparison", figures.comparison_figure(example[1])
+        yield "comparison", figures.comparison_figure(example.comparison)
+
+
+def _losses(metrics: RunMetrics) -> dict[str, list[tuple[int, float]]]:
+    curve = metrics.gate_curve
+    losses = {"training pairs": [(point.step, point.loss) for point in curve]}
+    validated = [
+        (point.step, point.validation_loss) for point in curve if point.validation_loss is not None
+    ]
+    return losses | ({"validation pairs": validated} if validated else {})

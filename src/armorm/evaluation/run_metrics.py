@@ -1,9 +1,9 @@
-"""The figures of a run, on held-out pairs: gate, its ablation, and the baselines."""
+"""Figures of a training run on held-out data: the gate, its rivals, and its coefficients."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -12,15 +12,254 @@ import torch
 from jaxtyping import Float
 
 from armorm.errors import ArmormError
+from armorm.evaluation.accuracy import MethodAccuracy
+from armorm.evaluation.debiasing_report import DebiasingReport
 from armorm.features.store import PairIndex
-from armorm.heads import GatingNetwork, RewardPairs, VerbosityDebiasing
+from armorm.finite import nonfinite_rows
+from armorm.heads import CurvePoint, GatingNetwork, RewardPairs, VerbosityDebiasing
 from armorm.heads.debiasing import correlations
 from armorm.heads.gating import margins
-from armorm.heads.metrics import accuracy, calibration, gate_diagnostics
+from armorm.heads.metrics import (
+    Calibration,
+    best_single_objective,
+    calibration,
+    gate_diagnostics,
+)
 from armorm.objectives import ObjectiveSet
 
+METHODS = {
+    "gate": "gate",
+    "fixed_weights": "fixed weights",
+    "bradley_terry_head": "Bradley–Terry head",
+    "best_single_objective": "best single objective",
+    "length": "longer response",
+}
+"""The ways to score that are compared, with their names for people."""
 
-def run_metrics(
+Means = dict[str, dict[str, float]]
+"""Mean coefficient of every objective in the score, by group of pairs."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlantedObjective:
+    """The objective that decides the pairs of a subset in data that was made so.
+
+    Attributes:
+        planted: The deciding objective.
+        found: Objective with the largest mean coefficient; None where the subset has no pair.
+    """
+
+    planted: str
+    found: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceMetrics:
+    """Figures on held-out preference pairs.
+
+    Attributes:
+        methods: Accuracies of each of :data:`METHODS`.
+        best_single_objective: Name of the objective that ranks most training pairs right.
+        verbosity_spearman: Largest absolute correlation of an objective with the debiased one on
+            held-out responses, ``before`` and ``after``; None without debiasing.
+        coefficients: Mean coefficients by subset.
+        coefficients_by_source: Mean coefficients by source.
+        gate: Spread of the gate's weights.
+        gate_by_subset: The same by subset.
+        calibration: Agreement of the Bradley–Terry probabilities with the labels.
+        planted: Planted and found objective of each subset; empty where nothing was planted.
+    """
+
+    methods: dict[str, MethodAccuracy]
+    best_single_objective: str
+    verbosity_spearman: dict[str, float | None]
+    coefficients: Means
+    coefficients_by_source: Means
+    gate: dict[str, float | bool]
+    gate_by_subset: dict[str, dict[str, float | bool]]
+    calibration: Calibration | None
+    planted: dict[str, PlantedObjective]
+
+    @property
+    def gate_recovery(self) -> float | None:
+        """Share of subsets whose planted objective has the largest coefficient."""
+        if not self.planted:
+            return None
+        return sum(one.planted == one.found for one in self.planted.values()) / len(self.planted)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the keys of ``metrics.json`` that concern preferences."""
+        gate = self.methods["gate"]
+        recovery = {
+            "gate_recovery": self.gate_recovery,
+            "deciding_objective": {name: asdict(one) for name, one in self.planted.items()},
+        }
+        return {
+            "accuracy": {name: one.all.accuracy for name, one in self.methods.items()},
+            "accuracy_shorter_won": {
+                name: one.shorter_won.accuracy for name, one in self.methods.items()
+            },
+            "methods": {name: one.as_dict() for name, one in self.methods.items()},
+            "pairs": {
+                "held_out": gate.all.n,
+                "shorter_won": gate.shorter_won.n,
+                "longer_won": gate.longer_won.n,
+            },
+            "best_single_objective": self.best_single_objective,
+            "verbosity_spearman": self.verbosity_spearman,
+            "coefficients": self.coefficients,
+            "coefficients_by_source": self.coefficients_by_source,
+            "gate": self.gate,
+            "gate_by_subset": self.gate_by_subset,
+            "calibration": None if self.calibration is None else asdict(self.calibration),
+            **(recovery if self.planted else {}),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectiveFit:
+    """Prediction of one objective on held-out rows.
+
+    Attributes:
+        r2: Share of the ratings' variance that is predicted; None below two distinct ratings.
+        spearman: Rank correlation of prediction and rating; None likewise.
+        rows: Training rows that rate the objective.
+        held_out_rows: Held-out rows that rate it.
+        alpha: Ridge penalty.
+    """
+
+    r2: float | None
+    spearman: float | None
+    rows: int
+    held_out_rows: int
+    alpha: float
+
+
+@dataclass(frozen=True, slots=True)
+class HeadReport:
+    """Report of stage 1, as in ``head/head.json``.
+
+    Attributes:
+        objectives: Fit of each objective.
+        alphas: Penalties that were tried.
+        selection_errors: Error of each penalty, by objective, on rows it was not fitted on; None
+            where it could not be measured.
+        uncertainty: Report of the uncertainty, see :mod:`armorm.training.uncertainty`.
+        seconds: Duration of the stage.
+    """
+
+    objectives: dict[str, ObjectiveFit]
+    alphas: list[float]
+    selection_errors: list[list[float | None]]
+    uncertainty: dict[str, Any]
+    seconds: float
+
+    @classmethod
+    def from_dict(cls, report: Mapping[str, Any]) -> HeadReport:
+        """Return the report that :meth:`as_dict` gave.
+
+        Raises:
+            TypeError: A key is missing or unknown.
+        """
+        fits = {name: ObjectiveFit(**fit) for name, fit in dict(report)["objectives"].items()}
+        return cls(**{**report, "objectives": fits})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON holds them."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class SeedSpread:
+    """Held-out accuracy of gates that were trained with different seeds.
+
+    Attributes:
+        accuracies: Accuracy of each gate; the first is the one that is kept.
+        mean: Their mean.
+        standard_deviation: Their standard deviation.
+    """
+
+    accuracies: list[float]
+    mean: float
+    standard_deviation: float
+
+    @classmethod
+    def of(cls, accuracies: list[float]) -> SeedSpread:
+        """Return the spread of at least two accuracies."""
+        return cls(accuracies, float(np.mean(accuracies)), float(np.std(accuracies, ddof=1)))
+
+
+@dataclass(frozen=True, slots=True)
+class RunMetrics:
+    """Figures of a training run: the content of ``metrics.json``.
+
+    Attributes:
+        preferences: Figures on held-out preference pairs.
+        head: Report of stage 1.
+        debiasing: Correlations before and after debiasing.
+        beta: Learned scale of the Bradley–Terry model.
+        gate_step: Step whose weights were kept.
+        gate_curve: Points of the training curve.
+        gate_seeds: Spread over seeds; None where one gate was trained.
+        tuning: Reports of the trainings of the backbone: ``pretraining``, ``finetuning``.
+        seconds: Duration of each stage, and their total.
+        data: Account of the rows that were read, by kind.
+    """
+
+    preferences: PreferenceMetrics
+    head: HeadReport
+    debiasing: DebiasingReport
+    beta: float
+    gate_step: int
+    gate_curve: tuple[CurvePoint, ...]
+    gate_seeds: SeedSpread | None
+    tuning: dict[str, dict[str, Any]]
+    seconds: dict[str, float]
+    data: dict[str, dict[str, Any]]
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences on what a reader of the figures must know."""
+        found = []
+        if self.preferences.gate["collapsed"]:
+            found.append(
+                "The gate has collapsed: one objective takes nearly all weight on every prompt. "
+                "Try fewer steps, a lower starting beta, or a higher temperature."
+            )
+        confounder = self.debiasing.objective
+        fit = None if confounder is None else self.head.objectives[confounder]
+        if fit is not None and fit.r2 is not None and fit.r2 < BADLY_PREDICTED:
+            found.append(
+                f"The head predicts {confounder} badly (R² {fit.r2:.2f} on held-out ratings), so "
+                "subtracting its prediction removes little of the real one. Rate more responses "
+                "for it, or see the correlations with tokens and characters."
+            )
+        return found
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the content of ``metrics.json``."""
+        head = self.head.as_dict()
+        return {
+            **self.preferences.as_dict(),
+            **self.tuning,
+            "objectives": head["objectives"],
+            "head": {key: head[key] for key in ("alphas", "selection_errors", "uncertainty")},
+            "seconds": self.seconds,
+            "data": self.data,
+            "beta": self.beta,
+            "debiasing": self.debiasing.as_dict(),
+            "gate_step": self.gate_step,
+            "gate_curve": [asdict(point) for point in self.gate_curve],
+            "gate_seeds": None if self.gate_seeds is None else asdict(self.gate_seeds),
+            "warnings": self.warnings,
+        }
+
+
+BADLY_PREDICTED = 0.3
+"""R² below which the prediction of the debiased objective is reported as bad."""
+
+
+def preference_metrics(
     *,
     objectives: ObjectiveSet,
     pairs: PairIndex,
@@ -30,131 +269,105 @@ def run_metrics(
     gate: GatingNetwork,
     beta: float,
     fixed: GatingNetwork,
-    deciding_objective: Mapping[str, str] | None,
-) -> dict[str, Any]:
-    """Everything ``metrics.json`` says about preferences. All of it is held out of training.
+    bradley_terry: Float[np.ndarray, " held_out"],
+    planted: Mapping[str, str],
+) -> PreferenceMetrics:
+    """Compare the gate with its rivals on held-out pairs, all on the same debiased rewards.
 
-    The best single objective is chosen on the training pairs.  Length is the number of
-    characters; a tie is wrong, as everywhere.
+    Args:
+        objectives: Objectives of the reward columns.
+        pairs: All pairs.
+        rewards: Predicted rewards of all responses, before debiasing.
+        debiasing: The fitted debiasing.
+        reward_pairs: All pairs as the gate sees them.
+        gate: The trained gate.
+        beta: Its learned scale.
+        fixed: Coefficients that do not depend on the prompt, trained in the same way.
+        bradley_terry: Margins of the linear head on the held-out pairs.
+        planted: Deciding objective by subset, of data that was made so.
+
+    Raises:
+        ArmormError: No pair is held out, or a margin is not a finite number.
     """
     held_out = pairs.held_out
     if not held_out.any():
         raise ArmormError("No preference pair is held out, so nothing can be reported.")
     held_pairs = reward_pairs.where(held_out)
-    single = _best_single_objective(rewards, pairs)
+    single = best_single_objective(reward_pairs.where(~held_out).differences.numpy())
+    longer = (pairs.chosen_length - pairs.rejected_length)[held_out]
     with torch.inference_mode():
+        gating = gate(held_pairs.prompts[held_pairs.prompt].float()).double().numpy()
         scores = {
             "gate": margins(gate, held_pairs).numpy(),
             "fixed_weights": margins(fixed, held_pairs.without_prompts()).numpy(),
-            "best_single_objective": _difference(rewards, pairs)[held_out, single],
-            "length": (pairs.chosen_length - pairs.rejected_length)[held_out],
+            "bradley_terry_head": bradley_terry,
+            "best_single_objective": held_pairs.differences[:, single].numpy(),
+            "length": longer.astype(np.float64),
         }
-    shorter_won = scores["length"] < 0
-    with torch.inference_mode():
-        gating = gate(held_pairs.prompts[held_pairs.prompt].float()).double().numpy()
+    _check_finite(scores, pairs)
     subsets, sources = np.array(pairs.subset)[held_out], np.array(pairs.source)[held_out]
-    counted = gating @ debiasing.transform.T
-    coefficients = _mean_by(subsets, counted, objectives)
-    calibrated = calibration(scores["gate"], beta)
-    metrics: dict[str, Any] = {
-        "accuracy": {name: accuracy(margin) for name, margin in scores.items()},
-        "accuracy_shorter_won": {
-            name: accuracy(margin[shorter_won]) for name, margin in scores.items()
+    coefficients = gating @ debiasing.transform.T
+    by_subset = _mean_by(subsets, coefficients, objectives)
+    return PreferenceMetrics(
+        methods={
+            name: MethodAccuracy.of(
+                margin, longer, subsets.tolist(), None if name == "gate" else scores["gate"]
+            )
+            for name, margin in scores.items()
         },
-        "accuracy_by_subset": _by_subset(scores, pairs),
-        "pairs": {"held_out": int(held_out.sum()), "shorter_won": int(shorter_won.sum())},
-        "best_single_objective": objectives.names[single],
-        "verbosity_spearman": _verbosity_spearman(rewards, pairs, debiasing),
-        "coefficients": coefficients,
-        "coefficients_by_source": _mean_by(sources, counted, objectives),
-        "gate": gate_diagnostics(gating),
-        "gate_by_subset": {
+        best_single_objective=objectives.names[single],
+        verbosity_spearman=_verbosity_spearman(rewards, pairs, debiasing),
+        coefficients=by_subset,
+        coefficients_by_source=_mean_by(sources, coefficients, objectives),
+        gate=gate_diagnostics(gating),
+        gate_by_subset={
             str(name): gate_diagnostics(gating[subsets == name]) for name in np.unique(subsets)
         },
-        "calibration": None if calibrated is None else asdict(calibrated),
-    }
-    if deciding_objective is not None:
-        metrics |= _recovery(coefficients, deciding_objective)
-    return metrics
+        calibration=calibration(scores["gate"], beta),
+        planted={
+            subset: PlantedObjective(objective, _largest(by_subset.get(subset)))
+            for subset, objective in planted.items()
+        },
+    )
 
 
-def _difference(
-    rewards: Float[np.ndarray, "responses objectives"], pairs: PairIndex
-) -> Float[np.ndarray, "pairs objectives"]:
-    difference: npt.NDArray[np.float64] = rewards[pairs.chosen] - rewards[pairs.rejected]
-    return difference
-
-
-def _best_single_objective(
-    rewards: Float[np.ndarray, "responses objectives"], pairs: PairIndex
-) -> int:
-    training = _difference(rewards, pairs)[~pairs.held_out]
-    return int(np.argmax((training > 0).mean(axis=0)))
-
-
-def _by_subset(
-    scores: Mapping[str, npt.NDArray[Any]], pairs: PairIndex
-) -> dict[str, dict[str, Any]]:
-    subset = np.array(pairs.subset)[pairs.held_out]
-    return {
-        str(name): {
-            **{method: accuracy(margin[subset == name]) for method, margin in scores.items()},
-            "n": int((subset == name).sum()),
-        }
-        for name in np.unique(subset)
-    }
+def _check_finite(scores: Mapping[str, npt.NDArray[Any]], pairs: PairIndex) -> None:
+    for method, margin in scores.items():
+        if bad := nonfinite_rows(np.asarray(margin, np.float64)):
+            source = np.array(pairs.source)[pairs.held_out][bad[0]]
+            raise ArmormError(
+                f"{len(bad)} held-out pairs have no finite margin of {METHODS[method]}, the first "
+                f"from {source}. Extract the features again in float32 (backbone.dtype)."
+            )
 
 
 def _verbosity_spearman(
     rewards: Float[np.ndarray, "responses objectives"],
     pairs: PairIndex,
     debiasing: VerbosityDebiasing,
-) -> dict[str, Any]:
-    """Largest absolute correlation with the verbosity reward, over the other objectives."""
+) -> dict[str, float | None]:
     if not debiasing.penalties.any():
         return {"before": None, "after": None}
     responses = pairs.responses(pairs.held_out)
     confounder = rewards[responses, debiasing.verbosity]
-    before = correlations(rewards[responses], confounder)
-    after = correlations(rewards[responses] @ debiasing.transform, confounder)
     others = np.arange(rewards.shape[1]) != debiasing.verbosity
-    return {
-        "before": float(np.abs(before[others]).max(initial=0.0)),
-        "after": float(np.abs(after[others]).max(initial=0.0)),
-    }
+    found = (rewards[responses], rewards[responses] @ debiasing.transform)
+    before, after = (np.abs(correlations(r, confounder)[others]).max(initial=0.0) for r in found)
+    return {"before": float(before), "after": float(after)}
 
 
 def _mean_by(
     group: npt.NDArray[Any],
     coefficients: Float[np.ndarray, "pairs objectives"],
     objectives: ObjectiveSet,
-) -> dict[str, dict[str, float]]:
-    """Mean coefficient of every objective in the score, by group of the held-out pairs."""
+) -> Means:
     return {
-        str(name): {
-            objective: float(mean)
-            for objective, mean in zip(
-                objectives.names, coefficients[group == name].mean(axis=0), strict=True
-            )
-        }
+        str(name): dict(
+            zip(objectives.names, coefficients[group == name].mean(axis=0).tolist(), strict=True)
+        )
         for name in np.unique(group)
     }
 
 
-def _recovery(
-    coefficients: Mapping[str, Mapping[str, float]], deciding_objective: Mapping[str, str]
-) -> dict[str, Any]:
-    """Share of domains where the planted deciding objective has the largest coefficient."""
-    found = {
-        domain: max(coefficients[domain], key=lambda name: coefficients[domain][name])
-        for domain in deciding_objective
-        if domain in coefficients
-    }
-    hits = [found[domain] == deciding_objective[domain] for domain in found]
-    return {
-        "gate_recovery": sum(hits) / len(deciding_objective),
-        "deciding_objective": {
-            domain: {"planted": planted, "found": found.get(domain)}
-            for domain, planted in deciding_objective.items()
-        },
-    }
+def _largest(coefficients: Mapping[str, float] | None) -> str | None:
+    return None if coefficients is None else max(coefficients, key=coefficients.__getitem__)

@@ -12,7 +12,6 @@ from typing import Any, Protocol, runtime_checkable
 from armorm.conversations import PreferencePair, RatedResponse
 from armorm.conversations.messages import with_response
 from armorm.data import Loaded, read_preferences, read_rated, separate_prompts
-from armorm.errors import ArmormError
 from armorm.features import (
     ExtractionSummary,
     FeatureBackbone,
@@ -23,19 +22,30 @@ from armorm.features import (
 from armorm.features.extraction import Rows
 from armorm.files import json_line, open_atomically, write_atomically, write_json
 from armorm.objectives import ObjectiveSet
+from armorm.training.checks import check_before_reading, check_rows
 from armorm.training.recipe import Recipe
 from armorm.training.run_backbone import feature_engine
+from armorm.training.run_folder import RunFolder
 
 RecipeData = tuple[Loaded[RatedResponse], Loaded[PreferencePair]]
 
 
-def read_data(recipe: Recipe, output: Path, *, show_progress: bool = False) -> RecipeData:
-    """Both kinds of data; skipped rows are listed in ``invalid-*.jsonl`` in the run folder."""
-    data = recipe.data
+def read_data(
+    recipe: Recipe, output: str | Path | RunFolder, *, show_progress: bool = False
+) -> RecipeData:
+    """Read both kinds of data, and check that a run on them can be finished and reported.
+
+    Skipped rows are listed in ``invalid-*.jsonl`` in the run folder.
+
+    Raises:
+        ArmormError: The data do not suffice, an extra is missing, or ``output`` cannot be written.
+    """
+    run, data = RunFolder.of(output), recipe.data
+    check_before_reading(recipe, run)
     reading: dict[str, Any] = {
         "held_out": data.held_out,
         "invalid": data.invalid,
-        "scratch": output,
+        "scratch": run.path,
         "show_progress": show_progress,
     }
     rated = read_rated(data.rated, recipe.objective_set(), **reading)
@@ -43,18 +53,16 @@ def read_data(recipe: Recipe, output: Path, *, show_progress: bool = False) -> R
     if data.held_out.column is not None:  # by its hash, a prompt falls on one side everywhere
         separate_prompts(rated, pairs)
     if rated.invalid:
-        rated.write_invalid(output / "invalid-rated.jsonl")
+        rated.write_invalid(run.invalid("rated"))
     if pairs.invalid:
-        pairs.write_invalid(output / "invalid-preferences.jsonl")
-    for kind, loaded in (("rated responses", rated), ("preference pairs", pairs)):
-        if not loaded.rows:
-            raise ArmormError(f"The recipe's sources hold no valid {kind}: {loaded.tally}.")
+        pairs.write_invalid(run.invalid("preferences"))
+    check_rows(recipe, rated, pairs)
     return rated, pairs
 
 
 @runtime_checkable
 class MakeStore(Protocol):
-    """Makes a feature store of rows. See :func:`armorm.extract_features`."""
+    """A function that makes a feature store of rows, as :func:`armorm.extract_features` does."""
 
     def __call__(
         self, rows: Rows, *, path: Path, objectives: ObjectiveSet | None = None, **options: Any
@@ -63,7 +71,7 @@ class MakeStore(Protocol):
 
 def features_stage(
     recipe: Recipe,
-    output: str | Path,
+    output: str | Path | RunFolder,
     *,
     backbone: FeatureBackbone | None = None,
     data: RecipeData | None = None,
@@ -73,58 +81,73 @@ def features_stage(
     """Read the data, extract the features of both stages, and account for every row.
 
     Args:
-        recipe: What to do.
-        output: The run folder.
-        backbone: The recipe's backbone, where it is loaded already.
-        data: The recipe's data, where it is read already.
-        make_store: What extracts, if not this process; see :mod:`armorm.scaling`.
+        recipe: Its sections ``data``, ``backbone`` and ``features`` are used.
+        output: Run folder.
+        backbone: The recipe's backbone, if it is loaded already.
+        data: The recipe's data, if they are read already.
+        make_store: Extracts in place of this process; see :mod:`armorm.scaling`.
         show_progress: Draw progress bars on standard error.
+
+    Raises:
+        StoreError: ``output`` holds features that were made with other settings.
+        ArmormError: See :func:`read_data`; or the folder is in use by another process.
     """
-    output = Path(output)
+    run = RunFolder.of(output)
+    with nullcontext():
+        _extract(recipe, run, backbone, data, make_store, show_progress)
+
+
+def _extract(
+    recipe: Recipe,
+    run: RunFolder,
+    backbone: FeatureBackbone | None,
+    data: RecipeData | None,
+    make_store: MakeStore | None,
+    show_progress: bool,
+) -> None:
     started = time.perf_counter()
-    rated, pairs = data or read_data(recipe, output, show_progress=show_progress)
-    write_atomically(output / "recipe.yaml", recipe.dump().encode())
-    _write_held_out_pairs(output / "held_out_pairs.jsonl", pairs.rows)
+    rated, pairs = data or read_data(recipe, run, show_progress=show_progress)
+    summaries: list[ExtractionSummary] = []
     options: dict[str, Any] = {
         "options": recipe.features,
         "show_progress": show_progress,
+        "on_summary": summaries.append,
     }
-    summaries: list[ExtractionSummary] = []
-    options["on_summary"] = summaries.append
-    folder = output / "features"
-    here = _extraction_here(recipe, output, backbone)
+    objectives = recipe.objective_set()
+    here = _extraction_in_process(recipe, run, backbone)
     with nullcontext(make_store) if make_store else here as make:
-        stores = {
-            "rated": make(
-                rated.rows, path=folder / "rated", objectives=recipe.objective_set(), **options
-            ),
-            "preferences": make(pairs.rows, path=folder / "preferences", **options),
-        }
-    tallies = {"rated": rated.tally, "preferences": pairs.tally}
+        stores = [
+            make(rated.rows, path=run.rated_features, objectives=objectives, **options),
+            make(pairs.rows, path=run.preference_features, **options),
+        ]
+    if not Process.current().is_first:
+        return
     account = {
         kind: {
-            **tallies[kind].as_dict(),
+            **tally.as_dict(),
             "too_long": store.manifest.skipped_rows,
             "prompts": store.manifest.prompts,
             "sha256": store.manifest.data_sha256,
             "extraction": summary.as_dict(),
         }
-        for (kind, store), summary in zip(stores.items(), summaries, strict=True)
+        for kind, tally, store, summary in zip(
+            ("rated", "preferences"), (rated.tally, pairs.tally), stores, summaries, strict=True
+        )
     }
-    if Process.current().is_first:
-        write_json(output / "data.json", {**account, "seconds": time.perf_counter() - started})
+    write_atomically(run.recipe, recipe.dump().encode())
+    _write_held_out_pairs(run.held_out_pairs, pairs.rows)
+    write_json(run.data_report, {**account, "seconds": time.perf_counter() - started})
 
 
 @contextmanager
-def _extraction_here(
-    recipe: Recipe, output: Path, backbone: FeatureBackbone | None
+def _extraction_in_process(
+    recipe: Recipe, run: RunFolder, backbone: FeatureBackbone | None
 ) -> Iterator[MakeStore]:
-    with feature_engine(recipe, output, backbone) as engine:
+    with feature_engine(recipe, run, backbone) as engine:
         yield partial(extract_features, backbone=engine)
 
 
 def _write_held_out_pairs(file: Path, pairs: Iterable[PreferencePair]) -> None:
-    """The held-out pairs as preference rows, ready for `armorm evaluate`."""
     with open_atomically(file) as lines:
         for pair in pairs:
             if pair.held_out:

@@ -4,28 +4,37 @@ from __future__ import annotations
 
 import platform
 import time
-from dataclasses import asdict
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 
 from armorm.errors import ArmormError
-from armorm.evaluation.debiasing_report import debiasing_report
-from armorm.evaluation.run_metrics import run_metrics
+from armorm.evaluation.debiasing_report import DebiasingReport, debiasing_report
+from armorm.evaluation.report import ExplainedPair, explained_pair, write_run_report
+from armorm.evaluation.run_metrics import (
+    HeadReport,
+    PreferenceMetrics,
+    RunMetrics,
+    SeedSpread,
+    preference_metrics,
+)
 from armorm.features import Backbone, FeatureStore
 from armorm.features.store import PairIndex
 from armorm.files import read_json, write_json
 from armorm.heads import (
     DebiasingOptions,
-    GateOptions,
     GateTraining,
     RewardHead,
     RewardPairs,
     VerbosityDebiasing,
+    fit_bradley_terry_head,
     fit_debiasing,
     fit_gate,
 )
@@ -37,107 +46,237 @@ from armorm.training.curves import curve_log
 from armorm.training.head_stage import load_head, rewards_of_responses
 from armorm.training.recipe import Recipe
 from armorm.training.run_backbone import load_backbone
+from armorm.training.run_folder import RunFolder
 from armorm.training.tuning.folders import tuning_reports
 from armorm.training.uncertainty import load_uncertainty
 
 
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """A trained reward model with its figures, and where both were written.
+
+    Attributes:
+        model: The model, also in ``folder.model``.
+        metrics: Its figures on held-out data, also in ``folder.metrics``.
+        example: A held-out pair, explained; None if no shorter response won.
+        folder: The run folder.
+        report: The page for people; None where matplotlib (extra ``report``) is not installed.
+    """
+
+    model: RewardModel
+    metrics: RunMetrics
+    example: ExplainedPair | None
+    folder: RunFolder
+    report: Path | None
+
+
 def fit_gate_stage(
     recipe: Recipe,
-    output: str | Path,
+    output: str | Path | RunFolder,
     *,
     backbone: Backbone | None = None,
     show_progress: bool = False,
-) -> RewardModel:
-    """Debiasing and stage 2, then the finished model and its figures on held-out pairs."""
-    output = Path(output)
-    store = FeatureStore.open(output / "features" / "preferences")
-    head, head_report = load_head(output / "head")
-    data = read_json(output / "data.json")
-    pairs = store.pairs()
-    rewards = rewards_of_responses(store, head)
+) -> TrainingResult:
+    """Fit the debiasing and the gate, and write the model, its figures and its report.
+
+    Args:
+        recipe: Its sections ``debiasing`` and ``gate`` are used.
+        output: Run folder in which ``features_stage`` and ``fit_head_stage`` were run.
+        backbone: The recipe's backbone, if it is loaded already.
+        show_progress: Draw progress bars on standard error.
+
+    Raises:
+        StoreError: An earlier stage is missing.
+        ArmormError: No pair is held out, or the folder is in use by another process.
+    """
+    run = RunFolder.of(output)
+    with nullcontext():
+        return _fit_gate(recipe, run, backbone, show_progress)
+
+
+def _fit_gate(
+    recipe: Recipe, run: RunFolder, backbone: Backbone | None, show_progress: bool
+) -> TrainingResult:
+    store = FeatureStore.open(run.preference_features)
+    head, head_report = load_head(run.head)
+    pairs, rewards = store.pairs(), rewards_of_responses(store, head)
+    backbone = backbone or load_backbone(recipe, run)
 
     started = time.perf_counter()
     debiasing = debias(recipe, store, rewards, pairs)
     debiased_at = time.perf_counter()
     all_pairs = reward_pairs(store, pairs, rewards @ debiasing.transform)
-    training, validation = split_validation(all_pairs, pairs, recipe)
-    backbone = backbone or load_backbone(recipe, output)
-    chance: dict[str, Any] = {"seed": recipe.seed, "device": str(backbone.device)}
-    with curve_log(recipe.gate.report_to, output / "logs") as log_point:
-        gate = fit_gate(
-            training,
-            recipe.gate,
-            **chance,
-            validation=validation,
-            checkpoint=output / "gate.unfinished.safetensors",
-            on_point=log_point,
-            show_progress=show_progress,
-        )
-    fixed = fit_gate(
-        training.without_prompts(),
-        recipe.gate,
-        **chance,
-        validation=None if validation is None else validation.without_prompts(),
-        show_progress=show_progress,
-        description="fixed weights (ablation)",
-    )
-    finished = time.perf_counter()
+    gates = _train_gates(recipe, run, all_pairs.where(~pairs.held_out), backbone, show_progress)
+    seconds = {"debiasing": debiased_at - started, "gate": time.perf_counter() - debiased_at}
 
-    tuning = tuning_reports(recipe, output)
-    seconds = {
-        **{stage: report["seconds"] for stage, report in tuning.items()},
-        "features": data["seconds"],
-        "head": head_report["seconds"],
-        "debiasing": debiased_at - started,
-        "gate": finished - debiased_at,
-    }
-    metrics = run_metrics(
+    preferences = preference_metrics(
         objectives=recipe.objective_set(),
         pairs=pairs,
         rewards=rewards,
         debiasing=debiasing,
         reward_pairs=all_pairs,
-        gate=gate.gate,
-        beta=gate.beta,
-        fixed=fixed.gate,
-        deciding_objective=_planted_truth(recipe),
+        gate=gates.gate.gate,
+        beta=gates.gate.beta,
+        fixed=gates.fixed.gate,
+        bradley_terry=_bradley_terry_margins(store, pairs, recipe.seed),
+        planted=_planted_objectives(recipe),
     )
-    metrics |= tuning
-    metrics |= {
-        "objectives": head_report["objectives"],
-        "head": {key: head_report[key] for key in ("alphas", "selection_errors", "uncertainty")},
-        "seconds": {**seconds, "total": sum(seconds.values())},
-        "data": {kind: data[kind] for kind in ("rated", "preferences")},
-        "beta": gate.beta,
-        "debiasing": debiasing_report(
-            store=store,
-            objectives=recipe.objective_set(),
-            rewards=rewards,
-            debiasing=debiasing,
-            confounding_objective=recipe.debiasing.objective,
-            correlation=recipe.debiasing.correlation,
-            confounder=recipe.debiasing.confounder,
-            responses={
-                "reference": reference_responses(recipe, pairs),
-                "held_out": pairs.responses(pairs.held_out),
-            },
-        ),
-        "gate_step": gate.step,
-        "gate_curve": [asdict(point) for point in gate.curve],
-        "gate_seeds": seed_spread(
-            recipe.gate,
-            first=gate,
-            training=training,
-            validation=validation,
-            held_out=all_pairs.where(pairs.held_out),
-            **chance,
-        ),
+    metrics = _run_metrics(
+        recipe,
+        run,
+        head_report,
+        preferences,
+        _debiasing_report(recipe, store, rewards, pairs, debiasing),
+        gates,
+        gates.spread(all_pairs.where(pairs.held_out)),
+        seconds,
+    )
+    heads = _heads(recipe, head, debiasing, gates.gate, metrics)
+    model = RewardModel(backbone, heads, uncertainty=load_uncertainty(run.head))
+    model.save_pretrained(run.model)
+    write_json(run.metrics, metrics.as_dict())
+    example = explained_pair(model, run.held_out_pairs)
+    report = write_run_report(run.report, run.path.name, metrics, example)
+    return TrainingResult(model, metrics, example, run, report)
+
+
+@dataclass(frozen=True, slots=True)
+class _Gates:
+    """The trained gate, its ablation, and gates with other seeds."""
+
+    gate: GateTraining
+    fixed: GateTraining
+    others: list[GateTraining]
+
+    def spread(self, held_out: RewardPairs) -> SeedSpread | None:
+        """Return the spread of the held-out accuracy over the seeds, if there are several."""
+        if not self.others:
+            return None
+        trained = (self.gate, *self.others)
+        return SeedSpread.of(
+            [float((margins(one.gate, held_out) > 0).float().mean()) for one in trained]
+        )
+
+
+def _train_gates(
+    recipe: Recipe, run: RunFolder, pairs: RewardPairs, backbone: Backbone, show_progress: bool
+) -> _Gates:
+    fit = partial(fit_gate, options=recipe.gate, device=str(backbone.device))
+    with curve_log(recipe.gate.report_to, run.logs) as log_point:
+        gate = fit(
+            pairs,
+            seed=recipe.seed,
+            checkpoint=run.gate_checkpoint,
+            on_point=log_point,
+            show_progress=show_progress,
+        )
+    # Validation pairs are drawn by prompt, so they are split off before prompts are dropped.
+    fraction = recipe.gate.validation_fraction
+    training, validation = pairs.split(fraction, recipe.seed) if fraction else (pairs, None)
+    fixed = fit(
+        training.without_prompts(),
+        seed=recipe.seed,
+        validation=None if validation is None else validation.without_prompts(),
+        show_progress=show_progress,
+        description="fixed weights (ablation)",
+    )
+    others = [
+        fit(training, seed=recipe.seed + number, validation=validation)
+        for number in range(1, recipe.gate.seeds)
+    ]
+    return _Gates(gate, fixed, others)
+
+
+MOST_DIFFERENCES = 1 << 30
+"""Numbers in the feature differences that the linear head is fitted on: 4 GiB of float32."""
+
+
+def _bradley_terry_margins(
+    store: FeatureStore, pairs: PairIndex, seed: int
+) -> Float[np.ndarray, " held_out"]:
+    """Fit a Bradley–Terry linear head on the training pairs; return the held-out margins."""
+    training = np.flatnonzero(~pairs.held_out)
+    most = MOST_DIFFERENCES // store.manifest.backbone["hidden_size"]
+    if len(training) > most:
+        drawn = np.random.default_rng([seed, 3]).choice(len(training), most, replace=False)
+        training = training[np.sort(drawn)]
+    prompt = pairs.prompt[training]
+    folds = min(5, len(np.unique(prompt)))
+    differences = _feature_differences(store, pairs, training)
+    head = fit_bradley_terry_head(differences, prompt, folds=folds, seed=seed)
+    del differences
+    shards = store.response_features()
+    scores = np.concatenate([head.margins(shard.float().numpy()) for shard in shards])
+    held_out: Float[np.ndarray, " held_out"] = scores[pairs.chosen] - scores[pairs.rejected]
+    return held_out[pairs.held_out]
+
+
+def _feature_differences(
+    store: FeatureStore, pairs: PairIndex, wanted: Int[np.ndarray, " wanted"]
+) -> Float[np.ndarray, "wanted features"]:
+    """Return feature of chosen minus feature of rejected, reading the store shard by shard."""
+    hidden = store.manifest.backbone["hidden_size"]
+    differences = np.zeros((len(wanted), hidden), np.float32)
+    start = 0
+    for shard in store.response_features():
+        features = shard.float().numpy()
+        stop = start + len(features)
+        for sign, side in ((1.0, pairs.chosen[wanted]), (-1.0, pairs.rejected[wanted])):
+            inside = np.flatnonzero((side >= start) & (side < stop))
+            differences[inside] += np.float32(sign) * features[side[inside] - start]
+        start = stop
+    return differences
+
+
+def _run_metrics(
+    recipe: Recipe,
+    run: RunFolder,
+    head: HeadReport,
+    preferences: PreferenceMetrics,
+    debiasing: DebiasingReport,
+    gates: _Gates,
+    spread: SeedSpread | None,
+    own_seconds: Mapping[str, float],
+) -> RunMetrics:
+    data, tuning = read_json(run.data_report), tuning_reports(recipe, run)
+    seconds = {
+        **{stage: report["seconds"] for stage, report in tuning.items()},
+        "features": data["seconds"],
+        "head": head.seconds,
+        **own_seconds,
     }
-    heads = _heads(recipe, head, debiasing, gate, metrics)
-    model = RewardModel(backbone, heads, uncertainty=load_uncertainty(output / "head"))
-    model.save_pretrained(output / "model")
-    write_json(output / "metrics.json", metrics)
-    return model
+    return RunMetrics(
+        preferences=preferences,
+        head=head,
+        debiasing=debiasing,
+        beta=gates.gate.beta,
+        gate_step=gates.gate.step,
+        gate_curve=tuple(gates.gate.curve),
+        gate_seeds=spread,
+        tuning=tuning,
+        seconds={**seconds, "total": sum(seconds.values())},
+        data={kind: data[kind] for kind in ("rated", "preferences")},
+    )
+
+
+def _debiasing_report(
+    recipe: Recipe,
+    store: FeatureStore,
+    rewards: Float[np.ndarray, "responses objectives"],
+    pairs: PairIndex,
+    debiasing: VerbosityDebiasing,
+) -> DebiasingReport:
+    return debiasing_report(
+        store=store,
+        objectives=recipe.objective_set(),
+        options=recipe.debiasing,
+        rewards=rewards,
+        debiasing=debiasing,
+        responses={
+            "reference": reference_responses(recipe, pairs),
+            "held_out": pairs.responses(pairs.held_out),
+        },
+    )
 
 
 def _heads(
@@ -145,7 +284,7 @@ def _heads(
     head: RewardHead,
     debiasing: VerbosityDebiasing,
     gate: GateTraining,
-    metrics: dict[str, Any],
+    metrics: RunMetrics,
 ) -> Heads:
     objectives = recipe.objective_set()
     names = objectives.names
@@ -160,7 +299,7 @@ def _heads(
     record = {
         "recipe": recipe.model_dump(mode="json"),
         "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
-        "metrics": metrics,
+        "metrics": metrics.as_dict(),
     }
     return Heads(
         objectives=objectives,
@@ -173,12 +312,10 @@ def _heads(
     )
 
 
-def _planted_truth(recipe: Recipe) -> dict[str, str] | None:
-    """Return which objective decides in which domain, where all sources know the same."""
-    planted = [source.planted for source in recipe.data.preferences]
-    if not planted or not planted[0] or any(other != planted[0] for other in planted):
-        return None
-    return dict(planted[0])
+def _planted_objectives(recipe: Recipe) -> dict[str, str]:
+    """Return the deciding objective of each subset, if all sources name the same."""
+    planted = [dict(source.planted) for source in recipe.data.preferences]
+    return planted[0] if planted and all(one == planted[0] for one in planted) else {}
 
 
 def debias(
@@ -187,7 +324,7 @@ def debias(
     rewards: Float[np.ndarray, "responses objectives"],
     pairs: PairIndex,
 ) -> VerbosityDebiasing:
-    """The debiasing that the recipe asks for, fitted on its reference responses."""
+    """Fit the debiasing that the recipe asks for on its reference responses."""
     section = recipe.debiasing
     objectives = recipe.objective_set()
     if section.objective is None:
@@ -202,10 +339,10 @@ def debias(
 
 
 def reference_responses(recipe: Recipe, pairs: PairIndex) -> Int[np.ndarray, " responses"]:
-    """Numbers of the training responses that the debiasing is fitted on.
+    """Return the numbers of the training responses that the debiasing is fitted on.
 
     Raises:
-        ArmormError: the recipe names no source of training pairs.
+        ArmormError: The recipe names no source of training pairs.
     """
     named = recipe.debiasing.reference
     in_reference = np.array([named is None or source in named for source in pairs.source])
@@ -230,43 +367,10 @@ def _measured_confounder(
 def reward_pairs(
     store: FeatureStore, pairs: PairIndex, rewards: Float[np.ndarray, "responses objectives"]
 ) -> RewardPairs:
-    """The preference pairs as the gate sees them, from the debiased rewards of all responses."""
+    """Return the pairs as the gate sees them, from the debiased rewards of all responses."""
     differences = rewards[pairs.chosen] - rewards[pairs.rejected]
     return RewardPairs(
         prompts=store.prompt_features(),
         prompt=torch.tensor(pairs.prompt),
         differences=torch.from_numpy(differences.astype(np.float32)),
     )
-
-
-def split_validation(
-    reward_pairs: RewardPairs, pairs: PairIndex, recipe: Recipe
-) -> tuple[RewardPairs, RewardPairs | None]:
-    """Training pairs, and those that decide which step is kept: whole prompts, held out of both."""
-    training = reward_pairs.where(~pairs.held_out)
-    fraction = recipe.gate.validation_fraction
-    return (training, None) if fraction == 0 else training.split(fraction, recipe.seed)
-
-
-def seed_spread(
-    options: GateOptions,
-    seed: int,
-    device: str,
-    first: GateTraining,
-    training: RewardPairs,
-    validation: RewardPairs | None,
-    held_out: RewardPairs,
-) -> dict[str, Any] | None:
-    """How much the held-out accuracy moves with the seed of the gate; ``None`` for one seed."""
-    if options.seeds == 1:
-        return None
-    gates = [first.gate]
-    for other in range(seed + 1, seed + options.seeds):
-        again = fit_gate(training, options, seed=other, device=device, validation=validation)
-        gates.append(again.gate)
-    accuracies = [float((margins(gate, held_out) > 0).float().mean()) for gate in gates]
-    return {
-        "accuracies": accuracies,
-        "mean": float(np.mean(accuracies)),
-        "standard_deviation": float(np.std(accuracies, ddof=1)),
-    }

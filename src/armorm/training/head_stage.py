@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +14,40 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from armorm.errors import StoreError
+from armorm.errors import ArmormError, StoreError
+from armorm.evaluation.run_metrics import HeadReport, ObjectiveFit
 from armorm.features import FeatureStore
 from armorm.files import read_json, write_atomically, write_json
 from armorm.heads import RewardHead
 from armorm.heads.metrics import RegressionFit, regression_fits
 from armorm.objectives import ObjectiveSet
 from armorm.training.recipe import Recipe
+from armorm.training.run_folder import RunFolder
 from armorm.training.statistics import HeadStatistics
-from armorm.training.tuning.folders import FINETUNED, read_score
+from armorm.training.tuning.folders import read_score
 from armorm.training.uncertainty import save_uncertainty
 
-REPORTED = {"objectives", "alphas", "selection_errors", "uncertainty"}
-"""What later stages read in ``head.json``; builds before the release wrote less."""
+MALFORMED = (ValueError, TypeError, KeyError, AttributeError)
+"""Errors of JSON that has other keys or types than were written."""
 
 
-def fit_head_stage(recipe: Recipe, output: str | Path) -> RewardHead:
-    """Stage 1: regress every objective on the features of the rated responses.
+def fit_head_stage(recipe: Recipe, output: str | Path | RunFolder) -> RewardHead:
+    """Regress every objective on the features of the rated responses.
 
-    The head that was trained with the backbone is taken as it is, where the recipe says so.
+    A head that was trained with the backbone is used as it is, if the recipe says so.
+
+    Raises:
+        StoreError: The features are missing, or were extracted for other objectives.
+        ArmormError: The folder is in use by another process.
     """
-    output = Path(output)
+    run = RunFolder.of(output)
+    with nullcontext():
+        return _fit_head(recipe, run)
+
+
+def _fit_head(recipe: Recipe, run: RunFolder) -> RewardHead:
     started = time.perf_counter()
-    store = FeatureStore.open(output / "features" / "rated")
+    store = FeatureStore.open(run.rated_features)
     objectives = recipe.objective_set()
     if store.objectives != objectives:
         raise StoreError(
@@ -45,26 +57,29 @@ def fit_head_stage(recipe: Recipe, output: str | Path) -> RewardHead:
     statistics = HeadStatistics.of_store(
         store, folds=recipe.head.folds, seed=recipe.seed, held_out=recipe.data.held_out
     )
-    return fit_head_of(statistics, store, recipe, output, started)
+    return fit_head_of(statistics, store, recipe, run, started)
 
 
 def fit_head_of(
-    statistics: HeadStatistics, store: FeatureStore, recipe: Recipe, output: Path, started: float
+    statistics: HeadStatistics,
+    store: FeatureStore,
+    recipe: Recipe,
+    output: str | Path | RunFolder,
+    started: float,
 ) -> RewardHead:
-    """Fit the head on statistics, judge it on the store's held-out rows, and leave all in the run
-    folder.
+    """Fit the head on statistics, measure it on the store's held-out rows, and write both.
 
-    A head that was trained with the backbone keeps its weights, and has no uncertainty: it is no
-    ridge fit of these sums. The penalties are those that ridge would take on its features.
+    A head that was trained with the backbone keeps its weights and has no uncertainty, because it
+    is no ridge fit of these sums.  Its penalties are those that ridge would choose on its features.
     """
-    objectives = recipe.objective_set()
+    run, objectives = RunFolder.of(output), recipe.objective_set()
     head = statistics.fit(recipe.head)
     if recipe.trains_head_with_backbone:
-        head = replace(head, weight=read_score(output / FINETUNED).double().numpy())
+        head = replace(head, weight=read_score(run.finetuned).double().numpy())
     fits = held_out_fits(store, head)
-    statistics.save(output / "head" / "statistics")
+    statistics.save(run.statistics)
     uncertainty = save_uncertainty(
-        output / "head",
+        run.head,
         statistics.total(),
         head,
         objectives,
@@ -72,7 +87,7 @@ def fit_head_of(
         withheld=_why_no_uncertainty(recipe),
     )
     seconds = time.perf_counter() - started
-    save_head(output / "head", head, objectives, fits, uncertainty, recipe.head.alphas, seconds)
+    save_head(run.head, head, objectives, fits, uncertainty, recipe.head.alphas, seconds)
     return head
 
 
@@ -85,7 +100,7 @@ def _why_no_uncertainty(recipe: Recipe) -> str | None:
 
 
 def held_out_fits(store: FeatureStore, head: RewardHead) -> list[RegressionFit]:
-    """How well each objective is predicted on the rows that no training has seen."""
+    """Return the fit of each objective on the rows that no training has seen."""
     ratings, held_out = store.ratings()
     return regression_fits(rewards_of_responses(store, head)[held_out], ratings[held_out])
 
@@ -93,7 +108,7 @@ def held_out_fits(store: FeatureStore, head: RewardHead) -> list[RegressionFit]:
 def rewards_of_responses(
     store: FeatureStore, head: RewardHead
 ) -> Float[np.ndarray, "responses objectives"]:
-    """Predicted rewards of all responses: the features are read once and forgotten."""
+    """Return the predicted rewards of all responses, reading the features shard by shard."""
     shards = [head.rewards(shard.float().numpy()) for shard in store.response_features()]
     return np.concatenate(shards).astype(np.float64)
 
@@ -107,53 +122,51 @@ def save_head(
     alphas: Sequence[float],
     seconds: float,
 ) -> None:
-    """Write the regression layer in float64, how well it predicts held-out ratings, and how well
-    it knows how well."""
+    """Write the regression layer in float64 and the report of the stage."""
     write_atomically(
         folder / "head.safetensors", save({"regression_layer.weight": np.asarray(head.weight)})
     )
-    report = {
-        "objectives": {
-            name: {
-                **asdict(fit),
-                "rows": head.rows[i],
-                "held_out_rows": fit.rows,
-                "alpha": head.alphas[i],
-            }
+    report = HeadReport(
+        objectives={
+            name: ObjectiveFit(
+                r2=fit.r2,
+                spearman=fit.spearman,
+                rows=head.rows[i],
+                held_out_rows=fit.rows,
+                alpha=head.alphas[i],
+            )
             for i, (name, fit) in enumerate(zip(objectives.names, fits, strict=True))
         },
-        "alphas": list(alphas),
-        "selection_errors": [
+        alphas=list(alphas),
+        selection_errors=[
             [None if np.isnan(error) else error for error in errors]
             for errors in head.selection_errors
         ],
-        "uncertainty": uncertainty,
-        "seconds": seconds,
-    }
-    write_json(folder / "head.json", report)
+        uncertainty=uncertainty,
+        seconds=seconds,
+    )
+    write_json(folder / "head.json", report.as_dict())
 
 
-def load_head(folder: Path) -> tuple[RewardHead, dict[str, Any]]:
-    """Read what :func:`save_head` wrote.
+def load_head(folder: Path) -> tuple[RewardHead, HeadReport]:
+    """Return the head that :func:`save_head` wrote, and its report.
 
     Raises:
-        StoreError: it is not there, or damaged.
+        StoreError: They are missing or damaged.
     """
     try:
         weight = load_file(folder / "head.safetensors")["regression_layer.weight"]
-        report = read_json(folder / "head.json")
-        if lacking := sorted(REPORTED - report.keys()):
-            raise ValueError(f"head.json lacks {', '.join(lacking)}")
-        objectives = report["objectives"].values()
+        report = HeadReport.from_dict(read_json(folder / "head.json"))
+        fits = report.objectives.values()
         head = RewardHead(
             weight,
-            tuple(float(objective["alpha"]) for objective in objectives),
-            tuple(int(objective["rows"]) for objective in objectives),
-            [[np.nan if e is None else e for e in errors] for errors in report["selection_errors"]],
+            tuple(float(fit.alpha) for fit in fits),
+            tuple(int(fit.rows) for fit in fits),
+            [[np.nan if e is None else e for e in errors] for errors in report.selection_errors],
         )
-        if weight.ndim != 2 or len(weight) != len(head.alphas) or not np.isfinite(weight).all():
+        if weight.ndim != 2 or len(weight) != len(fits) or not np.isfinite(weight).all():
             raise ValueError("head.json and head.safetensors do not fit together")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except (ArmormError, OSError, SafetensorError, *MALFORMED) as error:
         raise StoreError(
             f"{folder / 'head.json'} or head.safetensors is missing or damaged ({error}). Run "
             "`armorm fit-head` first."

@@ -1,13 +1,13 @@
-"""A recipe: everything a training run depends on, in one validated YAML file.
+"""Recipes: everything that a training run depends on, in one validated YAML file.
 
-Defaults are the paper's.  An unknown key is an error that names its neighbours.
+Defaults are the paper's.  An unknown key is an error that names the nearest known ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 from pydantic import model_validator
@@ -19,26 +19,24 @@ from armorm.heads import DebiasingOptions, GateOptions, HeadOptions
 from armorm.heads.options import Seed
 from armorm.objectives import Objective, ObjectiveSet
 from armorm.settings import Options
-from armorm.training.tuning.options import FinetuneSection, PretrainingSection
+from armorm.training.recipe_file import apply_override, read_recipe_file
+from armorm.training.tuning.options import FinetuneOptions, PretrainingOptions
 
 
 class DataSection(Options):
-    """Where ratings and preferences come from.
-
-    Attributes:
-        rated: Sources of rated responses (stage 1).
-        preferences: Sources of preference pairs (stage 2).
-        held_out: Which prompts are kept for the reported figures.
-        invalid: ``error`` stops at the first bad row; ``skip`` counts and lists them.
-    """
+    """Sources of the ratings and preferences."""
 
     rated: tuple[DataSource, ...]
+    """Sources of rated responses, for stage 1."""
     preferences: tuple[DataSource, ...]
+    """Sources of preference pairs, for stage 2."""
     held_out: HeldOut = HeldOut()
+    """Prompts that are kept out of training, for the reported figures."""
     invalid: InvalidPolicy = "error"
+    """Treatment of a bad row: error stops at the first one, skip counts and lists them."""
 
     @model_validator(mode="after")
-    def _catalogue_has_these_rows(self) -> DataSection:
+    def _check_catalog(self) -> DataSection:
         for source in self.rated:
             source.check_catalog("rated")
         for source in self.preferences:
@@ -52,34 +50,46 @@ class HeadSection(HeadOptions):
     method: Literal["ridge", "finetune"] = "ridge"
     """Ridge regression on the features of the frozen backbone, or finetune: the same loss through
     the backbone too."""
-    finetune: FinetuneSection = FinetuneSection()
+    finetune: FinetuneOptions = FinetuneOptions()
     """Course of the fine-tuning, where that is the method."""
 
 
 class Recipe(Options):
-    """Everything a training run depends on.
+    """Everything that a training run depends on.
 
-    Attributes:
-        name: Name of the run.
-        seed: The one seed all randomness comes from.
-        objectives: ``paper``, a dataset of the catalogue for the objectives that it rates, or a
-            list of such names and of objectives with their scales.
-        pretraining: Bradley–Terry training of the backbone before all else; ``null`` for none.
+    Example:
+        >>> recipe = Recipe.load("recipes/quickstart.yaml")
+        >>> recipe.objective_set().names[0]
+        'helpdesk-correctness'
+        >>> recipe.debiasing.objective
+        'helpdesk-verbosity'
     """
 
     name: str = "armorm"
+    """Name of the run."""
     seed: Seed = 0
+    """Seed of all randomness."""
     objectives: str | tuple[str | Objective, ...] = "paper"
+    """Objectives that are regressed: paper for the paper's nineteen, the name of a dataset of the
+    catalogue for those that it rates, or a list of such names and of objectives with their
+    scales."""
     backbone: BackboneSource = BackboneSource()
+    """The model that reads the conversations."""
     data: DataSection
-    pretraining: PretrainingSection | None = None
+    """Sources of the ratings and preferences."""
+    pretraining: PretrainingOptions | None = None
+    """Bradley–Terry training of the backbone before all else; null for none."""
     features: StoreOptions = StoreOptions()
+    """Storage of the features."""
     head: HeadSection = HeadSection()
+    """Stage 1, the regression of the objectives."""
     debiasing: DebiasingOptions = DebiasingOptions()
+    """Removal of one objective, such as verbosity, from the others."""
     gate: GateOptions = GateOptions()
+    """Stage 2, the gate."""
 
     @model_validator(mode="after")
-    def _known_objectives(self) -> Recipe:
+    def _check_objectives(self) -> Recipe:
         objectives = self.objective_set()
         for source in self.data.rated:
             source.check_scales(objectives)
@@ -89,64 +99,41 @@ class Recipe(Options):
 
     @property
     def trains_head_with_backbone(self) -> bool:
-        """Whether W comes from fine-tuning, not from a ridge fit."""
+        """True if W comes from fine-tuning and not from a ridge fit."""
         return self.head.method == "finetune" and self.head.finetune.final_head == "trained"
 
     def objective_set(self) -> ObjectiveSet:
-        """The objectives, in the order of the reward columns."""
+        """Return the objectives, in the order of the reward columns."""
         parts = self.objectives
         return objective_set(*([parts] if isinstance(parts, str) else parts))
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-        """Read a recipe and apply overrides such as ``gate.steps=500``.
+        """Read a recipe from a YAML file.
+
+        Args:
+            path: The file.
+            overrides: Changes such as ``gate.steps=500``.
 
         Raises:
-            RecipeError: the file cannot be read, or a key or value is wrong; every problem is
-                named.
+            RecipeError: The file cannot be read, or keys or values are wrong; the message names
+                every problem.
+
+        Example:
+            >>> recipe = Recipe.load("recipes/quickstart.yaml", ["gate.steps=500"])
+            >>> recipe.gate.steps
+            500
         """
-        path = Path(path)
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise RecipeError(f"{path} cannot be read: {error}") from error
-        if not isinstance(content, dict):
-            raise RecipeError(f"{path} is not a recipe: it must be a mapping of sections.")
+        content = read_recipe_file(Path(path))
         for override in overrides:
-            _apply_override(content, override)
-        return cls.validated(content, str(path))
+            apply_override(content, override)
+        try:
+            return cls.validated(content, str(path))
+        except RecursionError:
+            raise RecipeError(f"{path} is nested too deeply.") from None
 
     def dump(self) -> str:
-        """The whole recipe as YAML, defaults written out."""
+        """Return the whole recipe as YAML, with all defaults written out."""
         content = self.model_dump(mode="json")
         text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         return text
-
-
-def _apply_override(content: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise RecipeError(f"--set {override}: write it as section.key=value.")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--set {override}: {text!r} is not YAML: {error}") from error
-    *path, last = key.split(".")
-    place: Any = content
-    for step in path:
-        if isinstance(place, list):
-            place = place[_list_position(place, step, override)]
-        elif isinstance(place, dict):
-            place = place.setdefault(step, {})
-        if not isinstance(place, dict | list):
-            raise RecipeError(f"--set {override}: {step!r} holds a value, not a section.")
-    if isinstance(place, list):
-        place[_list_position(place, last, override)] = value
-    else:
-        place[last] = value
-
-
-def _list_position(items: list[Any], step: str, override: str) -> int:
-    if not step.isdigit() or int(step) >= len(items):
-        raise RecipeError(f"--set {override}: {step!r} is not a position in 0 to {len(items) - 1}.")
-    return int(step)

@@ -8,14 +8,15 @@ from pathlib import Path
 
 from armorm.features import Backbone, FeatureBackbone, load_engine
 from armorm.training.recipe import Recipe
+from armorm.training.run_folder import RunFolder
 from armorm.training.tuning.folders import backbone_folder
 
 
-def load_backbone(recipe: Recipe, run: Path) -> Backbone:
-    """The backbone that features are read from: the recipe's, or what the run made of it.
+def load_backbone(recipe: Recipe, run: str | Path | RunFolder) -> Backbone:
+    """Load the backbone that features are read from: the recipe's, or the one that was trained.
 
     Raises:
-        StoreError: the recipe trains the backbone and the run has not done so yet.
+        StoreError: The recipe trains the backbone and the run has not done so yet.
     """
     backbone = Backbone.from_pretrained(backbone_folder(recipe, run), recipe.backbone)
     backbone.name = recipe.backbone.model
@@ -24,9 +25,9 @@ def load_backbone(recipe: Recipe, run: Path) -> Backbone:
 
 @contextmanager
 def feature_engine(
-    recipe: Recipe, run: Path, backbone: FeatureBackbone | None = None
+    recipe: Recipe, run: str | Path | RunFolder, backbone: FeatureBackbone | None = None
 ) -> Iterator[FeatureBackbone]:
-    """The recipe's engine while it is needed; the given backbone where there is one."""
+    """Load the recipe's engine and close it at the end; a given backbone is used as it is."""
     if backbone is not None:
         yield backbone
         return

@@ -53,7 +53,7 @@ def test_loss_and_all_gradients_are_the_oracles(tiny_folder):
     torch.testing.assert_close(model.head.weight.grad, plain_weight.grad)
     found = dict(decoder.named_parameters())
     for name, parameter in plain.named_parameters():
-        torch.testing.assert_close(found[name].grad, parameter.grad, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(found[name].grad, parameter.grad, atol=5e-5, rtol=1e-4)
 
 
 @settings(max_examples=30, deadline=None)

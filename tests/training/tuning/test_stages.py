@@ -32,7 +32,7 @@ from armorm.training import (
 )
 from armorm.training.features_stage import read_data
 from armorm.training.run_backbone import load_backbone
-from armorm.training.tuning.options import PretrainingSection
+from armorm.training.tuning.options import PretrainingOptions
 from armorm.training.tuning.pretraining import pretraining_pairs
 from tests.tiny import TEMPLATES, save_tiny_backbone
 
@@ -391,7 +391,7 @@ def test_pairs_of_pretrainings_own_sources_keep_off_held_out_prompts(recipe_file
     own.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     recipe = recipe.model_copy(
         update={
-            "pretraining": PretrainingSection(preferences=(DataSource(path=str(own)),)),
+            "pretraining": PretrainingOptions(preferences=(DataSource(path=str(own)),)),
             "data": recipe.data.model_copy(
                 update={"held_out": HeldOut(column="split", values=("test",))}
             ),

@@ -7,10 +7,12 @@ import itertools
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from armorm.conversations import Conversation, PreferencePair, RatedResponse, prompt_key
 from armorm.conversations.messages import Tally
@@ -184,11 +186,10 @@ def _objectives_in(file: Path) -> ObjectiveSet:
         ratings = None if isinstance(raw.fields, InputError) else raw.fields.get("ratings")
         if isinstance(ratings, dict):
             others.update(dict.fromkeys(ratings))
-    unbounded = [
-        Objective(name=name, minimum=-1e300, maximum=1e300)
-        for name in others
-        if name and name not in PAPER_OBJECTIVES.names
-    ]
+    unbounded = []
+    for name in others.keys() - set(PAPER_OBJECTIVES.names):
+        with suppress(ValidationError):  # no name, or half a character: its rows are invalid
+            unbounded.append(Objective(name=name, minimum=-1e300, maximum=1e300))
     return ObjectiveSet([*PAPER_OBJECTIVES, *unbounded])
 
 

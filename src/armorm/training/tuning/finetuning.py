@@ -26,11 +26,12 @@ from armorm.heads.metrics import regression_fits
 from armorm.training.features_stage import RecipeData, read_data
 from armorm.training.head_stage import held_out_fits
 from armorm.training.recipe import Recipe
+from armorm.training.run_folder import RunFolder
 from armorm.training.statistics import feature_settings
 from armorm.training.tuning.encoded import encode_rows, rewards_of
-from armorm.training.tuning.folders import FINETUNED, TuningFolder, backbone_folder
+from armorm.training.tuning.folders import TuningFolder, backbone_folder
 from armorm.training.tuning.lora import lora_config, merged
-from armorm.training.tuning.options import FinetuneSection
+from armorm.training.tuning.options import FinetuneOptions
 from armorm.training.tuning.regression import RatedConversations, RewardRegression, collate
 from armorm.training.tuning.trainers import (
     load_for_training,
@@ -44,7 +45,7 @@ Rated = DiskList[tuple[RatedResponse, EncodedPrompt]]
 
 def finetune_stage(
     recipe: Recipe,
-    output: str | Path,
+    output: str | Path | RunFolder,
     *,
     data: RecipeData | None = None,
     show_progress: bool = False,
@@ -63,13 +64,13 @@ def finetune_stage(
         StoreError: ``output`` holds a training with other settings.
         MissingExtraError: adapters are asked for and PEFT is not installed.
     """
-    output = Path(output)
-    rated, _ = data or read_data(recipe, output, show_progress=show_progress)
+    run = RunFolder.of(output)
+    rated, _ = data or read_data(recipe, run, show_progress=show_progress)
     section = recipe.head.finetune
-    start = backbone_folder(recipe, output, before_finetuning=True)
+    start = backbone_folder(recipe, run, before_finetuning=True)
     backbone = load_for_training(recipe, start, section)
     folder = TuningFolder(
-        output / FINETUNED,
+        run.finetuned,
         {
             "options": section.model_dump(mode="json", exclude={"save_steps", "final_head"}),
             "probe": recipe.head.model_dump(mode="json", exclude={"method", "finetune"}),
@@ -137,7 +138,7 @@ def _fit_probe(recipe: Recipe, store: FeatureStore) -> RewardHead:
 
 
 def _regression(
-    backbone: Backbone, probe: RewardHead, section: FinetuneSection, seed: int
+    backbone: Backbone, probe: RewardHead, section: FinetuneOptions, seed: int
 ) -> RewardRegression:
     decoder: Any = backbone.model
     if section.lora is None:

@@ -1,7 +1,7 @@
-"""The folder a trained backbone is left in, and how an interrupted training is taken up again.
+"""The folder of a trained backbone, and its resumption after an interruption.
 
-A training works in ``NAME.unfinished``, which is renamed to ``NAME`` when all of it is there.
-``training.json`` in both says what the training depends on, so that nothing stale is used.
+A training works in ``NAME.unfinished``, which is renamed to ``NAME`` when it is complete.
+``training.json`` in both records all settings of the training, so that no other one is resumed.
 """
 
 from __future__ import annotations
@@ -19,29 +19,32 @@ from armorm.errors import StoreError
 from armorm.features import Backbone
 from armorm.files import read_json, write_json
 from armorm.training.recipe import Recipe
+from armorm.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-PRETRAINED, FINETUNED = "pretrained", "finetuned"
 RECORD = "training.json"
 
 
-def backbone_folder(recipe: Recipe, run: Path, *, before_finetuning: bool = False) -> str | Path:
-    """Where the backbone of a run is: as the recipe names it, or what the run has trained.
+def backbone_folder(
+    recipe: Recipe, output: str | Path | RunFolder, *, before_finetuning: bool = False
+) -> str | Path:
+    """Return the name or folder of a run's backbone: the recipe's, or the one that was trained.
 
     Args:
         recipe: The recipe.
-        run: The run folder.
-        before_finetuning: The one that fine-tuning starts from.
+        output: Run folder.
+        before_finetuning: Return the backbone that fine-tuning starts from.
 
     Raises:
-        StoreError: the recipe trains it and the run has not done so yet.
+        StoreError: The recipe trains the backbone and the run has not done so yet.
     """
+    run = RunFolder.of(output)
     if recipe.head.method == "finetune" and not before_finetuning:
-        return _trained(run / FINETUNED, "finetune")
+        return _trained(run.finetuned, "finetune")
     if recipe.pretraining is not None:
-        return _trained(run / PRETRAINED, "pretrain")
+        return _trained(run.pretrained, "pretrain")
     return recipe.backbone.model
 
 
@@ -51,13 +54,13 @@ def _trained(folder: Path, command: str) -> Path:
     return folder
 
 
-def tuning_reports(recipe: Recipe, run: Path) -> dict[str, dict[str, Any]]:
-    """What the trainings of the backbone reported, for ``metrics.json``; empty without any."""
+def tuning_reports(recipe: Recipe, run: RunFolder) -> dict[str, dict[str, Any]]:
+    """Return the reports of the trainings of the backbone, by stage; empty without any."""
     stages = {}
     if recipe.pretraining is not None:
-        stages["pretraining"] = run / PRETRAINED
+        stages["pretraining"] = run.pretrained
     if recipe.head.method == "finetune":
-        stages["finetuning"] = run / FINETUNED
+        stages["finetuning"] = run.finetuned
     return {name: read_json(folder / RECORD)["report"] for name, folder in stages.items()}
 
 
@@ -66,8 +69,8 @@ class TuningFolder:
     """One training of a backbone on disk.
 
     Attributes:
-        path: Where the trained backbone will stand.
-        settings: Everything the outcome depends on, as JSON.
+        path: Folder of the trained backbone.
+        settings: Everything that the outcome depends on, as JSON.
     """
 
     path: Path
@@ -75,18 +78,19 @@ class TuningFolder:
 
     @property
     def work(self) -> Path:
-        """What is there while the training runs."""
+        """Folder of the training while it runs."""
         return self.path.with_name(f"{self.path.name}.unfinished")
 
     @property
     def checkpoints(self) -> Path:
+        """Folder of the Trainer's checkpoints."""
         return self.work / "checkpoints"
 
     def is_finished(self) -> bool:
-        """Whether this very training has been done; if not, its work folder is made ready.
+        """Return True if this training has been done; if not, prepare its work folder.
 
         Raises:
-            StoreError: another training is there, finished or not.
+            StoreError: The folder holds another training, finished or not.
         """
         if self.path.is_dir():
             self._check_same(self.path)
@@ -99,7 +103,7 @@ class TuningFolder:
         return False
 
     def last_checkpoint(self) -> Path | None:
-        """The newest whole checkpoint; what a kill tore is removed."""
+        """Return the newest complete checkpoint, and delete incomplete ones."""
         whole = []
         for folder in self.checkpoints.glob("checkpoint-*"):
             try:
@@ -116,7 +120,7 @@ class TuningFolder:
         score: Float[Tensor, "outputs hidden"],
         report: dict[str, Any],
     ) -> None:
-        """Write the trained backbone with its report, and move it to its place."""
+        """Write the trained backbone with its report, and rename it to its final name."""
         result = self.work / "result"
         shutil.rmtree(result, ignore_errors=True)
         save_scored_backbone(result, backbone, decoder, score)
@@ -152,12 +156,12 @@ def save_scored_backbone(
 ) -> None:
     """Write a decoder and the linear layer it was trained under, as transformers would.
 
-    The folder is an ordinary sequence classifier without intercept (``score.weight``); read as a
-    backbone, its score is left aside.
+    The folder is an ordinary sequence classifier without intercept (``score.weight``); a backbone
+    that is loaded from it ignores the score.
 
     Args:
-        folder: Where to.
-        backbone: Whose tokenizer and template go with it.
+        folder: Folder to write.
+        backbone: Backbone whose tokenizer and template are written with it.
         decoder: The trained decoder, adapters merged.
         score: The layer. Shape (outputs, hidden).
     """
@@ -181,7 +185,7 @@ def save_scored_backbone(
 
 
 def read_score(folder: Path) -> Float[Tensor, "outputs hidden"]:
-    """The linear layer that :func:`save_scored_backbone` left beside the decoder."""
+    """Return the linear layer that :func:`save_scored_backbone` wrote beside the decoder."""
     from safetensors import safe_open
 
     for file in sorted(folder.glob("*.safetensors")):

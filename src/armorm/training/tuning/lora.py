@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from armorm.errors import MissingExtraError
-from armorm.training.tuning.options import LoraSection
+from armorm.training.tuning.options import LoraOptions
 
 
-def lora_config(section: LoraSection, task: Literal["FEATURE_EXTRACTION", "SEQ_CLS"]) -> Any:
+def lora_config(section: LoraOptions, task: Literal["FEATURE_EXTRACTION", "SEQ_CLS"]) -> Any:
     """PEFT's configuration; for ``SEQ_CLS`` it trains the new score layer whole.
 
     Raises:

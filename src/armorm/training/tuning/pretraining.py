@@ -24,11 +24,12 @@ from armorm.features.extraction import hash_rows
 from armorm.heads.metrics import accuracy
 from armorm.training.features_stage import RecipeData, read_data
 from armorm.training.recipe import Recipe
+from armorm.training.run_folder import RunFolder
 from armorm.training.statistics import feature_settings
 from armorm.training.tuning.encoded import ROWS_AT_ONCE, encode_rows, rewards_of
-from armorm.training.tuning.folders import PRETRAINED, TuningFolder
+from armorm.training.tuning.folders import TuningFolder
 from armorm.training.tuning.lora import lora_config, merged
-from armorm.training.tuning.options import PretrainingSection
+from armorm.training.tuning.options import PretrainingOptions
 from armorm.training.tuning.trainers import (
     load_for_training,
     quiet_libraries,
@@ -44,7 +45,7 @@ Pairs = DiskList[tuple[PreferencePair, EncodedPrompt]]
 
 def pretrain_stage(
     recipe: Recipe,
-    output: str | Path,
+    output: str | Path | RunFolder,
     *,
     data: RecipeData | None = None,
     show_progress: bool = False,
@@ -68,14 +69,14 @@ def pretrain_stage(
     section = recipe.pretraining
     if section is None:
         raise ArmormError("The recipe has no section `pretraining`. Add one: `pretraining: {}`.")
-    output = Path(output)
-    data = data or read_data(recipe, output, show_progress=show_progress)
-    pairs = pretraining_pairs(recipe, data, scratch=output, show_progress=show_progress)
+    run = RunFolder.of(output)
+    data = data or read_data(recipe, run, show_progress=show_progress)
+    pairs = pretraining_pairs(recipe, data, scratch=run.path, show_progress=show_progress)
     if section.preferences is not None and pairs.invalid:
-        pairs.write_invalid(output / "invalid-pretraining.jsonl")
+        pairs.write_invalid(run.invalid("pretraining"))
     backbone = load_for_training(recipe, recipe.backbone.model, section)
     folder = TuningFolder(
-        output / PRETRAINED,
+        run.pretrained,
         {
             "options": section.model_dump(mode="json", exclude={"save_steps", "preferences"}),
             "seed": recipe.seed,
@@ -121,7 +122,7 @@ def pretraining_pairs(
 
 def _pretrain(
     recipe: Recipe,
-    section: PretrainingSection,
+    section: PretrainingOptions,
     backbone: Backbone,
     pairs: Loaded[PreferencePair],
     folder: TuningFolder,
@@ -159,7 +160,7 @@ def _pretrain(
 
 def _reward_trainer(
     recipe: Recipe,
-    section: PretrainingSection,
+    section: PretrainingOptions,
     backbone: Backbone,
     pairs: Pairs,
     folder: TuningFolder,

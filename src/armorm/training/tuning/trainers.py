@@ -16,7 +16,7 @@ from armorm.features.backbone import default_device
 from armorm.progress import progress_bar
 from armorm.training.recipe import Recipe
 from armorm.training.tuning.folders import TuningFolder
-from armorm.training.tuning.options import TuningSection
+from armorm.training.tuning.options import TuningOptions
 
 Arguments = TypeVar("Arguments")
 
@@ -24,7 +24,7 @@ Arguments = TypeVar("Arguments")
 CURVE_POINTS = 50
 
 
-def load_for_training(recipe: Recipe, name: object, section: TuningSection) -> Backbone:
+def load_for_training(recipe: Recipe, name: object, section: TuningOptions) -> Backbone:
     """The backbone in the number format it is trained in: adapters sit on frozen weights that may
     be bfloat16; weights that learn are float32, whose steps bfloat16 would round away.
 
@@ -45,7 +45,7 @@ def load_for_training(recipe: Recipe, name: object, section: TuningSection) -> B
 
 def training_arguments(
     kind: Callable[..., Arguments],
-    section: TuningSection,
+    section: TuningOptions,
     folder: TuningFolder,
     device: torch.device,
     seed: int,

@@ -1,0 +1,101 @@
+"""The folder of a training run: one place that knows where everything in it stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Paths of a training run. The layout is described in docs/formats.md.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    @classmethod
+    def of(cls, path: str | Path | RunFolder) -> RunFolder:
+        """Return the run folder of a path, or the folder itself."""
+        return path if isinstance(path, RunFolder) else cls(Path(path))
+
+    @property
+    def recipe(self) -> Path:
+        """The recipe with all defaults written out."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def data_report(self) -> Path:
+        """Account of the rows read, skipped and extracted."""
+        return self.path / "data.json"
+
+    @property
+    def held_out_pairs(self) -> Path:
+        """Held-out pairs as preference rows, ready for ``armorm evaluate``."""
+        return self.path / "held_out_pairs.jsonl"
+
+    def invalid(self, kind: str) -> Path:
+        """Return the list of skipped rows: ``rated``, ``preferences`` or ``pretraining``."""
+        return self.path / f"invalid-{kind}.jsonl"
+
+    @property
+    def pretrained(self) -> Path:
+        """Backbone after the Bradley–Terry training."""
+        return self.path / "pretrained"
+
+    @property
+    def finetuned(self) -> Path:
+        """Backbone after fine-tuning on the ratings."""
+        return self.path / "finetuned"
+
+    @property
+    def features(self) -> Path:
+        """Folder of the feature stores."""
+        return self.path / "features"
+
+    @property
+    def rated_features(self) -> Path:
+        """Features of the rated responses."""
+        return self.features / "rated"
+
+    @property
+    def preference_features(self) -> Path:
+        """Features of the preference pairs."""
+        return self.features / "preferences"
+
+    @property
+    def head(self) -> Path:
+        """Regression layer, its report and its uncertainty."""
+        return self.path / "head"
+
+    @property
+    def statistics(self) -> Path:
+        """Sums that the head is fitted on."""
+        return self.head / "statistics"
+
+    @property
+    def gate_checkpoint(self) -> Path:
+        """Unfinished gate of an interrupted run."""
+        return self.path / "gate.unfinished.safetensors"
+
+    @property
+    def logs(self) -> Path:
+        """TensorBoard's files."""
+        return self.path / "logs"
+
+    @property
+    def model(self) -> Path:
+        """The finished model."""
+        return self.path / "model"
+
+    @property
+    def metrics(self) -> Path:
+        """Figures of the run for programs."""
+        return self.path / "metrics.json"
+
+    @property
+    def report(self) -> Path:
+        """Figures of the run for people."""
+        return self.path / "report.html"
