@@ -32,9 +32,11 @@ from armorm.cli.options import (
     steering_factors,
     text_or_file,
 )
+from armorm.errors import RecipeError
 
 if TYPE_CHECKING:
-    from armorm.data import DataSource
+    from armorm.data import DataSource, InvalidPolicy
+    from armorm.evaluation.benchmarks import BenchmarkReport
 
 
 def register(app: typer.Typer) -> None:
@@ -168,20 +170,42 @@ def evaluate(
     model: Annotated[
         str,
         typer.Argument(
-            help="Model folder or hub id; `scored` where the files are RewardBench's "
-            "_outputs.jsonl, which hold their scores.",
+            help="Model folder or hub id. With --scored: the first file.",
             metavar="MODEL",
             show_default=False,
         ),
     ],
     preferences: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
-            help="Preference files, or hub datasets as NAME or NAME@SPLIT.",
+            help="Benchmarks or datasets of the catalogue, preference files, or hub datasets as "
+            "NAME or NAME@SPLIT.",
             metavar="PREFERENCES...",
             show_default=False,
         ),
-    ],
+    ] = None,
+    scored: Annotated[
+        bool,
+        typer.Option(
+            "--scored",
+            help="No MODEL: the files are RewardBench's _outputs.jsonl, which hold their scores.",
+        ),
+    ] = False,
+    rule: Annotated[
+        str | None,
+        typer.Option(
+            "--benchmark",
+            help="Report by the score rule of this benchmark. Default: that of PREFERENCES, if it "
+            "is one benchmark.",
+            metavar="NAME",
+        ),
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            help="Read hub datasets from this folder, laid out as on the hub.", metavar="DIR"
+        ),
+    ] = None,
     rewardbench: Annotated[
         Path | None,
         typer.Option(help="Also write RewardBench's result files here.", metavar="DIR"),
@@ -198,26 +222,29 @@ def evaluate(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Accuracy on preference pairs, whole and by subset. A tie counts as wrong."""
-    from armorm.data import read_preferences
-    from armorm.evaluation import report_on, score_pairs
+    """Report accuracy on preference pairs or a benchmark. A tie counts as wrong."""
+    from armorm.evaluation import ScoredRows, score_all
+    from armorm.evaluation.benchmarks import PreferenceBenchmark, benchmark, benchmarks
     from armorm.evaluation.benchmarks.reward_bench_files import (
         read_rewardbench_outputs,
         write_rewardbench_results,
     )
 
-    if model == "scored":
-        done = [one for name in preferences for one in read_rewardbench_outputs(Path(name))]
+    names = preferences or []
+    if rule is None and len(names) == 1 and names[0] in benchmarks():
+        rule = names[0]
+    chosen = PreferenceBenchmark() if rule is None else benchmark(rule)
+    if scored:
+        done = [one for name in (model, *names) for one in read_rewardbench_outputs(Path(name))]
         rows = {"read": len(done), "kept": len(done), "skipped": {}}
-        _print_evaluation({**report_on(done).as_dict(), "rows": rows, "invalid": []}, as_json)
+        _print_evaluation(chosen.report(ScoredRows(done)), rows, [], as_json)
         return
-    sources = [_source(name) for name in preferences]
-    pairs = read_preferences(
-        sources,
-        invalid="skip" if skip_invalid else "error",
-        show_progress=show_progress(quiet),
-    )
-    loaded = load_model(
+    if not names:
+        raise RecipeError("Name the preference files or the benchmark to evaluate on.")
+    invalid: InvalidPolicy = "skip" if skip_invalid else "error"
+    sources = [source for name in names for source in _sources(name, root)]
+    loaded = chosen.read(sources, invalid=invalid, show_progress=show_progress(quiet))
+    judge = load_model(
         model,
         device=device,
         dtype=dtype,
@@ -228,18 +255,18 @@ def evaluate(
         engine=engine,
         engine_options=engine_option,
     )
-    scored = score_pairs(loaded, pairs.rows, show_progress=show_progress(quiet))
+    found = score_all(judge, loaded.rows, invalid=invalid, show_progress=show_progress(quiet))
+    report = chosen.report(found)
     if rewardbench is not None:
-        write_rewardbench_results(rewardbench, model, loaded.backbone.encoder, scored)
-    report = report_on(scored, too_long=len(pairs.rows) - len(scored))
-    account = {
-        "rows": pairs.tally.as_dict(),
-        "invalid": list(pairs.invalid),
-    }
-    _print_evaluation({**report.as_dict(), **account}, as_json)
+        write_rewardbench_results(rewardbench, model, judge.backbone.encoder, found.rows)
+    _print_evaluation(report, loaded.tally.as_dict(), list(loaded.invalid), as_json)
 
 
-def _print_evaluation(result: dict[str, Any], as_json: bool) -> None:
+def _print_evaluation(
+    report: BenchmarkReport, rows: dict[str, Any], invalid: list[dict[str, Any]], as_json: bool
+) -> None:
+    result = report.as_dict()
+    result |= {"rows": rows, "invalid": [*invalid, *result.get("invalid", ())]}
     if as_json:
         print_json(result)
     else:
@@ -248,10 +275,23 @@ def _print_evaluation(result: dict[str, Any], as_json: bool) -> None:
         print_evaluation(result)
 
 
-def _source(name: str) -> DataSource:
+def _sources(name: str, root: Path | None) -> list[DataSource]:
+    """Return the sources of a file, a benchmark, a dataset of the catalogue or of the hub."""
     from armorm.data import DataSource
+    from armorm.data.catalog import catalog
+    from armorm.evaluation.benchmarks import benchmarks
 
-    if Path(name).suffixes or Path(name).exists() or "*" in name:
-        return DataSource(path=name)
-    dataset, _, split = name.partition("@")
-    return DataSource(dataset=dataset, split=split or "train")
+    if name in benchmarks():
+        found = list(benchmarks()[name].sources)
+    elif name in catalog():
+        found = [DataSource(catalog=name)]
+    elif Path(name).suffixes or Path(name).exists() or "*" in name:
+        found = [DataSource(path=name)]
+    else:
+        dataset, _, split = name.partition("@")
+        found = [DataSource(dataset=dataset, split=split or "train")]
+    if root is None:
+        return found
+    return [
+        one if one.path is not None else one.model_copy(update={"root": str(root)}) for one in found
+    ]

@@ -290,23 +290,46 @@ def print_comparison(comparison: Comparison) -> None:
 
 
 def print_evaluation(result: Mapping[str, Any]) -> None:
-    """Accuracy, whole and by subset."""
-    table = Table(title=f"Accuracy {_percent(result['accuracy'])} on {result['n']:,} pairs")
-    table.add_column("subset")
-    table.add_column("pairs", justify="right")
-    table.add_column("accuracy", justify="right")
-    for name, subset in result["subsets"].items():
-        table.add_row(escape(name), f"{subset['n']:,}", _percent(subset["accuracy"]))
-    table.add_section()
-    shorter = result["shorter_won"]
-    table.add_row("shorter won", f"{shorter['n']:,}", _percent(shorter["accuracy"]))
-    table.add_row("longer response alone", f"{result['n']:,}", _percent(result["length_accuracy"]))
-    console.print(table)
-    console.print(f"{result['ties']:,} ties count as wrong.")
-    if result["too_long"]:
-        console.print(f"{result['too_long']:,} pairs too long to read, left out.", style="yellow")
+    """Print the figures of a benchmark, and the accuracies of preference pairs."""
+    if (figures := result.get("figures", {})).keys() - {"accuracy"}:
+        table = Table(title="Score")
+        table.add_column("figure")
+        table.add_column("value", justify="right")
+        for name, value in figures.items():
+            table.add_row(escape(name), _percent(value))
+        console.print(table)
+    if "subsets" in result:
+        console.print(_pairs_table(result))
+        console.print(f"{result['ties']:,} ties count as wrong.")
+    if result.get("too_long"):
+        console.print(f"{result['too_long']:,} rows too long to read, not counted.", style="yellow")
+    for error in result["invalid"][:3]:
+        message = f"{error['file']}: {error['field']}: {error['reason']}"
+        console.print(f"Not counted: {escape(message)}", style="yellow")
+    if len(result["invalid"]) > 3:
+        console.print(f"… and {len(result['invalid']) - 3:,} more (--json).", style="yellow")
     for reason, count in result["rows"]["skipped"].items():
         console.print(f"{count:,} rows skipped: {escape(reason)}", style="yellow")
+
+
+def _pairs_table(result: Mapping[str, Any]) -> Table:
+    whole = {key: result[key] for key in ("accuracy", "n", "low", "high")}
+    table = Table(title=f"Accuracy {_interval(whole)} on {result['n']:,} pairs")
+    table.add_column("subset")
+    table.add_column("pairs", justify="right")
+    table.add_column("accuracy (95 %)", justify="right")
+    for name, subset in result["subsets"].items():
+        table.add_row(escape(name), f"{subset['n']:,}", _interval(subset))
+    table.add_section()
+    for label, key in (("shorter won", "shorter_won"), ("longer won", "longer_won")):
+        table.add_row(label, f"{result[key]['n']:,}", _interval(result[key]))
+    table.add_row("mean of both", f"{result['balanced']['n']:,}", _interval(result["balanced"]))
+    table.add_row("longer response alone", f"{result['n']:,}", _percent(result["length_accuracy"]))
+    return table
+
+
+def _interval(found: Mapping[str, Any]) -> str:
+    return _with_interval(Accuracy(**found))
 
 
 def _bar(value: float, largest: float, width: int = 10) -> Text:

@@ -1,21 +1,15 @@
 """Figures for programs and pages for people, from the same objects."""
 
-from armorm.evaluation.preferences import (
-    PreferenceReport,
-    ScoredPair,
-    SubsetAccuracy,
-    evaluate,
-    report_on,
-    score_pairs,
-)
+from armorm.evaluation.preferences import PreferenceReport, evaluate, report_on
 from armorm.evaluation.report import write_run_report
+from armorm.evaluation.scored_rows import ScoredRow, ScoredRows, score_all
 
 __all__ = [
     "PreferenceReport",
-    "ScoredPair",
-    "SubsetAccuracy",
+    "ScoredRow",
+    "ScoredRows",
     "evaluate",
     "report_on",
-    "score_pairs",
+    "score_all",
     "write_run_report",
 ]

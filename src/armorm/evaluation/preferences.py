@@ -1,4 +1,4 @@
-"""Accuracy of a reward model on preference pairs, whole and by subset."""
+"""Accuracy of a reward model on preference pairs: whole, by length of the winner, by subset."""
 
 from __future__ import annotations
 
@@ -7,131 +7,108 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from armorm.conversations import PreferencePair
+from armorm.data import InvalidPolicy
 from armorm.errors import ArmormError
+from armorm.evaluation.accuracy import Accuracy, MethodAccuracy
+from armorm.evaluation.scored_rows import ScoredRows, score_all
 from armorm.heads.metrics import accuracy
 from armorm.model import RewardModel
-from armorm.progress import progress_bar
-
-PAIRS_AT_ONCE = 256
-
-
-@dataclass(frozen=True, slots=True)
-class SubsetAccuracy:
-    """Accuracy on n pairs; a tie counts as wrong, as RewardBench counts it."""
-
-    accuracy: float | None
-    n: int
 
 
 @dataclass(frozen=True, slots=True)
 class PreferenceReport:
-    """What :func:`evaluate` found.
+    """Accuracy on preference pairs; a tie counts as wrong.
 
     Attributes:
         accuracy: Share of pairs whose chosen response scores strictly higher.
+        low: Lower end of its 95 % interval (Wilson).
+        high: Upper end.
         n: Pairs scored.
         ties: Pairs with equal scores; they count as wrong.
-        too_long: Pairs that could not be read whole and were left out.
-        length_accuracy: What preferring the longer response would give.
+        too_long: Pairs that could not be read whole; they are not counted in ``n``.
+        length_accuracy: Accuracy of preferring the longer response.
         shorter_won: Accuracy on the pairs whose chosen response is the shorter one.
+        longer_won: Accuracy on the pairs whose chosen response is the longer one.
+        balanced: Mean of the two.
         subsets: Accuracy by subset.
+        invalid: Errors of the pairs without scores; they are not counted in ``n``.
     """
 
     accuracy: float | None
+    low: float | None
+    high: float | None
     n: int
     ties: int
     too_long: int
     length_accuracy: float | None
-    shorter_won: SubsetAccuracy
-    subsets: dict[str, SubsetAccuracy]
+    shorter_won: Accuracy
+    longer_won: Accuracy
+    balanced: Accuracy
+    subsets: dict[str, Accuracy]
+    invalid: tuple[dict[str, Any], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON holds them."""
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True)
-class ScoredPair:
-    """A preference pair with the scores of its responses."""
-
-    pair: PreferencePair
-    chosen: float
-    rejected: float
-
-    @property
-    def margin(self) -> float:
-        return self.chosen - self.rejected
-
-
 def evaluate(
-    model: RewardModel, pairs: Sequence[PreferencePair], *, show_progress: bool = False
+    model: RewardModel,
+    pairs: Sequence[PreferencePair],
+    *,
+    invalid: InvalidPolicy = "error",
+    show_progress: bool = False,
 ) -> PreferenceReport:
     """Score both responses of every pair and report the accuracy.
 
-    Pairs longer than the model can read are counted in ``too_long`` when the backbone's policy
-    is ``skip`` or ``drop_oldest_turns``.
+    Args:
+        model: The model. Pairs longer than it can read are counted in ``too_long``, unless its
+            backbone's policy is ``error``.
+        pairs: The pairs.
+        invalid: ``error`` stops at a pair without a finite score, or that the chat template
+            refuses; ``skip`` lists it.
+        show_progress: Draw a progress bar on standard error.
 
     Raises:
-        OverlongError: a pair is too long under the policy ``error``.
-        ArmormError: there is nothing to evaluate.
+        InputError: A pair has no scores.
+        ArmormError: There are no pairs.
+
+    Example:
+        >>> from armorm import PreferencePair, RewardModel, evaluate
+        >>> model = RewardModel.from_pretrained("runs/quickstart/model")  # doctest: +SKIP
+        >>> prompt = ({"role": "user", "content": "What is the capital of Norway?"},)
+        >>> pair = PreferencePair(prompt, chosen="It is Oslo.", rejected="It is Bergen.")
+        >>> evaluate(model, [pair]).accuracy  # doctest: +SKIP
+        1.0
     """
-    scored = score_pairs(model, pairs, show_progress=show_progress)
-    return report_on(scored, too_long=len(pairs) - len(scored))
+    return report_on(score_all(model, pairs, invalid=invalid, show_progress=show_progress))
 
 
-def score_pairs(
-    model: RewardModel, pairs: Sequence[PreferencePair], *, show_progress: bool = False
-) -> list[ScoredPair]:
-    """Score both responses of every pair; pairs that are too long are left out.
+def report_on(scored: ScoredRows[PreferencePair]) -> PreferenceReport:
+    """Return the accuracy of scored pairs.
 
     Raises:
-        OverlongError: a pair is too long under the policy ``error``.
+        ArmormError: There are no pairs.
     """
-    scored: list[ScoredPair] = []
-    with progress_bar("evaluate", len(pairs), "pairs", show_progress) as advance:
-        for start in range(0, len(pairs), PAIRS_AT_ONCE):
-            chunk = pairs[start : start + PAIRS_AT_ONCE]
-            scored += _score_chunk(model, chunk)
-            advance(len(chunk))
-    return scored
-
-
-def report_on(scored: Sequence[ScoredPair], too_long: int = 0) -> PreferenceReport:
-    """The accuracy of scores, whoever made them.
-
-    Raises:
-        ArmormError: there is nothing to report on.
-    """
-    if not scored and not too_long:
+    if not scored.rows and not scored.too_long and not scored.invalid:
         raise ArmormError("There are no preference pairs to evaluate on.")
-    margins = np.array([one.margin for one in scored])
-    pairs = [one.pair for one in scored]
+    pairs = [one.row for one in scored.rows]
+    margins = np.array([one.margin for one in scored.rows], np.float64)
     longer = np.array([len(pair.chosen) - len(pair.rejected) for pair in pairs])
-    subset = np.array([pair.subset for pair in pairs])
+    found = MethodAccuracy.of(margins, longer, [pair.subset for pair in pairs])
     return PreferenceReport(
-        accuracy=accuracy(margins),
+        accuracy=found.all.accuracy,
+        low=found.all.low,
+        high=found.all.high,
         n=len(pairs),
         ties=int((margins == 0).sum()),
-        too_long=too_long,
+        too_long=scored.too_long,
         length_accuracy=accuracy(longer),
-        shorter_won=_subset(margins[longer < 0]),
-        subsets={str(name): _subset(margins[subset == name]) for name in np.unique(subset)},
+        shorter_won=found.shorter_won,
+        longer_won=found.longer_won,
+        balanced=found.balanced,
+        subsets=found.subsets,
+        invalid=tuple(scored.invalid),
     )
-
-
-def _score_chunk(model: RewardModel, pairs: Sequence[PreferencePair]) -> list[ScoredPair]:
-    encoder = model.backbone.encoder
-    encoded = [encoder.encode_or_skip(pair.prompt, pair.responses) for pair in pairs]
-    present = [conversation for conversation in encoded if conversation is not None]
-    scores = iter(model.score_encoded(present).score.tolist() if present else [])
-    return [
-        ScoredPair(pair, next(scores), next(scores))
-        for pair, conversation in zip(pairs, encoded, strict=True)
-        if conversation is not None
-    ]
-
-
-def _subset(margins: npt.NDArray[np.float64]) -> SubsetAccuracy:
-    return SubsetAccuracy(accuracy(margins), len(margins))

@@ -1,4 +1,4 @@
-"""RewardBench's own files: its preference rows are ours too, and its results are read and written.
+"""Result files of RewardBench's own program, read and written.
 
 Names and fields are those of the program `rewardbench` 0.1.4: ``<model>_outputs.jsonl`` with a
 row per pair, and ``<model>.json`` with the summary.  A tie counts as wrong there as here.
@@ -6,7 +6,7 @@ row per pair, and ``<model>.json`` with the summary.  A tie counts as wrong ther
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ from armorm.conversations.encoding import ConversationEncoder
 from armorm.conversations.messages import with_response
 from armorm.data.sources import file_rows
 from armorm.errors import InputError
-from armorm.evaluation.preferences import ScoredPair
-from armorm.files import json_line, write_atomically
+from armorm.evaluation.scored_rows import ScoredRow
+from armorm.files import json_line, write_atomically, write_json
+
+ScoredPair = ScoredRow[PreferencePair]
 
 
 def write_rewardbench_results(
@@ -26,7 +28,7 @@ def write_rewardbench_results(
     """Write both result files.
 
     Args:
-        folder: Where to.
+        folder: Folder to write into.
         name: The model's name; a path or hub id is shortened to its last part.
         encoder: Renders ``text_chosen`` and ``text_rejected`` as the model read them.
         scored: Pairs with their scores.
@@ -49,15 +51,15 @@ def write_rewardbench_results(
         "extra_results": _accuracy_by_subset(scored),
     }
     results = folder / f"{short}.json"
-    write_atomically(results, json.dumps(summary).encode())
+    write_json(results, summary)
     return outputs, results
 
 
 def read_rewardbench_outputs(file: Path) -> list[ScoredPair]:
-    """The scored pairs of a ``_outputs.jsonl``, this program's or RewardBench's own.
+    """Return the scored pairs of a ``_outputs.jsonl``, this program's or RewardBench's own.
 
     Raises:
-        InputError: a row has no scores, or no prompt.
+        InputError: A row has no finite scores, or no prompt.
     """
     scored = []
     for raw in file_rows(file):
@@ -71,12 +73,12 @@ def read_rewardbench_outputs(file: Path) -> list[ScoredPair]:
 
 
 def _output_row(encoder: ConversationEncoder, one: ScoredPair) -> dict[str, Any]:
-    pair = one.pair
+    pair = one.row
     return {
         "prompt": [dict(message) for message in pair.prompt],
         "results": int(one.margin > 0),
-        "scores_chosen": one.chosen,
-        "scores_rejected": one.rejected,
+        "scores_chosen": one.scores[0],
+        "scores_rejected": one.scores[1],
         "text_chosen": encoder.render(with_response(pair.prompt, pair.chosen)),
         "text_rejected": encoder.render(with_response(pair.prompt, pair.rejected)),
         "chosen": pair.chosen,
@@ -89,7 +91,7 @@ def _output_row(encoder: ConversationEncoder, one: ScoredPair) -> dict[str, Any]
 def _accuracy_by_subset(scored: Sequence[ScoredPair]) -> dict[str, float]:
     margins: dict[str, list[float]] = {}
     for one in scored:
-        margins.setdefault(one.pair.subset, []).append(one.margin)
+        margins.setdefault(one.row.subset, []).append(one.margin)
     return {
         subset: sum(margin > 0 for margin in values) / len(values)
         for subset, values in sorted(margins.items())
@@ -102,16 +104,24 @@ def _scored_pair(row: Mapping[str, Any]) -> ScoredPair:
         prompt=located_in("prompt", validate_prompt, row.get("prompt")),
         chosen=str(row.get("chosen") or row.get("text_chosen") or ""),
         rejected=str(row.get("rejected") or row.get("text_rejected") or ""),
-        id=str(row.get("id") or ""),
-        subset=str(row.get("subset") or ""),
+        id="" if row.get("id") is None else str(row["id"]),
+        subset="" if row.get("subset") is None else str(row["subset"]),
     )
-    return ScoredPair(pair, chosen, rejected)
+    return ScoredRow(pair, (chosen, rejected))
 
 
 def _score(row: Mapping[str, Any], field: str) -> float:
     value = row.get(field)
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InputError(field, value, "not a number", "Is this a RewardBench _outputs.jsonl?")
-    return float(value)
+    try:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError
+        score = float(value)
+        if not math.isfinite(score):
+            raise ValueError
+    except (ValueError, OverflowError):
+        raise InputError(
+            field, value, "not a finite number", "Is this a RewardBench _outputs.jsonl?"
+        ) from None
+    return score
