@@ -47,6 +47,7 @@ def plan_here(file: Path, scratch: Path, in_memory: bool) -> None:
         read_preferences,
     )
     from armorm.data.reading import preference_rows
+    from armorm.features import StoreOptions
     from armorm.features.extraction import BackboneSettings, plan_work
 
     before = _peak_mib()
@@ -60,7 +61,7 @@ def plan_here(file: Path, scratch: Path, in_memory: bool) -> None:
         rows = loaded.rows
     read = time.perf_counter()
     store = tempfile.mkdtemp(dir=scratch)
-    work = plan_work(rows, BackboneSettings({}, None, "skip"), store)
+    work = plan_work(rows, BackboneSettings({}, None, "skip"), store, StoreOptions())
     planned = time.perf_counter()
     took = {"reading": read - started, "planning": planned - read, "mib": _peak_mib() - before}
     print(json.dumps({**took, "digest": work.writer.manifest.data_sha256}))

@@ -17,7 +17,8 @@ from armorm import PreferencePair, RatedResponse
 from armorm.data import DataSource, read_preferences
 from armorm.data.rows_on_disk import DiskList
 from armorm.errors import ArmormError
-from armorm.features.extraction import hash_rows, plan_shards
+from armorm.features.extraction import hash_rows
+from armorm.features.shards import plan_shards
 from armorm.files import json_line
 
 texts = st.text(st.characters(codec=None), min_size=1)  # half characters too

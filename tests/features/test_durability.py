@@ -142,6 +142,27 @@ def test_a_damaged_index_is_refused(backbone, tmp_path, kind):
         FeatureStore.open(store.path).pairs()
 
 
+@pytest.mark.parametrize("kind", ["missing", "cut", "one bit"])
+def test_a_part_of_the_index_damaged_while_the_run_was_interrupted_is_written_again(
+    backbone, whole, tmp_path, kind
+):
+    folder = tmp_path / "s"
+    extract_features(make_rated(PROMPTS), backbone, folder, **OPTIONS)
+    shard = sorted(folder.glob("features-*"))[2]
+    _damage(shard, "missing")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backbone, "features", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            extract_features(make_rated(PROMPTS), backbone, folder, **OPTIONS)
+    _damage(min(folder.glob("index-*")), kind)
+    extract_features(make_rated(PROMPTS), backbone, folder, **OPTIONS)
+    assert hashes(folder) == hashes(whole)
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_a_shard_damaged_while_the_run_was_interrupted_is_made_anew(backbone, whole, tmp_path):
     folder = tmp_path / "s"
 

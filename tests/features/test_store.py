@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,9 +17,10 @@ from armorm import (
     PreferencePair,
     extract_features,
 )
-from armorm.errors import StoreError
-from armorm.features.extraction import plan_shards
-from tests.features.rows import OBJECTIVES, make_pairs, make_rated
+from armorm.errors import InputError, NonFiniteError, StoreError
+from armorm.features.shards import plan_shards
+from tests.features.rows import OBJECTIVES, hashes, make_pairs, make_rated
+from tests.tiny import TEMPLATES, save_tiny_backbone
 
 
 def test_features_and_ratings_come_back_in_the_same_order(tiny_backbone, tmp_path):
@@ -130,5 +132,103 @@ def test_a_store_of_another_format_is_refused_by_name(tiny_backbone, tmp_path):
     manifest = tmp_path / "s" / "manifest.json"
     old = {**json.loads(manifest.read_text()), "format_version": 1, "no_longer": "known"}
     manifest.write_text(json.dumps(old))
-    with pytest.raises(StoreError, match=r"has format 1, and this version of armorm .* reads 2"):
+    with pytest.raises(StoreError, match=r"has format 1, and this version of armorm .* reads 3"):
         FeatureStore.open(tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[1]", "null", "{", '{"kind": "rated"}', "\ud800", "[" * 100_000]
+)
+def test_a_damaged_manifest_is_named_with_a_remedy(tiny_backbone, tmp_path, content):
+    rows = make_pairs()
+    extract_features(rows, tiny_backbone, tmp_path / "s")
+    (tmp_path / "s" / "manifest.json").write_bytes(content.encode("utf-8", "surrogatepass"))
+    for use in (
+        lambda: FeatureStore.open(tmp_path / "s"),
+        lambda: extract_features(rows, tiny_backbone, tmp_path / "s"),
+    ):
+        with pytest.raises(StoreError, match=r"manifest\.json is not a .*Delete .* again\."):
+            use()
+
+
+def test_a_manifest_without_the_hashes_of_its_shards_is_refused(tiny_backbone, tmp_path):
+    extract_features(make_pairs(), tiny_backbone, tmp_path / "s")
+    manifest = tmp_path / "s" / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "shard_sha256": []}))
+    with pytest.raises(StoreError, match="0 hashes of shards"):
+        FeatureStore.open(tmp_path / "s")
+
+
+class Overflowing:
+    """A backbone whose states overflow in float16 after some words."""
+
+    def __init__(self, backbone: Backbone, dtype: str) -> None:
+        self.backbone, self.dtype = backbone, dtype
+        self.identity = {**backbone.identity, "dtype": dtype}
+        self.encoder, self.hidden_size, self.quantized = backbone.encoder, 32, False
+
+    def close(self) -> None: ...
+
+    def features(self, prompts, advance=None):
+        features = self.backbone.features(prompts, advance)
+        if self.dtype != "float16":
+            return features
+        lyon, knowledge = self.backbone.tokenizer.convert_tokens_to_ids(["Lyon", "Knowledge"])
+        sequences = [(ids[prompt.boundary :]) for prompt in prompts for ids in prompt.sequences]
+        bad_responses = torch.tensor([lyon in ids for ids in sequences])
+        bad_prompts = torch.tensor([knowledge in prompt.prompt_ids for prompt in prompts])
+        at_end, at_boundary = features.responses.clone(), features.prompts.clone()
+        at_end[bad_responses, 5] = torch.inf
+        at_boundary[bad_prompts] = torch.nan
+        return replace(features, responses=at_end, prompts=at_boundary)
+
+
+@pytest.mark.parametrize("where", ["response", "prompt"])
+def test_a_state_that_is_not_finite_is_named_and_another_dtype_then_works(
+    tiny_backbone, tmp_path, where
+):
+    rows = [replace(row, chosen="a b", rejected="no") for row in make_pairs(20)]
+    prompt = ({"role": "user", "content": "Knowledge ?"},)
+    rows[17] = replace(
+        rows[17], **{"rejected": "Lyon"} if where == "response" else {"prompt": prompt}
+    )
+    folder, options = tmp_path / "s", {"shard_responses": 4}
+    for _ in range(2):  # the same command again finds the same row
+        with pytest.raises(NonFiniteError, match=rf"test, row 18: id = 'p17'.*{where}.*bfloat16"):
+            extract_features(rows, Overflowing(tiny_backbone, "float16"), folder, **options)
+    assert list(folder.glob("features-*"))  # earlier shards stay for the same settings
+    other = Overflowing(tiny_backbone, "bfloat16")
+    store = extract_features(rows, other, folder, **options)
+    assert torch.cat(list(store.response_features())).isfinite().all()
+    whole = extract_features(rows, other, tmp_path / "whole", **options)
+    assert hashes(store.path) == hashes(whole.path)
+
+
+def test_features_too_large_for_the_stores_dtype_are_named(tiny_backbone, tmp_path, monkeypatch):
+    original = tiny_backbone.features
+
+    def large(prompts, advance=None):
+        features = original(prompts, advance)
+        return replace(features, responses=features.responses * 1e6)
+
+    monkeypatch.setattr(tiny_backbone, "features", large)
+    with pytest.raises(NonFiniteError, match=r"too large for the number format.*features\.dtype"):
+        extract_features(make_pairs(), tiny_backbone, tmp_path / "s", dtype="float16")
+    extract_features(make_pairs(), tiny_backbone, tmp_path / "s", dtype="bfloat16")
+
+
+def test_rows_that_the_template_refuses_stop_or_are_counted(tmp_path):
+    save_tiny_backbone(tmp_path / "gemma", TEMPLATES["gemma"])
+    backbone = Backbone.from_pretrained(tmp_path / "gemma", device="cpu", max_length=60)
+    rows = make_pairs(6)
+    system = ({"role": "system", "content": "ok"}, *rows[2].prompt)
+    rows[2] = replace(rows[2], prompt=system)
+    rows[4] = replace(rows[4], chosen="one " * 80)
+    with pytest.raises(InputError, match=r"test: messages of the row 'p2'.*template"):
+        extract_features(rows, backbone, tmp_path / "s")
+    store = extract_features(rows, backbone, tmp_path / "s", invalid="skip")
+    assert (store.manifest.skipped_rows, store.manifest.refused_rows) == (2, 1)
+    skipped = {line["id"]: line["skipped"] for line in store.index.to_pylist() if line["skipped"]}
+    assert skipped["p4"] == "too long"
+    assert "template" in skipped["p2"]
+    assert len(store.pairs().chosen) == 4

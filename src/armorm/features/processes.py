@@ -1,8 +1,8 @@
-"""Several processes that make one store: who makes which shard, and when it is whole.
+"""Several processes that write one store: their shares of the shards, and its end.
 
-``accelerate launch`` and ``torchrun`` tell each process its number by environment variables.  No
-message passes between the processes: what is done stands in the folder, so a process that dies
-loses no more than the shard it was making.
+``accelerate launch`` and ``torchrun`` give each process its number in environment variables.  No
+message passes between the processes: the folder shows which shards are finished, so a process that
+dies loses no more than the shard it was working on.
 """
 
 from __future__ import annotations
@@ -10,21 +10,24 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from armorm.errors import ArmormError
-from armorm.features.store import FeatureStore, StoreWriter, read_manifest
+from armorm.features.store import FeatureStore
+from armorm.features.store_format import Manifest, read_manifest
+from armorm.features.store_writing import StoreWriter
 
 POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One of the processes that were launched together.
+    """One of several processes that were launched together.
 
     Attributes:
         rank: Its number.
-        count: How many there are.
-        local_rank: Its number on this machine, and that of its GPU.
+        count: Number of processes.
+        local_rank: Its number on this machine, which is also the number of its GPU.
     """
 
     rank: int = 0
@@ -33,7 +36,7 @@ class Process:
 
     @classmethod
     def current(cls) -> Process:
-        """This process, as its launcher described it; the only one where nothing did."""
+        """Return this process as its launcher describes it; the only one without a launcher."""
         rank, count, local_rank = (
             os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")
         )
@@ -43,19 +46,29 @@ class Process:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process speaks for all: it finishes stores, and reports."""
+        """True for the process that finishes stores and reports."""
         return self.rank == 0
 
     def require_alone(self) -> None:
-        """Raise ArmormError where there are several: training is for one process."""
+        """Raise ArmormError if there are several processes: training is for one."""
         if self.count > 1:
             raise ArmormError(
                 "Training is for one process: start it without torchrun or accelerate launch. "
-                "`armorm features` may be launched in several; what follows uses what they made."
+                "`armorm features` may be launched in several; training then uses their features."
             )
 
+    def start_together(self, path: Path, manifest: Manifest) -> StoreWriter:
+        """Start or resume a store; see :meth:`StoreWriter.start`."""
+        while not self.is_first:
+            # The first process deletes an unusable store; another one must not delete its work.
+            existing = read_manifest(path)
+            if existing is None or not existing.unusable or not existing.differences(manifest):
+                break
+            time.sleep(POLL_SECONDS)
+        return StoreWriter.start(path, manifest)
+
     def finish_together(self, writer: StoreWriter) -> FeatureStore:
-        """The finished store: the first process waits for all shards, the others for it."""
+        """Return the finished store: the first process waits for all shards, the others for it."""
         if self.is_first:
             self._wait_for_shards(writer)
             return writer.finish()

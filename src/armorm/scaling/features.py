@@ -18,21 +18,20 @@ from armorm.features import (
     BackboneSource,
     ExtractionSummary,
     FeatureStore,
+    Process,
     StoreOptions,
     load_engine,
 )
 from armorm.features.extraction import (
     BackboneSettings,
     ExtractionWork,
-    Row,
     Rows,
-    encode_shard,
-    extract_shard,
     plan_work,
 )
-from armorm.features.store import StoreWriter, cannot_write
+from armorm.features.shards import InvalidRows, Row, encode_shard, extract_shard
+from armorm.features.store_writing import StoreWriter, storing
 from armorm.files import json_line, open_atomically
-from armorm.progress import progress_bar
+from armorm.progress import Advance
 from armorm.scaling.pool import Pool, Task, Workers, ray_pool
 from armorm.training.features_stage import MakeStore
 from armorm.training.recipe import Recipe
@@ -86,21 +85,17 @@ def _extract(
     work = plan_work(
         rows, backbone, path, options or StoreOptions(), show_progress=show_progress, **planning
     )
-    counts: Counter[str] = Counter()
-    if not work.writer.manifest.complete:
-        settings = {"backbone": loading, "store": str(path.absolute())}
-        missing = [i for i in range(len(work.shards)) if not work.writer.is_done(i)]
-        with (
-            _rows_for_workers(work, missing, show_progress) as tasks,
-            progress_bar(work.title, work.total, "responses", show_progress) as advance,
-        ):
-            advance(work.total - sum(map(work.responses, missing)))
+    settings = {"backbone": loading, "store": str(path.absolute()), "invalid": work.invalid}
+
+    def make_shards(shards: Sequence[int], advance: Advance) -> Iterator[Counter[str]]:
+        with _rows_for_workers(work, shards) as tasks:
             for made in pool.work(FeatureJob, settings, tasks):
-                advance(work.responses(made.pop("shard")), made["tokens"])
-                counts.update(made)
-    if on_summary is not None:
-        on_summary(work.summary(counts, started))
-    return work.writer.finish()
+                advance(work.responses([made.pop("shard")]), made["tokens"])
+                yield Counter(made)
+
+    return work.run(
+        make_shards, Process(), started=started, show_progress=show_progress, on_summary=on_summary
+    )
 
 
 class FeatureJob:
@@ -110,6 +105,7 @@ class FeatureJob:
         loading = settings["backbone"]
         self._backbone = load_engine(loading["name"], BackboneSource(**loading["options"]))
         self._store = settings.get("store")
+        self._invalid: InvalidRows = settings.get("invalid", "error")
 
     def describe(self) -> dict[str, Any]:
         """The fields of :class:`BackboneSettings`."""
@@ -123,7 +119,7 @@ class FeatureJob:
         writer = self._join()
         shard = task["number"]
         members = _read_members(writer, task)
-        encoded = encode_shard(members, self._backbone)
+        encoded = encode_shard(members, self._backbone.encoder, self._invalid)
         counts = extract_shard(shard, encoded, self._backbone, writer, _no_bar)
         return {"shard": shard, **counts}
 
@@ -139,9 +135,7 @@ class FeatureJob:
 
 
 @contextmanager
-def _rows_for_workers(
-    work: ExtractionWork, missing: Sequence[int], show_progress: bool
-) -> Iterator[list[Task]]:
+def _rows_for_workers(work: ExtractionWork, missing: Sequence[int]) -> Iterator[list[Task]]:
     """One task for each missing shard, while the rows of the shards stand in a file in the store.
 
     Through Ray's object store they would all be in memory at once.
@@ -152,19 +146,13 @@ def _rows_for_workers(
     # Of this driver alone: workers of one that was killed must not read what this one writes.
     file = work.writer.path / f"{ROWS}{uuid.uuid4().hex}.tmp"
     tasks: list[Task] = []
-    total = sum(map(work.responses, missing))
-    with progress_bar("rows for workers", total, "responses", show_progress) as advance:
-        try:
-            with open_atomically(file) as lines:
-                for shard in missing:
-                    start = lines.tell()
-                    for number, row in work.members(shard):
-                        lines.write(json_line([number, row.as_record()]))
-                    place = {"file": file.name, "start": start, "bytes": lines.tell() - start}
-                    tasks.append({"number": shard, **place})
-                    advance(work.responses(shard))
-        except OSError as error:
-            raise cannot_write(file, error) from error
+    with storing(file), open_atomically(file) as lines:
+        for shard in missing:
+            start = lines.tell()
+            for number, row in work.members(shard):
+                lines.write(json_line([number, row.as_record()]))
+            place = {"file": file.name, "start": start, "bytes": lines.tell() - start}
+            tasks.append({"number": shard, **place})
     try:
         yield tasks
     finally:

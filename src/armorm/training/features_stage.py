@@ -110,6 +110,7 @@ def _extract(
     summaries: list[ExtractionSummary] = []
     options: dict[str, Any] = {
         "options": recipe.features,
+        "invalid": recipe.data.invalid,
         "show_progress": show_progress,
         "on_summary": summaries.append,
     }
@@ -125,7 +126,8 @@ def _extract(
     account = {
         kind: {
             **tally.as_dict(),
-            "too_long": store.manifest.skipped_rows,
+            "too_long": store.manifest.skipped_rows - store.manifest.refused_rows,
+            "refused_by_template": store.manifest.refused_rows,
             "prompts": store.manifest.prompts,
             "sha256": store.manifest.data_sha256,
             "extraction": summary.as_dict(),

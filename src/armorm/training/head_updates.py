@@ -23,7 +23,8 @@ from armorm.data import DataSource, InvalidPolicy, Loaded, read_rated
 from armorm.data.splitting import held_out_prompts, keep_apart
 from armorm.errors import ArmormError, StoreError
 from armorm.features import FeatureStore, extract_features
-from armorm.features.extraction import content_key, hash_rows
+from armorm.features.extraction import hash_rows
+from armorm.features.shards import content_key
 from armorm.heads import RewardHead, held_out_errors
 from armorm.training.head_stage import fit_head_of
 from armorm.training.recipe import Recipe

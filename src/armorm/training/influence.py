@@ -24,7 +24,7 @@ from armorm.conversations.messages import Message, Tally
 from armorm.data.reading import rated_rows
 from armorm.errors import ArmormError
 from armorm.features import FeatureStore
-from armorm.features.extraction import content_key
+from armorm.features.shards import content_key
 from armorm.heads import Influence, RewardHead, most_influential_rows
 from armorm.heads.uncertainty import ridge_factor
 from armorm.model.checkpoint import load_checkpoint

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from armorm.data import HeldOut
 from armorm.errors import ArmormError, StoreError
 from armorm.features import FeatureStore
-from armorm.features.store import parquet_bytes
+from armorm.features.store_format import parquet_bytes
 from armorm.files import read_json, sha256_of, write_atomically, write_json
 from armorm.heads import HeadOptions, RewardHead, RidgeStatistics, fit_reward_head
 from armorm.heads.options import Seed
