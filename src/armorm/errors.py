@@ -32,6 +32,14 @@ class CheckpointError(ArmormError, RuntimeError):
     """A model folder that is not a complete gated reward model."""
 
 
+class OutputError(ArmormError, OSError):
+    """An output that cannot be written: a full disk, a name that is taken, no permission."""
+
+
+class DamagedFileError(ArmormError, ValueError):
+    """A file of this package that cannot be read, or does not hold what it should."""
+
+
 class MissingExtraError(ArmormError, ImportError):
     """An optional dependency that the requested feature needs is not installed."""
 
