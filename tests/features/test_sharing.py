@@ -300,7 +300,7 @@ def test_out_of_memory_halves_the_tokens_and_loses_nothing(share_prompts):
     at_boundary, at_end = one_at_a_time(model, prompts)
     memory = SmallMemory(model, 60)
     steps: list[int] = []
-    with pytest.warns(UserWarning, match="Out of memory on cpu: going on with .* tokens"):
+    with pytest.warns(UserWarning, match="Out of memory on cpu: continuing with .* tokens"):
         found = runner.run(prompts, steps.append)
     assert memory.refused > 0
     assert runner.max_tokens <= 64

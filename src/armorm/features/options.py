@@ -19,7 +19,7 @@ Kind = TypeVar("Kind", bound=Options)
 
 
 class BackboneOptions(Options):
-    """How a frozen language model is loaded and run.
+    """Options of loading and running a frozen language model.
 
     Example:
         >>> from armorm import Backbone

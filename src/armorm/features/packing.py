@@ -1,8 +1,9 @@
-"""Which tokens run together: prompts computed once, packed to a token budget without padding.
+"""Plans of forward passes: prompts computed once, packed to a token budget without padding.
 
-The responses to one prompt form a *tree*: its trunk is what all its conversations begin with, its
-branches are what each adds.  A *pack* is one sequence of whole trees, or of a part of one that is
-larger than the budget; the trunk of a divided tree is computed with its first part and kept.
+The conversations of one prompt form a *tree*: its trunk is their common beginning, its branches are
+the rest of each.  A *pack* is one sequence of whole trees, or of a part of one tree that is larger
+than the budget; the trunk of a divided tree is computed with its first part, and its keys and
+values are kept for the others.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from armorm.conversations import EncodedPrompt
 
 @dataclass(frozen=True, slots=True)
 class PromptTree:
-    """A prompt and the different conversations that go on from it.
+    """A prompt and the different conversations that continue it.
 
     Attributes:
         prompt: Number of the prompt.
         boundary: Index of the prompt boundary, inside the trunk.
-        trunk: Ids that all conversations begin with: the prompt, and what follows it alike.
-        branches: Ids that each different conversation adds; only the first may be empty.
+        trunk: Ids at the beginning of all conversations: the prompt, and what follows it in all.
+        branches: Ids that each conversation adds to the trunk; only the first may be empty.
         responses: For each branch, the number of the response that ends with it.
     """
 
@@ -42,7 +43,7 @@ class PromptTree:
         return len(self.trunk) + max(map(len, self.branches))
 
     def without(self, done: set[int]) -> PromptTree | None:
-        """The tree without the branches whose responses are done; ``None`` if none is left."""
+        """Return the tree without the branches of some responses; ``None`` if none is left."""
         left = [i for i, number in enumerate(self.responses) if number not in done]
         if not left:
             return None
@@ -55,7 +56,7 @@ class Leaf:
     """One conversation of a tree.
 
     Attributes:
-        tree: The tree.
+        tree: Tree of the conversation.
         branch: Number of its branch.
     """
 
@@ -72,19 +73,19 @@ class Leaf:
 
     @property
     def response(self) -> int:
-        """Number of the response that ends here."""
+        """Number of the response that ends with the branch."""
         return self.tree.responses[self.branch]
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Consecutive branches of a tree that are in one pack.
+    """Consecutive branches of a tree in one pack.
 
     Attributes:
-        tree: The tree.
-        branches: Which of its branches.
-        begins: The trunk is in this pack; otherwise it was kept from an earlier one.
-        goes_on: Later packs hold more branches, so the trunk must be kept.
+        tree: Tree of the branches.
+        branches: Numbers of the branches.
+        begins: True if the trunk is in this pack; otherwise it was kept from an earlier one.
+        goes_on: True if later packs hold more branches, so that the trunk must be kept.
     """
 
     tree: PromptTree
@@ -115,7 +116,8 @@ def grow_trees(prompts: Sequence[EncodedPrompt]) -> list[PromptTree]:
     first = 0
     for number, prompt in enumerate(prompts):
         trunk = _common_beginning(prompt.sequences)
-        # The conversation that ends with the trunk comes first: the trunk is in the first pack.
+        # A conversation that ends with the trunk, an empty branch, comes first: its last state is a
+        # state of the trunk, which is only in the first pack of a divided tree.
         ordered = sorted(
             enumerate(prompt.sequences, start=first), key=lambda pair: len(pair[1]) > len(trunk)
         )
@@ -127,7 +129,10 @@ def grow_trees(prompts: Sequence[EncodedPrompt]) -> list[PromptTree]:
 
 
 def _common_beginning(sequences: Sequence[list[int]]) -> list[int]:
-    """What all sequences begin with: what the first and the last in their order do."""
+    """Return the common beginning of all sequences.
+
+    In lexicographic order, the first and the last sequence differ the earliest.
+    """
     first, last = min(sequences), max(sequences)
     pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
     return [one for one, _ in pairs]
@@ -137,15 +142,15 @@ def plan_packs(trees: Sequence[PromptTree], max_tokens: int) -> list[Pack]:
     """Pack trees in their order, dividing those that are larger than a pack.
 
     Args:
-        trees: What :func:`grow_trees` returns.
-        max_tokens: Most tokens of a pack.  A single conversation that is longer gets a pack of
-            its own.
+        trees: Result of :func:`grow_trees`.
+        max_tokens: Maximum number of tokens of a pack.  A single conversation that is longer gets a
+            pack of its own.
 
     Returns:
         Packs of pieces.  The pieces of a divided tree are in consecutive packs.
     """
     packs: list[Pack] = []
-    filled = max_tokens
+    filled = max_tokens  # no pack is open
     for tree in trees:
         if filled + tree.tokens <= max_tokens:
             packs[-1].append(Piece(tree, range(len(tree.branches)), begins=True, goes_on=False))
@@ -158,6 +163,7 @@ def plan_packs(trees: Sequence[PromptTree], max_tokens: int) -> list[Pack]:
 
 
 def _divide(tree: PromptTree, max_tokens: int) -> list[Piece]:
+    """Divide a tree between branches; only the first piece carries the trunk's tokens."""
     starts = [0]
     filled = len(tree.trunk)
     for i, branch in enumerate(tree.branches):
@@ -173,16 +179,16 @@ def _divide(tree: PromptTree, max_tokens: int) -> list[Piece]:
 
 
 def plan_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Group sequences of like length into right-padded batches of bounded size.
+    """Group sequences of similar length into right-padded batches of bounded size.
 
     Args:
         lengths: Tokens of each sequence.
-        max_tokens: Most tokens of a batch, padding counted.  A single longer sequence gets a
-            batch of its own.
+        max_tokens: Maximum number of tokens of a batch, padding included.  A single longer
+            sequence gets a batch of its own.
 
     Returns:
-        Lists of positions in ``lengths``, longest sequences first, so that the batch that needs
-        most memory comes first.
+        Lists of positions in ``lengths``, longest sequences first: if memory does not suffice, it
+        fails in the first batch.
     """
     batches: list[list[int]] = []
     for position in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):

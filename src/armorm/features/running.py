@@ -220,7 +220,7 @@ class ModelRunner:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         warnings.warn(
-            f"Out of memory on {self.device}: going on with {self.max_tokens} tokens at once. "
+            f"Out of memory on {self.device}: continuing with {self.max_tokens} tokens at once. "
             "Set batch_tokens to start there.",
             stacklevel=2,
         )

@@ -1,15 +1,15 @@
-"""Attention in which all responses to a prompt share it, exact, as one packed sequence.
+"""Exact attention over a packed sequence in which all responses share their prompt.
 
-A token of a branch attends to the whole trunk and, causally, to its own branch.  The two parts
-are computed apart and merged by their log-sum-exps, so no mask is made and nothing is computed
-that a mask would throw away::
+A token of a branch attends to the whole trunk and, causally, to its own branch.  Both parts are
+computed separately and merged by their log-sum-exps.  So there is no mask, and no product is
+computed that a mask would discard::
 
     trunk                causal
     branches -> trunk    full, all branches of a tree at once
     branch               causal
 
-The function is registered with transformers under :data:`NAME` and gets the layout of the pack
-as the keyword argument ``pack_layout`` of the model's forward.
+The function is registered with transformers under :data:`NAME` and receives the layout of the pack
+as the keyword argument ``pack_layout`` of the model's forward pass.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ KeysAndValues = tuple[Tensor, Tensor]
 
 
 class CannotShareError(Exception):
-    """This model's attention is not what :func:`shared_attention` computes."""
+    """An attention that differs from the one :func:`shared_attention` computes."""
 
 
 @dataclass(slots=True)
 class KeptTrunk:
-    """Keys and values of a trunk whose tree goes on in the next pack, by layer."""
+    """Keys and values of a trunk whose tree continues in the next pack, by layer."""
 
     layers: dict[int, KeysAndValues] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class TreeSpans:
-    """Where a tree stands in the tokens of a pack.
+    """Positions of a tree in the tokens of a pack.
 
     Attributes:
-        trunk: First token and end of the trunk; empty where it was kept.
-        branches: The same for each branch that adds tokens, one after the other behind the trunk.
-        kept: Where the trunk's keys and values are put, or found if it is not in this pack.
+        trunk: Start and end of the trunk; empty if it is in an earlier pack.
+        branches: Start and end of each branch that adds tokens, in order, behind the trunk.
+        kept: Storage for the trunk's keys and values if the tree is divided.
     """
 
     trunk: Span
@@ -65,10 +65,10 @@ class TreeSpans:
 
 
 class Segments:
-    """Spans of tokens that are attended to apart from each other, as kernels want them.
+    """Spans of tokens that attend independently of each other, in the form that kernels take.
 
     Args:
-        spans: First token and end of each.
+        spans: Start and end of each.
     """
 
     def __init__(self, spans: Sequence[Span]) -> None:
@@ -79,14 +79,14 @@ class Segments:
         self._offsets: dict[torch.device, Tensor] = {}
 
     def rows(self, device: torch.device) -> Int[Tensor, " tokens"]:
-        """Positions of their tokens in the pack."""
+        """Return the positions of their tokens in the pack."""
         if device not in self._rows:
             ranges = itertools.chain.from_iterable(range(*span) for span in self.spans)
             self._rows[device] = torch.tensor(list(ranges), device=device)
         return self._rows[device]
 
     def offsets(self, device: torch.device) -> Int[Tensor, " ends"]:
-        """Where each begins when they stand one after the other, and the end of the last."""
+        """Return the start of each in their concatenation, and the end of the last."""
         if device not in self._offsets:
             ends = list(itertools.accumulate(self.lengths, initial=0))
             self._offsets[device] = torch.tensor(ends, dtype=torch.int32, device=device)
@@ -94,16 +94,16 @@ class Segments:
 
 
 class PackLayout:
-    """The trees of one pack.
+    """Layout of the trees of one pack.
 
     Args:
-        trees: Their spans, in the order of the tokens.
+        trees: Spans of the trees, in the order of the tokens.
 
     Attributes:
-        branching: The trees that have branches here.
-        trunks: Trunks that are in this pack.
-        groups: All branches of each tree as one segment: they look at the same trunk.
-        branches: Each branch alone.
+        branching: Trees that have branches in this pack.
+        trunks: Trunks in this pack.
+        groups: All branches of each tree as one segment, since they attend to the same trunk.
+        branches: Each branch as a segment.
     """
 
     def __init__(self, trees: Sequence[TreeSpans]) -> None:
@@ -114,12 +114,16 @@ class PackLayout:
         self.branches = Segments([span for tree in trees for span in tree.branches])
 
     def trunk_keys(self, layer: int, key: Tensor, value: Tensor) -> list[KeysAndValues]:
-        """Keys and values of the trunk of each branching tree; keeps what later packs need."""
+        """Return the keys and values of the trunk of each branching tree.
+
+        Those that later packs need are kept.
+        """
         found = []
         for tree in self.trees:
             if tree.has_trunk:
                 mine = (key[slice(*tree.trunk)], value[slice(*tree.trunk)])
                 if tree.kept is not None:
+                    # A copy: views would keep the tensors of the whole pack in memory.
                     tree.kept.layers[layer] = (mine[0].clone(), mine[1].clone())
             else:
                 assert tree.kept is not None
@@ -131,10 +135,10 @@ class PackLayout:
 
 @cache
 def register() -> None:
-    """Make the function known to transformers."""
+    """Register the function with transformers."""
     from transformers import AttentionInterface
 
-    # Compiled, its loops over trees would be compiled anew for every pack.
+    # If compiled, its loops over trees would be compiled again for every pack.
     uncompiled = torch.compiler.disable(shared_attention)  # type: ignore[no-untyped-call]
     AttentionInterface.register(NAME, uncompiled)
 
@@ -154,20 +158,20 @@ def shared_attention(
     s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Float[Tensor, "one tokens heads width"], None]:
-    """What transformers calls in each layer.
+    """Compute the attention of one layer over a pack; transformers calls this function.
 
     Args:
-        module: The attention layer.
-        query, key, value: Shape (1, heads or key heads, tokens, width), positions applied.
-        attention_mask: Unused: the layout says who sees whom.
-        pack_layout: Where the trees of the pack stand.
+        module: Attention layer.
+        query, key, value: Shape (1, heads or key heads, tokens, width), with positions applied.
+        attention_mask: Ignored in favour of the layout.
+        pack_layout: Positions of the trees of the pack.
         scaling: Factor on the products; default width ** -0.5.
         dropout: 0 in evaluation.
-        sliding_window: Must reach over every conversation; whoever packs sees to that.
-        softcap, s_aux: Forms of attention that are not computed here.
+        sliding_window: Ignored: the runner packs only conversations within the window.
+        softcap, s_aux: Variants of attention that are refused.
 
     Raises:
-        CannotShareError: the layer asks for something else than plain causal attention.
+        CannotShareError: The layer asks for something else than plain causal attention.
     """
     if (
         softcap is not None
@@ -204,7 +208,7 @@ def _on_cpu(
 def _attend(
     query: Tensor, key: Tensor, value: Tensor, scale: float, *, causal: bool
 ) -> tuple[Float[Tensor, "tokens heads width"], Float[Tensor, "tokens heads"]]:
-    """Attention of one segment, and the log-sum-exp of each row of products."""
+    """Return the attention of one segment, and the log-sum-exp of each row of products."""
     shared = query.shape[1] // key.shape[1]
     heads = [
         tensor.transpose(0, 1)[None]
@@ -221,7 +225,11 @@ def _repeat_heads(tensor: Tensor, times: int) -> Tensor:
 
 
 def _merge(a: Tensor, log_a: Tensor, b: Tensor, log_b: Tensor) -> Tensor:
-    """Two attentions over disjoint keys as one: their means, weighted by the sums of exponents."""
+    """Return the attention over the union of two disjoint sets of keys.
+
+    With log-sum-exps ``a`` and ``b``, the softmax over both sets weighs the first result by
+    exp(a) / (exp(a) + exp(b)) = sigmoid(a - b).
+    """
     share = torch.sigmoid(log_a.float() - log_b.float())[..., None]
     return torch.lerp(b.float(), a.float(), share).to(a.dtype)
 
@@ -229,7 +237,10 @@ def _merge(a: Tensor, log_a: Tensor, b: Tensor, log_b: Tensor) -> Tensor:
 def _on_gpu(
     query: Tensor, key: Tensor, value: Tensor, layout: PackLayout, layer: int, scale: float
 ) -> Float[Tensor, "tokens heads width"]:
-    """The same in three variable-length flash attentions over all trees of the pack."""
+    """Compute the same in three variable-length flash attentions over all trees of the pack.
+
+    A call per tree would leave a GPU idle.
+    """
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
     trunks = layout.trunk_keys(layer, key, value)
     if layout.trunks.spans:
@@ -264,7 +275,7 @@ def _attend_varlen(
     *,
     causal: bool,
 ) -> tuple[Float[Tensor, "tokens heads width"], Float[Tensor, "tokens heads"]]:
-    """Flash attention of each segment of queries to the segment of keys of the same number."""
+    """Return the attention of each segment of queries to the segment of keys of the same number."""
     from torch.nn.attention.varlen import AuxRequest, varlen_attn
 
     query, key, value = tensors
