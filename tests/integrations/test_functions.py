@@ -208,7 +208,7 @@ def test_openrlhf_server_speaks_the_protocol(model_folder, model):
 def test_openrlhf_refuses_what_it_would_have_to_guess(model):
     reward = openrlhf_reward_func(model)
     prompts, queries = rendered([PROMPT], ["one " * 400], "chatml")
-    with pytest.raises(InputError, match="the model reads 256 tokens"):
+    with pytest.raises(InputError, match="longer than 256 tokens"):
         reward(queries, prompts)
     with pytest.raises(InputError, match="does not begin with its prompt"):
         reward(["other"], prompts)
