@@ -5,7 +5,6 @@ Names are imported when they are first used, so ``import armorm`` costs nothing.
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from armorm.hub.registration import register_with_transformers
@@ -28,8 +27,7 @@ if TYPE_CHECKING:
     from armorm.model import Comparison, Explanation, RewardModel, Rewards, Steering
     from armorm.objectives import PAPER_OBJECTIVES, Objective, ObjectiveSet
     from armorm.training import Recipe, train
-
-__version__ = version("armorm")
+    from armorm.version import __version__ as __version__
 
 register_with_transformers()
 
@@ -50,6 +48,7 @@ _HOMES = {
     "armorm.model": ("Comparison", "Explanation", "RewardModel", "Rewards", "Steering"),
     "armorm.objectives": ("PAPER_OBJECTIVES", "Objective", "ObjectiveSet"),
     "armorm.training": ("Recipe", "train"),
+    "armorm.version": ("__version__",),
 }
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)
 

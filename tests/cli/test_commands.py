@@ -64,7 +64,7 @@ def test_score_stops_at_a_bad_row_or_lists_it(model_folder, tmp_path):
     listed = [json.loads(line) for line in (tmp_path / "out.jsonl.invalid").open()]
     assert summary["invalid_file"] == str(tmp_path / "out.jsonl.invalid")
     assert [error["row"] for error in listed] == [2, 3, 4, 5]
-    assert "longer than 256 tokens" in listed[3]["reason"]
+    assert "the model reads 256" in listed[3]["reason"]
 
 
 def test_a_killed_score_resumes_with_no_row_lost_or_doubled(model_folder, tmp_path):

@@ -89,7 +89,7 @@ def test_a_section_without_all_its_subsets_has_no_figure(tmp_path):
 def test_a_catalogue_benchmark_is_named_and_read_from_a_local_copy(folder, tmp_path):
     write_hub(tmp_path / "hub")
     result = json.loads(
-        invoke("evaluate", folder, "reward-bench", "--root", tmp_path / "hub", "--json")
+        invoke("evaluate", folder, "reward-bench", "--from", tmp_path / "hub", "--json")
     )
     assert result["n"] > 0
     assert "Chat" in result["figures"]

@@ -112,7 +112,7 @@ def test_scores_are_the_same_bytes_in_each_format_and_after_an_interruption(
 def test_the_commands_share_their_work(pool, model_folder, tmp_path):
     source = write(tmp_path / "in.jsonl", ROWS)
     outputs = [tmp_path / "ray.jsonl", tmp_path / "alone.jsonl"]
-    for output, engine in zip(outputs, (["--engine", "ray", "--workers", "2"], []), strict=True):
+    for output, engine in zip(outputs, (["--on", "ray", "--workers", "2"], []), strict=True):
         words = [
             "score",
             model_folder,
@@ -130,7 +130,7 @@ def test_the_commands_share_their_work(pool, model_folder, tmp_path):
 
     limits = ["data.rated.0.limit=60", "data.preferences.0.limit=20"]
     words = ["features", "recipes/quickstart.yaml", *(w for one in limits for w in ("--set", one))]
-    for folder, engine in ((tmp_path / "ray", ["--engine", "ray"]), (tmp_path / "alone", [])):
+    for folder, engine in ((tmp_path / "ray", ["--on", "ray"]), (tmp_path / "alone", [])):
         done = CliRunner().invoke(app, [*words, "-o", str(folder), *engine])
         assert done.exit_code == 0, done.output
     for kind in ("rated", "preferences"):
@@ -143,7 +143,7 @@ def test_workers_without_ray_are_refused(tmp_path, option):
     words = ["features", "recipes/quickstart.yaml", "-o", str(tmp_path), option, "2"]
     done = CliRunner().invoke(app, words)
     assert isinstance(done.exception, RecipeError)
-    assert "belong to --engine ray" in str(done.exception)
+    assert "need --on ray" in str(done.exception)
 
 
 def test_a_bad_row_is_the_error_of_the_run_without_ray(

@@ -7,24 +7,18 @@ from typing import Annotated, Literal
 
 import typer
 
+from armorm.cli.flags import add_command
 from armorm.cli.options import (
-    BatchTokens,
-    Device,
-    Dtype,
-    EngineChoice,
-    EngineOptions,
+    FileLoading,
     Json,
-    MaxLength,
     ModelArgument,
-    OverlongOption,
     Quiet,
     SkipInvalid,
     Steer,
-    load_model,
-    print_json,
     report_scoring,
     show_progress,
 )
+from armorm.cli.terminal import print_json
 
 Choice = Literal["max_min", "max_max", "max_random", "max_min_p", "random"]
 
@@ -43,9 +37,22 @@ Output = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    app.command("annotate")(annotate)
-    app.command("best-of")(best_of)
-    app.command("pairs")(pairs)
+    panel = "Training data for policies"
+    add_command(
+        app,
+        annotate,
+        panel=panel,
+        example="armorm annotate runs/quickstart/model in.jsonl -o annotated.jsonl",
+        resumable=True,
+    )
+    add_command(
+        app,
+        best_of,
+        panel=panel,
+        example="armorm best-of runs/quickstart/model in.jsonl -o best.jsonl --keep 2",
+        resumable=True,
+    )
+    add_command(app, pairs, panel=panel, example="armorm pairs annotated.jsonl -o pairs.jsonl")
 
 
 def annotate(
@@ -57,33 +64,18 @@ def annotate(
     ] = True,
     skip_invalid: SkipInvalid = False,
     steer: Steer = None,
-    device: Device = None,
-    dtype: Dtype = "auto",
-    max_length: MaxLength = None,
-    overlong: OverlongOption = "error",
-    batch_tokens: BatchTokens = None,
-    engine: EngineChoice = "transformers",
-    engine_option: EngineOptions = None,
+    *,
+    loading: FileLoading,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Add rewards to files of {prompt, responses}, as iterative DPO needs them.
 
-    An interrupted run goes on where it stopped when the same command is given again.
+    Each row is written with the score of every response and, by objective, its rewards.
     """
     from armorm.integrations import annotate_file
 
-    loaded = load_model(
-        model,
-        device=device,
-        dtype=dtype,
-        max_length=max_length,
-        overlong=overlong,
-        batch_tokens=batch_tokens,
-        steer=steer,
-        engine=engine,
-        engine_options=engine_option,
-    )
+    loaded = loading.load(model, steer)
     summary = annotate_file(
         loaded,
         source,
@@ -102,33 +94,18 @@ def best_of(
     keep: Annotated[int, typer.Option(help="How many of the best to list in `ranked`.", min=1)] = 1,
     skip_invalid: SkipInvalid = False,
     steer: Steer = None,
-    device: Device = None,
-    dtype: Dtype = "auto",
-    max_length: MaxLength = None,
-    overlong: OverlongOption = "error",
-    batch_tokens: BatchTokens = None,
-    engine: EngineChoice = "transformers",
-    engine_option: EngineOptions = None,
+    *,
+    loading: FileLoading,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Keep the best response of each row of {prompt, responses}: best-of-n, RAFT.
 
-    An interrupted run goes on where it stopped when the same command is given again.
+    Each row is written with the best response, its score, and the best ones in order.
     """
     from armorm.integrations import best_of_file
 
-    loaded = load_model(
-        model,
-        device=device,
-        dtype=dtype,
-        max_length=max_length,
-        overlong=overlong,
-        batch_tokens=batch_tokens,
-        steer=steer,
-        engine=engine,
-        engine_options=engine_option,
-    )
+    loaded = loading.load(model, steer)
     summary = best_of_file(
         loaded,
         source,
@@ -167,7 +144,10 @@ def pairs(
     skip_invalid: SkipInvalid = False,
     as_json: Json = False,
 ) -> None:
-    """Make preference pairs for TRL from annotated candidates."""
+    """Make preference pairs for TRL from annotated candidates.
+
+    Each line written has prompt, chosen and rejected as messages, and the two scores.
+    """
     from armorm.integrations import write_pairs
 
     summary = write_pairs(

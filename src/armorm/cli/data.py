@@ -7,45 +7,38 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from armorm.cli.flags import add_command
 from armorm.cli.options import (
+    From,
     Json,
     Overrides,
     Quiet,
     RecipeArgument,
     SkipInvalid,
-    print_json,
     show_progress,
 )
+from armorm.cli.terminal import print_json
 from armorm.errors import ArmormError, RecipeError
 
 if TYPE_CHECKING:
     from armorm.data.catalog import CatalogEntry
     from armorm.objectives import ObjectiveSet
 
-From = Annotated[
-    Path | None,
-    typer.Option(
-        "--from",
-        help="Read hub datasets from here, laid out as on the hub: DIR/<org>/<dataset>/…",
-        metavar="DIR",
-        show_default=False,
-    ),
-]
-
-data = typer.Typer(
-    name="data",
-    help="Public datasets: list, show, prepare for training, check.",
-    no_args_is_help=True,
-)
-
 
 def register(app: typer.Typer) -> None:
-    """Add the commands to the application."""
-    data.command("list")(list_datasets)
-    data.command("show")(show)
-    data.command("prepare")(prepare)
-    data.command("check")(check)
-    app.add_typer(data)
+    """Add the group of commands to the application."""
+    group = typer.Typer(
+        name="data",
+        help="Public datasets: list, show, prepare for training, check.",
+        no_args_is_help=True,
+    )
+    add_command(group, list_datasets, name="list", example="armorm data list --kind rated")
+    add_command(group, show, example="armorm data show helpsteer")
+    add_command(
+        group, prepare, example="armorm data prepare recipe.yaml -o prepared", resumable=True
+    )
+    add_command(group, check, example="armorm data check pairs.jsonl --against reward-bench")
+    app.add_typer(group, rich_help_panel="Data and heads")
 
 
 def list_datasets(

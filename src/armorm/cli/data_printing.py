@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from armorm.cli.terminal import make_console
 from armorm.data.catalog import CatalogEntry
 
-console = Console()
+console = make_console()
 
 LONGEST_TEXT = 400
 """Characters of a turn that a sample shows."""

@@ -6,20 +6,28 @@ from typing import Annotated
 
 import typer
 
-from armorm.cli.options import ModelArgument, OutputFolder, load_model
+from armorm.cli.flags import Flags, add_command
+from armorm.cli.options import Json, Loading, ModelArgument, OutputFolder
+from armorm.cli.terminal import print_json, print_line
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
-    app.command("export")(export)
+    add_command(
+        app,
+        export,
+        panel="Hand over",
+        example="armorm export runs/quickstart/model -o exported --license apache-2.0",
+    )
 
 
 def export(
     model: ModelArgument,
     output: OutputFolder,
-    dtype: Annotated[
-        str, typer.Option(help="stored, float32, bfloat16, float16: what the weights become.")
-    ] = "stored",
+    *,
+    loading: Annotated[
+        Loading, Flags("revision", "dtype", "verify", panel="Model", dtype="stored")
+    ],
     license_id: Annotated[
         str | None,
         typer.Option("--license", help="For the model card: apache-2.0, llama3 …", metavar="ID"),
@@ -31,14 +39,21 @@ def export(
     public: Annotated[
         bool, typer.Option("--public", help="A repository made by --push-to-hub is public.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Write a model as a folder that transformers loads without this package.
 
-    The released checkpoint, which transformers 5 cannot load, becomes loadable by this.
+    Writes weights, config, tokenizer, modelling file and model card to DIR. The released
+    checkpoint, which transformers 5 cannot load, becomes loadable by this.
     """
-    loaded = load_model(model, device="cpu", dtype=dtype)
+    loaded = loading.model_copy(update={"device": "cpu"}).load(model)
     loaded.save_pretrained(output, license_id=license_id)
-    typer.echo(f"{output} loads with AutoModelForSequenceClassification (trust_remote_code=True).")
+    address = None
     if push_to_hub is not None:
         address = loaded.push_to_hub(push_to_hub, license_id=license_id, private=not public)
-        typer.echo(f"Uploaded: {address}")
+    if as_json:
+        print_json({"folder": str(output), "uploaded": address})
+        return
+    print_line(f"{output} loads with AutoModelForSequenceClassification (trust_remote_code=True).")
+    if address is not None:
+        print_line(f"Uploaded: {address}")

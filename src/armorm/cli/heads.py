@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from armorm.cli.flags import add_command
 from armorm.cli.options import (
     TEXT_HELP,
     Json,
     Quiet,
     SkipInvalid,
     hide_library_progress,
-    print_json,
     text_or_file,
 )
 from armorm.cli.options import show_progress as shows
+from armorm.cli.terminal import print_json
 
 if TYPE_CHECKING:
     from armorm.data import InvalidPolicy
@@ -32,12 +33,17 @@ def register(app: typer.Typer) -> None:
         help="A fitted head that learns, forgets and merges, without reading its old rows again.",
         no_args_is_help=True,
     )
-    group.command("add")(add)
-    group.command("remove")(remove)
-    group.command("merge")(merge)
-    group.command("errors")(errors)
-    group.command("influence")(influence)
-    app.add_typer(group)
+    add_command(group, add, example="armorm head add runs/quickstart new.jsonl")
+    add_command(group, remove, example="armorm head remove runs/quickstart wrong.jsonl")
+    add_command(group, merge, example="armorm head merge runs/a runs/b -o runs/both")
+    add_command(group, errors, example="armorm head errors runs/quickstart")
+    add_command(
+        group,
+        influence,
+        example='armorm head influence runs/quickstart --prompt "What is 3 + 4?" '
+        '--response "It is 7."',
+    )
+    app.add_typer(group, rich_help_panel="Data and heads")
 
 
 def add(

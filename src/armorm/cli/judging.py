@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from armorm.cli.flags import add_command
 from armorm.cli.options import (
     TEXT_HELP,
-    BatchTokens,
-    Device,
-    Dtype,
-    EngineChoice,
-    EngineOptions,
+    BenchmarkLoading,
+    FileLoading,
+    From,
     Json,
-    MaxLength,
     ModelArgument,
-    OverlongOption,
     Quiet,
     SkipInvalid,
     Steer,
+    TextLoading,
+    Where,
     WorkerCount,
     WorkerGpus,
-    engine_arguments,
-    load_model,
-    print_json,
     ray_workers,
     report_scoring,
     show_progress,
     steering_factors,
     text_or_file,
 )
+from armorm.cli.terminal import print_json
 from armorm.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -41,10 +38,30 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    app.command("score")(score)
-    app.command("explain")(explain)
-    app.command("compare")(compare)
-    app.command("evaluate")(evaluate)
+    panel = "Judge"
+    texts = '--prompt "What is 3 + 4?"'
+    add_command(
+        app,
+        score,
+        panel=panel,
+        example="armorm score runs/quickstart/model in.jsonl -o out.jsonl",
+        resumable=True,
+    )
+    add_command(
+        app,
+        explain,
+        panel=panel,
+        example=f'armorm explain runs/quickstart/model {texts} --response "It is 7."',
+    )
+    add_command(
+        app,
+        compare,
+        panel=panel,
+        example=f'armorm compare runs/quickstart/model {texts} --a "It is 7." --b "It is 9."',
+    )
+    add_command(
+        app, evaluate, panel=panel, example="armorm evaluate runs/quickstart/model pairs.jsonl"
+    )
 
 
 def score(
@@ -53,7 +70,7 @@ def score(
         Path,
         typer.Argument(
             help="Conversations: JSON lines (also .gz), Parquet or Arrow, with `messages`, or "
-            "`prompt` and `response`. With --engine ray also a pattern: 'in/*.parquet'.",
+            "`prompt` and `response`. With --on ray also a pattern: 'in/*.parquet'.",
             metavar="IN",
             show_default=False,
         ),
@@ -63,23 +80,13 @@ def score(
     ],
     skip_invalid: SkipInvalid = False,
     steer: Steer = None,
-    device: Device = None,
-    dtype: Dtype = "auto",
-    max_length: MaxLength = None,
-    overlong: OverlongOption = "error",
-    batch_tokens: BatchTokens = None,
+    *,
+    loading: FileLoading,
     uncertainty: Annotated[
         bool,
         typer.Option("--uncertainty", help="Also deviations, score_deviation, novelty, novel."),
     ] = False,
-    engine: Annotated[
-        Literal["transformers", "vllm", "ray"],
-        typer.Option(
-            help="What runs the backbone; vllm is installed apart. ray: workers on this machine "
-            "or a cluster, with transformers in each.",
-        ),
-    ] = "transformers",
-    engine_option: EngineOptions = None,
+    on: Where = "local",
     workers: WorkerCount = None,
     worker_gpus: WorkerGpus = None,
     as_json: Json = False,
@@ -87,36 +94,23 @@ def score(
 ) -> None:
     """Score every conversation of a file.
 
-    Each row is kept and gets score, rewards, gating and coefficients. An interrupted run goes on
-    where it stopped when the same command is given again.
+    Each row is written with score, rewards, gating and coefficients beside its own fields.
     """
-    shared_among = ray_workers(engine, workers, worker_gpus)
-    loading: dict[str, Any] = {
-        "device": device,
-        "dtype": dtype,
-        "max_length": max_length,
-        "overlong": overlong,
-        "batch_tokens": batch_tokens,
-    }
+    workers_on_ray = ray_workers(on, workers, worker_gpus)
     handling: dict[str, Any] = {
         "uncertainty": uncertainty,
         "skip_invalid": skip_invalid,
         "show_progress": show_progress(quiet),
     }
-    if engine == "ray":
-        from armorm.scaling.scoring import ModelSettings, score_with_ray
-
-        assert shared_among is not None
-        loading |= engine_arguments("transformers", engine_option)
-        settings = ModelSettings(model, loading, steering_factors(steer))
-        summary = score_with_ray(settings, source, output, shared_among, **handling)
-    else:
+    if workers_on_ray is None:
         from armorm.evaluation.scoring import score_file
 
-        loaded = load_model(
-            model, steer=steer, engine=engine, engine_options=engine_option, **loading
-        )
-        summary = score_file(loaded, source, output, **handling)
+        summary = score_file(loading.load(model, steer), source, output, **handling)
+    else:
+        from armorm.scaling.scoring import ModelSettings, score_with_ray
+
+        settings = ModelSettings(model, loading.arguments(), steering_factors(steer))
+        summary = score_with_ray(settings, source, output, workers_on_ray, **handling)
     report_scoring(summary, output, as_json)
 
 
@@ -125,12 +119,15 @@ def explain(
     prompt: Annotated[str, typer.Option(help=TEXT_HELP, show_default=False)],
     response: Annotated[str, typer.Option(help=TEXT_HELP, show_default=False)],
     steer: Steer = None,
-    device: Device = None,
-    dtype: Dtype = "auto",
+    *,
+    loading: TextLoading,
     as_json: Json = False,
 ) -> None:
-    """Take the score of one response apart, objective by objective."""
-    loaded = load_model(model, device=device, dtype=dtype, steer=steer)
+    """Explain the score of one response, objective by objective.
+
+    Nothing is written; the table shows each objective's rating, reward, coefficient and share.
+    """
+    loaded = loading.load(model, steer)
     explanation = loaded.explain(
         [
             {"role": "user", "content": text_or_file(prompt)},
@@ -151,12 +148,15 @@ def compare(
     a: Annotated[str, typer.Option("--a", help=f"First response. {TEXT_HELP}", show_default=False)],
     b: Annotated[str, typer.Option("--b", help=f"Second one. {TEXT_HELP}", show_default=False)],
     steer: Steer = None,
-    device: Device = None,
-    dtype: Dtype = "auto",
+    *,
+    loading: TextLoading,
     as_json: Json = False,
 ) -> None:
-    """Say which of two responses is preferred, and which objectives decided."""
-    loaded = load_model(model, device=device, dtype=dtype, steer=steer)
+    """Compare two responses: the preferred one, and the objectives that decided.
+
+    Nothing is written; the table shows each objective's share of the margin.
+    """
+    loaded = loading.load(model, steer)
     comparison = loaded.compare(text_or_file(prompt), text_or_file(a), text_or_file(b))
     if as_json:
         print_json(comparison.as_dict())
@@ -200,29 +200,22 @@ def evaluate(
             metavar="NAME",
         ),
     ] = None,
-    root: Annotated[
-        Path | None,
-        typer.Option(
-            help="Read hub datasets from this folder, laid out as on the hub.", metavar="DIR"
-        ),
-    ] = None,
+    root: From = None,
     rewardbench: Annotated[
         Path | None,
         typer.Option(help="Also write RewardBench's result files here.", metavar="DIR"),
     ] = None,
     skip_invalid: SkipInvalid = False,
     steer: Steer = None,
-    device: Device = None,
-    dtype: Dtype = "auto",
-    max_length: MaxLength = None,
-    overlong: OverlongOption = "skip",
-    batch_tokens: BatchTokens = None,
-    engine: EngineChoice = "transformers",
-    engine_option: EngineOptions = None,
+    *,
+    loading: BenchmarkLoading,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Report accuracy on preference pairs or a benchmark. A tie counts as wrong."""
+    """Report accuracy on preference pairs or a benchmark. A tie counts as wrong.
+
+    Nothing is written but what --rewardbench asks for.
+    """
     from armorm.evaluation import ScoredRows, score_all
     from armorm.evaluation.benchmarks import PreferenceBenchmark, benchmark, benchmarks
     from armorm.evaluation.benchmarks.reward_bench_files import (
@@ -244,17 +237,7 @@ def evaluate(
     invalid: InvalidPolicy = "skip" if skip_invalid else "error"
     sources = [source for name in names for source in _sources(name, root)]
     loaded = chosen.read(sources, invalid=invalid, show_progress=show_progress(quiet))
-    judge = load_model(
-        model,
-        device=device,
-        dtype=dtype,
-        max_length=max_length,
-        overlong=overlong,
-        batch_tokens=batch_tokens,
-        steer=steer,
-        engine=engine,
-        engine_options=engine_option,
-    )
+    judge = loading.load(model, steer)
     found = score_all(judge, loaded.rows, invalid=invalid, show_progress=show_progress(quiet))
     report = chosen.report(found)
     if rewardbench is not None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from armorm.cli.flags import Flags
+from armorm.cli.terminal import print_json
 from armorm.errors import RecipeError
+from armorm.features.options import BackboneOptions
 
 if TYPE_CHECKING:
     from armorm.evaluation.scoring import ScoringSummary
@@ -17,9 +19,6 @@ if TYPE_CHECKING:
     from armorm.scaling.pool import Workers
 
 TEXT_HELP = "Text, or @FILE."
-
-Overlong = Literal["error", "skip", "drop_oldest_turns"]
-EngineName = Literal["transformers", "vllm"]
 
 RecipeArgument = Annotated[
     Path, typer.Argument(help="Recipe, a YAML file.", metavar="RECIPE", show_default=False)
@@ -39,21 +38,22 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 SkipInvalid = Annotated[
     bool, typer.Option("--skip-invalid", help="Count and list bad rows instead of stopping.")
 ]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. Default: a GPU if any.")]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")]
-MaxLength = Annotated[int | None, typer.Option(help="Most tokens of a conversation.")]
-OverlongOption = Annotated[
-    Overlong, typer.Option(help="What to do with longer conversations; text is never cut.")
-]
-EngineChoice = Annotated[
-    EngineName, typer.Option("--engine", help="What runs the backbone; vllm is installed apart.")
-]
-EngineOptions = Annotated[
-    list[str] | None,
+From = Annotated[
+    Path | None,
     typer.Option(
-        "--engine-option",
-        help="For transformers: device_map=auto. For vllm: tensor_parallel_size=2.",
-        metavar="NAME=VALUE",
+        "--from",
+        help="Read hub datasets from here, laid out as on the hub: DIR/<org>/<dataset>/…",
+        metavar="DIR",
+        show_default=False,
+    ),
+]
+Where = Annotated[
+    Literal["local", "ray"],
+    typer.Option(
+        "--on",
+        help="Where the work runs: in this process, or shared among Ray workers on this machine "
+        "or a cluster.",
+        rich_help_panel="Workers",
     ),
 ]
 WorkerCount = Annotated[
@@ -61,83 +61,93 @@ WorkerCount = Annotated[
     typer.Option(
         "--workers",
         min=1,
-        help="With --engine ray. Default: one for each GPU; without any, one for each machine.",
+        help="Number of workers (--on ray). Default: one for each GPU; without any, one for each "
+        "machine.",
         show_default=False,
+        rich_help_panel="Workers",
     ),
 ]
 WorkerGpus = Annotated[
     float | None,
     typer.Option(
         min=0,
-        help="With --engine ray: GPUs of each worker, also 2 or 0.5.",
+        help="GPUs of each worker (--on ray), also 2 or 0.5.",
         show_default=False,
+        rich_help_panel="Workers",
     ),
 ]
-BatchTokens = Annotated[int | None, typer.Option(help="Most tokens run at once.")]
 Steer = Annotated[
     list[str] | None,
-    typer.Option(help="Factor on an objective: helpsteer-verbosity=0.", metavar="NAME=FACTOR"),
+    typer.Option(
+        help="Factor on an objective: helpsteer-verbosity=0. Repeatable.",
+        metavar="NAME=FACTOR",
+        rich_help_panel="Model",
+    ),
 ]
+
+
+class Loading(BackboneOptions):
+    """How a command loads a reward model."""
+
+    verify: bool = True
+    """Score the conversation that was saved with the model, and refuse the model if the score
+    differs."""
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of :meth:`armorm.RewardModel.from_pretrained` besides the name."""
+        return self.model_dump(exclude_unset=True)
+
+    def load(self, name: str, steer: list[str] | None = None) -> RewardModel:
+        """Load a model and steer it."""
+        from armorm.model import RewardModel
+
+        hide_library_progress()
+        model = RewardModel.from_pretrained(name, **self.arguments())
+        return model.steer(steering_factors(steer)) if steer else model
 
 
 def show_progress(quiet: bool) -> bool:
-    """Progress bars go to standard error, where someone is looking."""
+    """Return true if progress bars are wanted: standard error is a terminal."""
     return not quiet and sys.stderr.isatty()
 
 
-def load_model(
-    name: str,
-    *,
-    device: str | None,
-    dtype: str,
-    max_length: int | None = None,
-    overlong: Overlong = "error",
-    batch_tokens: int | None = None,
-    steer: list[str] | None = None,
-    engine: EngineName = "transformers",
-    engine_options: list[str] | None = None,
-) -> RewardModel:
-    """Load a model with the options of the command line."""
-    from armorm.model import RewardModel
+_TEXT = ("revision", "device", "dtype", "verify")
+_FILES = (*_TEXT, "max_length", "overlong", "batch_tokens", "engine", "engine_options")
 
-    hide_library_progress()
+TextLoading = Annotated[Loading, Flags(*_TEXT, panel="Model")]
+"""Loading of a model that judges one text."""
 
-    model = RewardModel.from_pretrained(
-        name,
-        device=device,
-        dtype=dtype,
-        max_length=max_length,
-        overlong=overlong,
-        batch_tokens=batch_tokens,
-        **engine_arguments(engine, engine_options),
-    )
-    return model.steer(steering_factors(steer)) if steer else model
+FileLoading = Annotated[Loading, Flags(*_FILES, panel="Model", overlong="error")]
+"""Loading of a model that judges files, whose rows must all be readable."""
+
+BenchmarkLoading = Annotated[Loading, Flags(*_FILES, panel="Model")]
+"""Loading of a model that is evaluated on the pairs that it can read."""
 
 
-def ray_workers(engine: str | None, count: int | None, gpus: float | None) -> Workers | None:
-    """The workers, if Ray is asked for.
+def ray_workers(place: str, count: int | None, gpus: float | None) -> Workers | None:
+    """Return the workers if the work runs on Ray.
 
     Raises:
-        RecipeError: workers are described, but Ray is not asked for.
+        RecipeError: workers are described, but the work runs in this process.
     """
-    if engine == "ray":
+    if place == "ray":
         from armorm.scaling.pool import Workers
 
         return Workers(count, gpus)
     if (count, gpus) != (None, None):
-        raise RecipeError("--workers and --worker-gpus belong to --engine ray.")
+        raise RecipeError("--workers and --worker-gpus need --on ray.")
     return None
 
 
 def hide_library_progress() -> None:
-    """Loading and saving weights is quick: only our own bars are worth a line."""
+    """Turn off the progress bars of transformers, whose loading and saving is quick."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
 
 
 def text_or_file(value: str) -> str:
-    """The text itself, or with ``@file`` the contents of a file."""
+    """Return the text itself, or for ``@file`` the contents of the file."""
     if not value.startswith("@"):
         return value
     try:
@@ -146,12 +156,8 @@ def text_or_file(value: str) -> str:
         raise RecipeError(f"{value}: cannot be read: {error}") from error
 
 
-def print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
 def report_scoring(summary: ScoringSummary, output: Path, as_json: bool) -> None:
-    """What became of the rows of a file."""
+    """Print how many rows of a file were scored and skipped."""
     if as_json:
         print_json(summary.as_dict())
     else:
@@ -160,23 +166,8 @@ def report_scoring(summary: ScoringSummary, output: Path, as_json: bool) -> None
         print_scoring(summary.as_dict(), output)
 
 
-def engine_arguments(engine: EngineName, options: list[str] | None) -> dict[str, Any]:
-    """What ``--engine`` and ``--engine-option`` add to the arguments of ``from_pretrained``."""
-    import yaml
-
-    pairs = [option.partition("=") for option in options or ()]
-    for name, separator, text in pairs:
-        if not separator or not name:
-            raise RecipeError(f"--engine-option {name}{text}: write it as name=value.")
-    try:
-        given = {name: yaml.safe_load(text) for name, _, text in pairs}
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--engine-option: a value is not YAML: {error}") from error
-    return given if engine == "transformers" else {"engine": engine, "engine_options": given}
-
-
 def steering_factors(steer: list[str] | None) -> dict[str, float]:
-    """What ``--steer`` says, by objective."""
+    """Parse the items of ``--steer``."""
     factors = {}
     for item in steer or ():
         name, _, factor = item.rpartition("=")

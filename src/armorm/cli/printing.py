@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from armorm.cli.terminal import make_console
 from armorm.evaluation.accuracy import Accuracy
 from armorm.evaluation.debiasing_report import DebiasingReport
 from armorm.evaluation.report import p_value
@@ -18,7 +18,7 @@ from armorm.evaluation.run_metrics import METHODS, HeadReport, PreferenceMetrics
 from armorm.model import Comparison, Explanation
 from armorm.training import TrainingResult
 
-console = Console()
+console = make_console()
 
 
 def print_run(result: TrainingResult) -> None:

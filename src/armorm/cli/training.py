@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
 import typer
 
+from armorm.cli.flags import add_command
 from armorm.cli.options import (
     Json,
     OutputFolder,
@@ -14,13 +15,14 @@ from armorm.cli.options import (
     Quiet,
     RecipeArgument,
     SkipInvalid,
+    Where,
     WorkerCount,
     WorkerGpus,
     hide_library_progress,
-    print_json,
     ray_workers,
     show_progress,
 )
+from armorm.cli.terminal import print_json
 
 if TYPE_CHECKING:
     from armorm.training import Recipe, TrainingResult
@@ -28,12 +30,31 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    app.command("train")(train)
-    app.command("pretrain")(pretrain)
-    app.command("finetune")(finetune)
-    app.command("features")(features)
-    app.command("fit-head")(fit_head)
-    app.command("fit-gate")(fit_gate)
+    panel = "Train"
+    arguments = "quickstart.yaml -o runs/quickstart"
+    add_command(app, train, panel=panel, example=f"armorm train {arguments}", resumable=True)
+    add_command(
+        app,
+        pretrain,
+        panel=panel,
+        example="armorm pretrain recipe.yaml -o runs/mine --set pretraining.epochs=1",
+        resumable=True,
+    )
+    add_command(
+        app,
+        finetune,
+        panel=panel,
+        example="armorm finetune recipe.yaml -o runs/mine --set head.method=finetune",
+        resumable=True,
+    )
+    add_command(app, features, panel=panel, example=f"armorm features {arguments}", resumable=True)
+    add_command(app, fit_head, panel=panel, example=f"armorm fit-head {arguments}")
+    add_command(
+        app,
+        fit_gate,
+        panel=panel,
+        example=f"armorm fit-gate {arguments} --set gate.steps=500",
+    )
 
 
 def train(
@@ -44,9 +65,9 @@ def train(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a reward model through all stages: the model is left in DIR/model.
+    """Train a reward model through all stages.
 
-    An interrupted run goes on where it stopped when the same command is given again.
+    Writes DIR/model, DIR/metrics.json and DIR/report.html.
     """
     from armorm import training
 
@@ -62,7 +83,10 @@ def pretrain(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train the backbone as a Bradley–Terry reward model (section pretraining): DIR/pretrained."""
+    """Train the backbone as a Bradley–Terry reward model (section pretraining).
+
+    Writes DIR/pretrained.
+    """
     from armorm.training import pretrain_stage
 
     pretrain_stage(
@@ -79,7 +103,10 @@ def finetune(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Stage 1 through the backbone (head.method: finetune): DIR/finetuned."""
+    """Train head and backbone together (head.method: finetune).
+
+    Writes DIR/finetuned.
+    """
     from armorm.training import finetune_stage
 
     finetune_stage(
@@ -93,37 +120,30 @@ def features(
     output: OutputFolder,
     overrides: Overrides = None,
     skip_invalid: SkipInvalid = False,
-    engine: Annotated[
-        Literal["ray"] | None,
-        typer.Option(
-            help="ray: share the work among workers on this machine or a cluster; the recipe says "
-            "what runs the backbone in each.",
-            show_default=False,
-        ),
-    ] = None,
+    on: Where = "local",
     workers: WorkerCount = None,
     worker_gpus: WorkerGpus = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Read the recipe's data and extract the features of both stages into DIR/features.
+    """Read the recipe's data and extract the features of both stages.
 
-    An interrupted run goes on where it stopped when the same command is given again.
+    Writes DIR/features and DIR/data.json.
     """
     from armorm.features import Process
     from armorm.files import read_json
     from armorm.training import features_stage
 
     loaded = _load(recipe, overrides, skip_invalid)
-    shared_among = ray_workers(engine, workers, worker_gpus)
+    workers_on_ray = ray_workers(on, workers, worker_gpus)
     speaks = Process.current().is_first
     bars = speaks and show_progress(quiet)
-    if shared_among is None:
+    if workers_on_ray is None:
         features_stage(loaded, output, show_progress=bars)
     else:
         from armorm.scaling.features import ray_extraction
 
-        with ray_extraction(loaded, output, shared_among) as make_store:
+        with ray_extraction(loaded, output, workers_on_ray) as make_store:
             features_stage(loaded, output, make_store=make_store, show_progress=bars)
     if not speaks:
         return
@@ -142,7 +162,10 @@ def fit_head(
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
-    """Stage 1: regress every objective on the features in DIR/features/rated."""
+    """Fit the head (stage 1): regress every objective on the features in DIR/features/rated.
+
+    Writes DIR/head.
+    """
     from armorm.files import read_json
     from armorm.training import fit_head_stage
 
@@ -164,7 +187,10 @@ def fit_gate(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Debiasing and stage 2, on what features and fit-head left: writes DIR/model."""
+    """Debias the rewards and train the gate (stage 2), on what features and fit-head wrote.
+
+    Writes DIR/model, DIR/metrics.json and DIR/report.html.
+    """
     from armorm.training import fit_gate_stage
 
     loaded = _load(recipe, overrides)

@@ -208,7 +208,7 @@ def ray_pool(workers: Workers) -> Iterator[Pool]:
         import ray
         import ray.data
     except ImportError as error:
-        raise MissingExtraError("--engine ray", "scale") from error
+        raise MissingExtraError("--on ray", "scale") from error
     # Ray prints what it says of dead workers; standard output is for results.
     with redirect_stdout(sys.stderr), _connection():
         _keep_quiet()
