@@ -79,3 +79,69 @@ def test_a_missing_section_and_a_missing_file_are_named(tmp_path):
         Recipe.load(write(tmp_path, {"name": "x"}))
     with pytest.raises(RecipeError, match="cannot be read"):
         Recipe.load(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\xff\xfename: x", "cannot be read"),
+        (b"[" * 5000, "nested too deeply"),
+        (b"name: a\nname: b\n", "'name' stands twice"),
+        (b"gate: {steps: 1, steps: 2}\n", "'steps' stands twice"),
+        (b"seed: " + b"9" * 5000, "not valid YAML"),
+        (b"name: 2026-99-99", "not valid YAML"),
+        (b"name: \x01", "not valid YAML"),
+        (b'name: "\\ud800"', "half a character"),
+        (b"- a\n- b\n", "must be a mapping"),
+        (b"", "must be a mapping"),
+        (b"1: x\ndata: {rated: [], preferences: []}", r"1"),
+        (
+            b"a: &a [x, x, x, x, x, x, x, x, x, x]\n"
+            + b"".join(
+                b"%c: &%c [%s]\n" % (98 + i, 98 + i, b", ".join([b"*%c" % (97 + i)] * 10))
+                for i in range(8)
+            ),
+            "more than 100,000 values",
+        ),
+        (b"name: &x [*x]", "more than 100,000 values|nested|name"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_refused_by_name(tmp_path, content, message):
+    file = tmp_path / "recipe.yaml"
+    file.write_bytes(content)
+    with pytest.raises(RecipeError, match=message):
+        Recipe.load(file)
+
+
+@pytest.mark.parametrize("text", ["[" * 5000, "9" * 5000, "{a: 1, a: 2}", '"\\ud800"', "[1"])
+def test_an_override_that_is_no_yaml_is_refused(tmp_path, text):
+    with pytest.raises(RecipeError, match="--set name="):
+        Recipe.load(write(tmp_path, MINIMAL), [f"name={text}"])
+
+
+def test_an_override_reaches_a_section_that_is_written_as_null(tmp_path):
+    recipe = Recipe.load(write(tmp_path, {**MINIMAL, "gate": None}), ["gate.steps=5"])
+    assert recipe.gate.steps == 5
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "head.alphas=[.nan]",
+        "head.alphas=[1, .inf]",
+        "head.alphas=[-1]",
+        "head.alphas=[]",
+        "gate.temperature=.inf",
+        "gate.beta=.nan",
+        "gate.learning_rate=.inf",
+        "seed=99999999999999999999",
+        "seed=-1",
+        "gate.validation_fraction=1",
+        "gate.patience=2",
+        "debiasing.confounder=words",
+        "data.held_out.fraction=.nan",
+    ],
+)
+def test_numbers_that_no_run_can_use_are_refused_before_any_work(tmp_path, override):
+    with pytest.raises(RecipeError, match=override.partition("=")[0].split(".")[0]):
+        Recipe.load(write(tmp_path, MINIMAL), [override])

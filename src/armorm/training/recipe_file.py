@@ -47,6 +47,8 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
     content = _parse(text, str(path))
     if not isinstance(content, dict):
         raise RecipeError(f"{path} is not a recipe: it must be a mapping of sections.")
+    if odd := [key for key in content if not isinstance(key, str)]:
+        raise RecipeError(f"{path}: the key {odd[0]!r} is no text. Put it in quotation marks.")
     return content
 
 
