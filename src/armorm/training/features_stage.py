@@ -66,7 +66,8 @@ class MakeStore(Protocol):
 
     def __call__(
         self, rows: Rows, *, path: Path, objectives: ObjectiveSet | None = None, **options: Any
-    ) -> FeatureStore: ...
+    ) -> FeatureStore:
+        """Make the store."""
 
 
 def features_stage(

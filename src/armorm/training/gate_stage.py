@@ -42,7 +42,7 @@ from armorm.heads.debiasing import no_debiasing
 from armorm.heads.gating import margins
 from armorm.model import RewardModel
 from armorm.model.checkpoint import Heads
-from armorm.training.curves import curve_log
+from armorm.training.curve_log import curve_log
 from armorm.training.head_stage import load_head, rewards_of_responses
 from armorm.training.recipe import Recipe
 from armorm.training.run_backbone import load_backbone

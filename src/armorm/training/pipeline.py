@@ -1,6 +1,6 @@
-"""The paper's two stages, from a recipe to a model folder.
+"""Training from a recipe to a model folder, through both stages of the paper.
 
-Each stage reads what the one before left in the run folder, so each can be run alone::
+Each stage reads the files of the earlier ones in the run folder, so each can be run alone::
 
     pretrain_stage   ->  pretrained/    where the recipe has a section ``pretraining``
     finetune_stage   ->  finetuned/     where ``head.method`` is ``finetune``

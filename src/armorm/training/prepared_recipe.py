@@ -1,4 +1,4 @@
-"""A recipe's data made into files, and a recipe that trains on them."""
+"""Preparation of a recipe's data as files, with a recipe that trains on them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def prepare_data(
     """Prepare the data of a recipe; ``output/recipe.yaml`` is the recipe that trains on it.
 
     Args:
-        recipe: Its ``data`` and ``objectives`` are used.
-        output: Folder of the files; see :mod:`armorm.data.preparing`.
+        recipe: Recipe whose sections ``data`` and ``objectives`` are used.
+        output: Folder to write; see :mod:`armorm.data.preparing`.
         root: Read hub datasets from this folder, laid out as on the hub.
         show_progress: Draw progress bars on standard error.
 
@@ -30,7 +30,7 @@ def prepare_data(
         The manifest.
 
     Raises:
-        ArmormError: what :func:`~armorm.data.preparing.prepare` raises.
+        ArmormError: See :func:`~armorm.data.preparing.prepare`.
     """
     output = Path(output)
     data = recipe.data

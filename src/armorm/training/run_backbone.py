@@ -1,4 +1,4 @@
-"""The backbone of a run: as the recipe names it, or as the run has trained it."""
+"""Loading of a run's backbone: the recipe's, or the one that the run has trained."""
 
 from __future__ import annotations
 

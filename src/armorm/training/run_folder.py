@@ -1,4 +1,4 @@
-"""The folder of a training run: one place that knows where everything in it stands."""
+"""Layout of a training run's folder."""
 
 from __future__ import annotations
 

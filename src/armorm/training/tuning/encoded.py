@@ -1,4 +1,4 @@
-"""The rows that a backbone is trained on and judged on, as tokens, on disk."""
+"""Rows as tokens on disk, to train a backbone on and to measure it on."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class EncodedRows(Generic[Row]):
     """Rows with their tokens.
 
     Attributes:
-        training: To be trained on.
-        held_out: To be judged on.
-        too_long: How many rows are in neither, since the backbone does not read that far.
+        training: Rows to train on.
+        held_out: Rows to measure on.
+        too_long: Number of rows in neither, because they are longer than the backbone reads.
     """
 
     training: DiskList[tuple[Row, EncodedPrompt]]
@@ -38,13 +38,13 @@ class EncodedRows(Generic[Row]):
 def encode_rows(
     rows: Sequence[Row], kind: type[Row], backbone: Backbone, folder: Path
 ) -> EncodedRows[Row]:
-    """Read rows into tokens.
+    """Encode rows.
 
     Args:
         rows: The rows.
         kind: Their class.
-        backbone: Whose encoder to use.
-        folder: Where the tokens are kept, in files without a name.
+        backbone: Backbone with the encoder.
+        folder: Folder for the tokens, in files without a name.
     """
 
     def read(record: dict[str, Any]) -> tuple[Row, EncodedPrompt]:
@@ -69,9 +69,9 @@ def rewards_of(
     backbone: Backbone,
     weight: Float[Tensor, "outputs hidden"],
 ) -> Float[Tensor, "responses outputs"]:
-    """What a linear head makes of all responses of the rows, in order, in float64.
+    """Return the outputs of a linear head for all responses of the rows, in order, in float64.
 
-    The states themselves are held for some rows at a time only.
+    The hidden states are held for a part of the rows at a time.
     """
     head = weight.double().T
     parts = [torch.empty(0, len(weight), dtype=torch.float64)]

@@ -50,19 +50,19 @@ def finetune_stage(
     data: RecipeData | None = None,
     show_progress: bool = False,
 ) -> None:
-    """Train the backbone on the recipe's ratings; it is left in ``output/finetuned``.
+    """Train the backbone on the recipe's ratings, and write it to ``output/finetuned``.
 
-    A finished training is left as it is; an interrupted one goes on from its last checkpoint.
+    A finished training is kept; an interrupted one is resumed from its last checkpoint.
 
     Args:
-        recipe: ``head.finetune`` says how.
-        output: The run folder; ``output/pretrained`` is started from where the recipe has one.
-        data: What the recipe's sources hold, where it has been read already.
+        recipe: Recipe with the options ``head.finetune``.
+        output: Run folder; training starts from ``output/pretrained`` if the recipe has that stage.
+        data: The recipe's data, if they are read already.
         show_progress: Draw progress bars on standard error.
 
     Raises:
         StoreError: ``output`` holds a training with other settings.
-        MissingExtraError: adapters are asked for and PEFT is not installed.
+        MissingExtraError: Adapters are asked for and PEFT is not installed.
     """
     run = RunFolder.of(output)
     rated, _ = data or read_data(recipe, run, show_progress=show_progress)
@@ -148,7 +148,7 @@ def _regression(
         from peft import get_peft_model
         from transformers import set_seed
 
-        set_seed(seed)  # adapters start at random, and PEFT takes no generator
+        set_seed(seed)  # adapters start at random values, and PEFT has no argument for a generator
         decoder = get_peft_model(decoder, config)
     if section.gradient_checkpointing:
         decoder.gradient_checkpointing_enable({"use_reentrant": False})

@@ -9,7 +9,7 @@ from armorm.training.tuning.options import LoraOptions
 
 
 def lora_config(section: LoraOptions, task: Literal["FEATURE_EXTRACTION", "SEQ_CLS"]) -> Any:
-    """PEFT's configuration; for ``SEQ_CLS`` it trains the new score layer whole.
+    """Return PEFT's configuration; for ``SEQ_CLS`` it also trains all of the new score layer.
 
     Raises:
         MissingExtraError: PEFT is not installed.
@@ -29,5 +29,5 @@ def lora_config(section: LoraOptions, task: Literal["FEATURE_EXTRACTION", "SEQ_C
 
 
 def merged(model: Any) -> Any:
-    """The model with its adapters added into its weights; one without adapters as it is."""
+    """Return the model with its adapters, if it has any, added to its weights."""
     return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model

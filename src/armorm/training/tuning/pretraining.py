@@ -1,7 +1,7 @@
 """Bradley–Terry training of the backbone on preference pairs, by TRL's ``RewardTrainer``.
 
-The paper starts from a backbone that was made so.  Conversations are rendered and tokenised by our
-own encoder, so the state that is trained is the one that features are read from.
+The paper starts from such a backbone.  Conversations are rendered and tokenised by this package's
+encoder, so the state that is trained is the one that features are read from.
 """
 
 from __future__ import annotations
@@ -50,21 +50,21 @@ def pretrain_stage(
     data: RecipeData | None = None,
     show_progress: bool = False,
 ) -> None:
-    """Train the backbone as a Bradley–Terry reward model; it is left in ``output/pretrained``.
+    """Train the backbone as a Bradley–Terry reward model, and write it to ``output/pretrained``.
 
     Held-out pairs, and pairs whose prompt is held out anywhere in the recipe, are not trained on.
-    A finished training is left as it is; an interrupted one goes on from its last checkpoint.
+    A finished training is kept; an interrupted one is resumed from its last checkpoint.
 
     Args:
-        recipe: Its section ``pretraining`` says how.
-        output: The run folder.
-        data: What the recipe's sources hold, where it has been read already.
+        recipe: Recipe with a section ``pretraining``.
+        output: Run folder.
+        data: The recipe's data, if they are read already.
         show_progress: Draw progress bars on standard error.
 
     Raises:
-        ArmormError: the recipe has no such section, or no pair is left to train on.
+        ArmormError: The recipe has no such section, or no pair is left to train on.
         StoreError: ``output`` holds a training with other settings.
-        MissingExtraError: TRL, or PEFT where adapters are asked for, is not installed.
+        MissingExtraError: TRL is not installed, or PEFT if adapters are asked for.
     """
     section = recipe.pretraining
     if section is None:
@@ -98,12 +98,13 @@ def pretraining_pairs(
     scratch: Path | None = None,
     show_progress: bool = False,
 ) -> Loaded[PreferencePair]:
-    """The pairs of the section's own sources, or the recipe's.
+    """Return the pairs of the section's own sources, or the recipe's.
 
     Args:
-        recipe: With a section ``pretraining``.
-        data: What the recipe's sources hold: no prompt that is held out in them is trained on.
-        scratch, show_progress: See :func:`armorm.data.read_preferences`.
+        recipe: Recipe with a section ``pretraining``.
+        data: The recipe's data; no prompt that is held out in them is trained on.
+        scratch: See :func:`armorm.data.read_preferences`.
+        show_progress: Draw progress bars on standard error.
     """
     rated, preferences = data
     section = recipe.pretraining
@@ -178,7 +179,7 @@ def _reward_trainer(
             folder,
             backbone.device,
             recipe.seed,
-            max_length=None,  # the encoder has seen to it, and counted
+            max_length=None,  # the encoder has skipped and counted what is too long
             gradient_checkpointing=section.gradient_checkpointing,
         ),
         train_dataset=_dataset(pairs, folder.work / "pairs.arrow"),
@@ -188,7 +189,7 @@ def _reward_trainer(
 
 
 def _dataset(pairs: Pairs, file: Path) -> Any:
-    """The pairs as TRL wants them, mapped from a file that is written for it."""
+    """Return the pairs in TRL's form, mapped from a file that is written for it."""
     from datasets import Dataset
 
     tokens = pa.list_(pa.int32())
@@ -202,7 +203,7 @@ def _dataset(pairs: Pairs, file: Path) -> Any:
 
 
 def _scalar_model(backbone: Backbone, seed: int) -> PreTrainedModel:
-    """The decoder with a new linear layer of one output, as transformers' sequence classifier.
+    """Return the decoder with a new linear layer of one output, as a sequence classifier.
 
     Raises:
         CheckpointError: transformers has no such classifier for this architecture.
@@ -213,7 +214,7 @@ def _scalar_model(backbone: Backbone, seed: int) -> PreTrainedModel:
     config = copy.deepcopy(decoder.config)
     config.num_labels = 1
     try:
-        with torch.device("meta"):  # its own decoder is not wanted: no memory for it
+        with torch.device("meta"):  # its own decoder is replaced below, so it gets no memory
             model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
     except ValueError as error:
         raise CheckpointError(
@@ -231,11 +232,11 @@ def _scalar_model(backbone: Backbone, seed: int) -> PreTrainedModel:
 def _tokenizer_for_padding(
     tokenizer: PreTrainedTokenizerBase, pairs: Pairs
 ) -> PreTrainedTokenizerBase:
-    """A copy whose padding token ends no conversation.
+    """Return a copy of the tokenizer whose padding token ends no conversation.
 
-    The classifier reads its score at the last token that is not padding.  With the usual "pad with
-    the end-of-turn token" that is the token before the last, and another state than ours would be
-    trained.
+    The classifier reads its score at the last token that is not padding.  Padding with the
+    end-of-turn token, as is usual, would make that the token before the last, and train another
+    state than the one that features are read from.
     """
     ends = {sequence[-1] for _, pair in pairs for sequence in pair.sequences}
     padding = copy.deepcopy(tokenizer)

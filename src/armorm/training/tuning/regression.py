@@ -16,28 +16,29 @@ from armorm.conversations import EncodedPrompt
 def masked_squared_error(
     rewards: Float[Tensor, "rows objectives"], targets: Float[Tensor, "rows objectives"]
 ) -> Float[Tensor, ""]:
-    """The loss of stage 1 over a batch: squared errors summed over the ratings that exist, divided
-    by the rows.  So every rating counts as much as any other, whatever batch it falls into.
+    """Return the loss of stage 1: the sum of squared errors of existing ratings, over the rows.
+
+    Dividing by the rows, not by the ratings, gives every rating the same weight in any batch.
 
     Args:
         rewards: Predictions.
         targets: Unit rewards, NaN where a row is not rated.
     """
     rated = ~torch.isnan(targets)
-    # The missing are replaced before the difference is taken: NaN times zero is NaN.
+    # Missing targets are replaced before the difference is taken, because NaN times zero is NaN.
     errors = torch.where(rated, rewards - torch.where(rated, targets, 0.0), 0.0)
     return errors.square().sum() / len(rewards)
 
 
 class RewardRegression(nn.Module):
-    """A decoder with a linear layer on its last token's state, as the Trainer wants it.
+    """A decoder with a linear layer on its last token's state, in the form of the Trainer.
 
     Attributes:
-        decoder: The backbone's decoder, maybe wrapped in adapters.
+        decoder: The backbone's decoder, or its PEFT model with adapters.
         head: W, without intercept, in float32 whatever the decoder computes in.
     """
 
-    # The Trainer asks every model that it resumes for it.
+    # The Trainer reads this attribute of every model that it resumes.
     _keys_to_ignore_on_save: ClassVar[None] = None
 
     def __init__(self, decoder: nn.Module, weight: Float[np.ndarray, "objectives hidden"]) -> None:
@@ -47,7 +48,7 @@ class RewardRegression(nn.Module):
         self.head = nn.Linear(hidden, objectives, bias=False, dtype=torch.float32)
         with torch.no_grad():
             self.head.weight.copy_(torch.from_numpy(np.asarray(weight, np.float32)))
-        # A checkpoint holds what has changed: of adapters on 8B frozen weights, the adapters.
+        # A checkpoint holds only weights that learn: of adapters on frozen 8B, the adapters.
         self.register_state_dict_post_hook(_drop_frozen)  # type: ignore[no-untyped-call]
 
     def forward(
@@ -56,7 +57,7 @@ class RewardRegression(nn.Module):
         ends: Int[Tensor, " rows"],
         targets: Float[Tensor, "rows objectives"],
     ) -> dict[str, Tensor]:
-        """Loss and rewards of a right-padded batch.
+        """Return loss and rewards of a right-padded batch.
 
         As in :meth:`Backbone.features`, attention is causal and no mask is needed.
 
@@ -82,7 +83,7 @@ def _drop_frozen(
 
 
 class RatedConversations(torch.utils.data.Dataset[dict[str, Any]]):
-    """Token ids and unit rewards of rated responses; the ids are read when they are needed."""
+    """Dataset of token ids and unit rewards of rated responses; ids are read on demand."""
 
     def __init__(
         self,
@@ -102,7 +103,7 @@ class RatedConversations(torch.utils.data.Dataset[dict[str, Any]]):
 
 
 def collate(rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    """A right-padded batch. What the padding is does not matter: no real token sees it."""
+    """Return a right-padded batch. Attention is causal, so no token sees the padding."""
     lengths = [len(row["input_ids"]) for row in rows]
     ids = np.zeros((len(rows), max(lengths)), np.int64)
     for line, row in zip(ids, rows, strict=True):

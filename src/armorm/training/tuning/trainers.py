@@ -1,4 +1,4 @@
-"""What both trainings have in common: arguments of the transformers Trainer, and how one is run."""
+"""Common parts of both trainings: the Trainer's arguments, its run and its resumption."""
 
 from __future__ import annotations
 
@@ -20,16 +20,18 @@ from armorm.training.tuning.options import TuningOptions
 
 Arguments = TypeVar("Arguments")
 
-# Points of a training curve.
 CURVE_POINTS = 50
+"""Points of a training curve."""
 
 
 def load_for_training(recipe: Recipe, name: object, section: TuningOptions) -> Backbone:
-    """The backbone in the number format it is trained in: adapters sit on frozen weights that may
-    be bfloat16; weights that learn are float32, whose steps bfloat16 would round away.
+    """Load the backbone in the number format that it is trained in.
+
+    Frozen weights under adapters may be bfloat16.  Weights that learn are float32, because
+    bfloat16 would round small steps away.
 
     Raises:
-        ArmormError: several processes, or a GPU that is not the first.
+        ArmormError: There are several processes, or the GPU is not the first one.
     """
     Process.current().require_alone()
     device = recipe.backbone.device or default_device()
@@ -51,7 +53,7 @@ def training_arguments(
     seed: int,
     **more: Any,
 ) -> Arguments:
-    """``TrainingArguments``, or TRL's subclass of it, that say what the section says."""
+    """Return the section as ``TrainingArguments`` or TRL's subclass of it."""
     arguments: Any = kind(
         output_dir=str(folder.checkpoints),
         learning_rate=section.peak_learning_rate(),
@@ -86,13 +88,13 @@ def training_arguments(
 def run_trainer(
     trainer: Any, folder: TuningFolder, rows: int, description: str, show_progress: bool
 ) -> dict[str, Any]:
-    """Train, from the last checkpoint where there is one.
+    """Train, from the last checkpoint if there is one.
 
     Returns:
         ``steps``, ``rows`` and ``curve``: the mean loss up to each of some fifty steps.
 
     Raises:
-        ArmormError: the loss is not a number.
+        ArmormError: The loss is not a finite number.
     """
     from transformers import PrinterCallback, TrainerCallback
 
@@ -118,7 +120,7 @@ def run_trainer(
     curve = [{"step": entry["step"], "loss": entry["loss"]} for entry in history]
     if not all(math.isfinite(point["loss"]) for point in curve):
         raise ArmormError(
-            f"The loss of {description} is not a number. Delete {folder.work} and take a lower "
+            f"The loss of {description} is not a number. Delete {folder.work} and choose a lower "
             "learning_rate."
         )
     return {"steps": trainer.state.global_step, "rows": rows, "curve": curve}
@@ -126,8 +128,10 @@ def run_trainer(
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Set back the verbosity that the Trainer sets for all of transformers, and hide a warning of
-    names that are deprecated in favour of some that the oldest supported version does not know."""
+    """Restore the verbosity that the Trainer sets for all of transformers, and hide one warning.
+
+    It deprecates names in favour of others that the oldest supported version does not know.
+    """
     from transformers.utils import logging
 
     before = logging.get_verbosity()

@@ -1,4 +1,4 @@
-"""Where training curves go besides ``metrics.json``."""
+"""Training curves in TensorBoard, besides ``metrics.json``."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from armorm.heads import CurvePoint
 def curve_log(
     report_to: Literal["none", "tensorboard"], folder: Path
 ) -> Iterator[Callable[[CurvePoint], None] | None]:
-    """A function that records a point of the training curve, or ``None`` where nothing is asked.
+    """Yield a function that records a point of the training curve, or None if none is asked for.
 
-    Names of the series are those of TRL's trainers, so that dashboards match.
+    The names of the series are those of TRL's trainers, so that dashboards match.
 
     Raises:
-        MissingExtraError: TensorBoard is asked for and not installed.
+        MissingExtraError: TensorBoard is asked for and is not installed.
     """
     if report_to == "none":
         yield None

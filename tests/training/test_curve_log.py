@@ -5,7 +5,7 @@ from __future__ import annotations
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from armorm.heads import CurvePoint
-from armorm.training.curves import curve_log
+from armorm.training.curve_log import curve_log
 
 
 def test_points_reach_tensorboard_under_the_names_of_other_trainers(tmp_path):
