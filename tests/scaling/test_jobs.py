@@ -23,7 +23,7 @@ from armorm.data.ranges import FileRange, cut_file, merge_ranges, range_rows
 from armorm.data.sources import file_rows
 from armorm.errors import ArmormError, MissingExtraError, RecipeError
 from armorm.evaluation.scoring import score_file
-from armorm.features import StoreOptions
+from armorm.features import StoreOptions, pooled
 from armorm.scaling import features, scoring
 from armorm.scaling.answers import answer, result_of
 from armorm.scaling.pool import FittedWorkers, Job, Pool, Workers, ray_pool
@@ -202,7 +202,7 @@ def test_features_of_pairs_are_the_same_bytes(pool, tiny_folder, loading, tmp_pa
         pool.most = 3
         with pytest.raises(KeyboardInterrupt):
             make_store(rows, path=tmp_path / "shared", **options)
-        (tmp_path / "shared" / f"{features.ROWS}0.tmp").write_text("of a driver that was killed")
+        (tmp_path / "shared" / f"{pooled.ROWS}0.tmp").write_text("of a driver that was killed")
         pool.most = None
         make_store(rows, path=tmp_path / "shared", **options)
         assert hashes(tmp_path / "shared") == hashes(tmp_path / "alone")
