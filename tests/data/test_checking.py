@@ -23,7 +23,7 @@ def pair(prompt: str, chosen: str = "yes", rejected: str = "no", **fields) -> di
 
 def check(tmp_path: Path, rows: list[dict], **options) -> dict:
     write_json_lines(tmp_path / "data.jsonl", rows)
-    return check_files([tmp_path / "data.jsonl"], CheckOptions(**options))
+    return check_files([tmp_path / "data.jsonl"], CheckOptions(**options)).as_dict()
 
 
 def test_invalid_rows_are_counted_with_examples(tmp_path):

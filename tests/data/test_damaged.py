@@ -14,13 +14,12 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
 from armorm import InputError, Objective, ObjectiveSet
-from armorm.cli import app
 from armorm.data import DataSource, read_rated
 from armorm.data.sources import count_rows, file_rows
 from armorm.errors import ArmormError
+from tests.data.commands import command
 
 FORMATS = ["d.jsonl", "d.jsonl.gz", "d.parquet", "d.arrow", "d.feather"]
 OBJECTIVES = ObjectiveSet([Objective(name="tone", minimum=0, maximum=4)])
@@ -55,16 +54,6 @@ def as_bytes(rows: list[dict[str, Any]], name: str) -> bytes:
 
 
 WHOLE = {name: as_bytes([row(i) for i in range(12)], name) for name in FORMATS}
-
-
-def command(*arguments: object) -> tuple[int, str]:
-    """Run the command line in this process; a traceback fails the test."""
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if isinstance(result.exception, ArmormError):
-        return 2, str(result.exception)
-    if not isinstance(result.exception, SystemExit | None):
-        raise result.exception
-    return result.exit_code, result.output
 
 
 @settings(

@@ -73,6 +73,8 @@ def test_a_local_dataset_folder_is_read_by_load_dataset(tmp_path):
 BAD_ROWS = [
     ("{oops", "line", "not valid JSON"),
     ('["a"]', "line", "not a JSON object"),
+    ('{"messages": [], "messages": []}', "line", "two values for the key 'messages'"),
+    ('{"ratings": {"tone": 1, "tone": 2}}', "line", "two values for the key 'tone'"),
     ({"ratings": {"tone": 1}}, "messages", "not a list"),
     ({"messages": [USER]}, "messages[0].role", "does not end with the assistant"),
     (rated_row(""), "messages[1].content", "empty assistant message"),

@@ -126,11 +126,14 @@ def prepare(
     An interrupted preparation goes on with the source it stopped in. DIR/recipe.yaml trains on
     the result; DIR/left-out lists every row that was left out, and why.
     """
+    from armorm.files import refuse_same_file
     from armorm.training import Recipe, prepare_data
 
     extra = ["data.invalid=skip"] if skip_invalid else []
     loaded = Recipe.load(recipe, [*(overrides or []), *extra])
-    manifest = prepare_data(loaded, output, root=root, show_progress=show_progress(quiet))
+    refuse_same_file(recipe, output / "recipe.yaml")
+    prepared = prepare_data(loaded, output, root=root, show_progress=show_progress(quiet))
+    manifest = prepared.as_dict()
     if as_json:
         print_json(manifest)
     else:
@@ -188,7 +191,7 @@ def check(
         objectives=_objectives_of(recipe),
         root=root,
     )
-    report = check_files(files, options, show_progress=show_progress(quiet))
+    report = check_files(files, options, show_progress=show_progress(quiet)).as_dict()
     if as_json:
         print_json(report)
     else:

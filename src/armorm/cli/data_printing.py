@@ -165,13 +165,13 @@ def print_manifest(manifest: Mapping[str, Any], output: Path) -> None:
             f"{source['rows']['train']:,}",
             f"{source['rows']['held_out']:,}",
             f"{sum(source['skipped'].values()):,}",
-            escape(source.get("licence", "–")),
+            escape(source["licence"] or "–"),
         )
     console.print(table)
     for source in manifest["sources"]:
         name = f"{source['kind']} {source['source']}"
         _print_counts(f"{name}: left out", source["skipped"])
-        _print_counts(f"{name}: mended", source.get("notes", {}))
+        _print_counts(f"{name}: mended", source["notes"])
     console.print(
         f"{manifest['seconds']:.1f} s. Left in {escape(str(output))}: rated/, preferences/, "
         "left-out/, manifest.json, recipe.yaml"

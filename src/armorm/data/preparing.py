@@ -1,34 +1,51 @@
-"""From a recipe's sources to Parquet files: streamed, without duplicates, split by prompt.
+"""Preparation of a recipe's sources: streamed to Parquet, without duplicates, split by prompt.
 
-Every source becomes its own files, so an interrupted preparation goes on with the source it
-stopped in::
+Every source becomes its own files, so an interrupted preparation resumes at the source it stopped
+in::
 
     DIR/rated/train-00-helpsteer2.parquet      DIR/rated/held_out-00-helpsteer2.parquet
     DIR/preferences/train-00-shp.parquet       …
-    DIR/left-out/preferences-00-shp.jsonl      every row left out: place, field, value, reason
+    DIR/left-out/preferences-00-shp.jsonl      every skipped row: place, field, value, reason
     DIR/manifest.json                          counts, ratings, licences and hashes of the files
 """
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from armorm.conversations import PreferencePair, RatedResponse
 from armorm.conversations.messages import Tally, with_response
 from armorm.data.reading import preference_rows, rated_rows, stops, weighted
 from armorm.data.seen import DUPLICATE, SeenRows
-from armorm.data.sources import DataSource, HeldOut, InvalidPolicy, Kind
+from armorm.data.sources import DataSource, HeldOut, InvalidPolicy, Kind, check_space
 from armorm.data.summary import RatingCounts
-from armorm.errors import ArmormError, InputError, LeftOutError, RecipeError
-from armorm.files import json_line, read_json, sha256_of_files, sha256_of_json, write_json
+from armorm.errors import (
+    ArmormError,
+    DamagedFileError,
+    InputError,
+    LeftOutError,
+    OutputError,
+    RecipeError,
+)
+from armorm.files import (
+    exclusive,
+    json_line,
+    open_atomically,
+    read_json,
+    refuse_same_file,
+    sha256_of,
+    sha256_of_files,
+    sha256_of_json,
+    write_json,
+    writing,
+)
 from armorm.objectives import ObjectiveSet
 from armorm.progress import progress_bar
 
@@ -39,6 +56,7 @@ if TYPE_CHECKING:
 Row = RatedResponse | PreferencePair
 
 SPLITS = ("train", "held_out")
+FOLDERS = ("rated", "preferences", "left-out")
 REPEATING = [
     "source",
     "split",
@@ -46,22 +64,28 @@ REPEATING = [
     "messages.list.element.role",
     "prompt.list.element.role",
 ]
-"""Columns whose values repeat; in texts, looking for repetitions takes time for nothing."""
+"""Columns whose values repeat; a dictionary of texts would cost time and save nothing."""
 
 ROWS_AT_ONCE = 2048
 CHARACTERS_AT_ONCE = 4_000_000
 """Rows are written when either is reached: memory stays flat whatever their length."""
 
+OUR_NAMES = re.compile(r"(train|held_out)-\d{2,}-.*\.parquet|(rated|preferences)-\d{2,}-.*\.jsonl")
+"""Names of the files that a preparation writes, and an earlier one has left."""
+
+LONGEST_NAME = 100
+"""Characters of a source's name that a file name keeps, the last ones."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preparation:
-    """What to prepare.
+    """Sources to prepare, and the rules.
 
     Attributes:
         rated: Sources of rated responses.
         preferences: Sources of preference pairs.
-        objectives: What may be rated; the rating columns of the output.
-        held_out: Which prompts are held out; by hash, so that no prompt is on both sides.
+        objectives: Objectives that may be rated; the rating columns of the output.
+        held_out: Prompts to hold out; by hash, so that no prompt is on both sides.
         invalid: ``error`` stops at the first bad row; ``skip`` counts and lists them.
     """
 
@@ -71,11 +95,16 @@ class Preparation:
     held_out: HeldOut = field(default_factory=HeldOut)
     invalid: InvalidPolicy = "error"
 
-    def fingerprint(self) -> str:
-        """Tells one preparation from another.
+    @property
+    def sources(self) -> tuple[DataSource, ...]:
+        """Sources of both kinds."""
+        return (*self.rated, *self.preferences)
 
-        What is done about bad rows does not: a run that one of them stopped goes on when they
-        are skipped.
+    def fingerprint(self) -> str:
+        """Return a hash of everything that shapes the files.
+
+        The treatment of bad rows does not: a run that one of them stopped resumes when they are
+        skipped.
         """
         return sha256_of_json(
             {
@@ -87,9 +116,83 @@ class Preparation:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedSource:
+    """Account of one prepared source.
+
+    Attributes:
+        kind: Kind of its rows.
+        source: Name of the source.
+        hub_id: Its id on the hub, of a dataset of the catalogue.
+        licence: Its licence, of a dataset of the catalogue.
+        recipe: The source as the recipe names it.
+        read: Rows read.
+        kept: Rows kept, repetitions by weight included.
+        skipped: Rows skipped, by reason.
+        notes: Values repaired, by rule.
+        rows: Rows by side of the split.
+        ratings: Number, mean and histogram of the ratings, by objective.
+        files: Rows and hash of each file.
+        left_out: File that lists the skipped rows.
+        inputs: Hash of each local file that was read.
+    """
+
+    kind: Kind
+    source: str
+    hub_id: str | None
+    licence: str | None
+    recipe: dict[str, Any]
+    read: int
+    kept: int
+    skipped: dict[str, int]
+    notes: dict[str, int]
+    rows: dict[str, int]
+    ratings: dict[str, dict[str, Any]]
+    files: dict[str, dict[str, Any]]
+    left_out: str
+    inputs: dict[str, str]
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the files that were read are unchanged, or gone."""
+        hashes = {file: sha256_of(Path(file)) for file in self.inputs}
+        return all(hashes[file] in (None, digest) for file, digest in self.inputs.items())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """Account of a preparation, written as ``manifest.json``.
+
+    Attributes:
+        armorm: Version of this package.
+        fingerprint: See :meth:`Preparation.fingerprint`.
+        objectives: Names of the rating columns.
+        held_out: The split.
+        totals: Rows by kind and side of the split.
+        sources: Account of each source, rated ones first.
+        seconds: Duration of the last run.
+    """
+
+    armorm: str
+    fingerprint: str
+    objectives: tuple[str, ...]
+    held_out: dict[str, Any]
+    totals: dict[str, dict[str, int]]
+    sources: tuple[PreparedSource, ...]
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the manifest as JSON-ready values."""
+        return {**asdict(self), "objectives": list(self.objectives), "sources": self.accounts()}
+
+    def accounts(self) -> list[dict[str, Any]]:
+        """Return the accounts of the sources as JSON-ready values."""
+        return [asdict(source) for source in self.sources]
+
+
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One source of one kind, and where its rows go."""
+    """One source of one kind, and the files that its rows go to."""
 
     kind: Kind
     position: int
@@ -97,13 +200,13 @@ class _Job:
 
     @property
     def number(self) -> int:
-        """Unique among the jobs of a preparation."""
+        """Number that is unique among the jobs of a preparation."""
         return 2 * self.position + (self.kind == "preferences")
 
     @property
     def name(self) -> str:
         safe = re.sub(r"[^A-Za-z0-9._-]+", "-", self.source.name).strip("-.")
-        return f"{self.position:02d}-{safe}"
+        return f"{self.position:02d}-{safe[-LONGEST_NAME:]}"
 
     def file(self, split: str) -> str:
         return f"{self.kind}/{split}-{self.name}.parquet"
@@ -115,24 +218,26 @@ class _Job:
 
 def prepare(
     preparation: Preparation, output: str | Path, *, show_progress: bool = False
-) -> dict[str, Any]:
-    """Convert, validate, de-duplicate and split the rows of all sources.
+) -> Manifest:
+    """Convert, validate, de-duplicate and split sources into Parquet files.
 
-    Memory does not grow with the number of rows.  An interrupted preparation goes on with the
-    source it stopped in; a finished one is done anew.
+    An interrupted preparation of the same sources resumes at the source it stopped in, if the
+    files read so far are unchanged, and starts again otherwise; a finished one starts again.
 
     Args:
-        preparation: What to do.
+        preparation: The sources and rules.
         output: Folder of the files; see the module.
         show_progress: Draw progress bars on standard error.
 
     Returns:
-        The manifest, which is written last.
+        The manifest, whose file is written last.
 
     Raises:
-        RecipeError: the split is taken from a column.
-        InputError: the first bad row, unless bad rows are skipped.
-        ArmormError: a source cannot be read, or ``output`` holds another unfinished preparation.
+        RecipeError: The split is taken from a column, or rows are repeated until the disk is full.
+        InputError: A row is bad, and bad rows are not skipped.
+        OutputError: ``output`` cannot be written, or holds a source.
+        ArmormError: A source cannot be read, or ``output`` holds another unfinished preparation,
+            or another process writes there.
     """
     if preparation.held_out.column is not None:
         raise RecipeError(
@@ -141,19 +246,30 @@ def prepare(
         )
     output = Path(output)
     started = time.perf_counter()
-    journal = _Journal.take_up(output, preparation.fingerprint())
-    output.mkdir(parents=True, exist_ok=True)
-    with closing(SeenRows(output / ".seen.sqlite", journal.finished)) as seen:
-        for job in _jobs(preparation):
-            if job.number not in journal.finished:
-                account = _prepare_source(job, preparation, output, seen, show_progress)
-                seen.commit()
-                journal.add(job, account)
-    manifest = _manifest(preparation, journal, time.perf_counter() - started)
-    write_json(output / "manifest.json", manifest)
-    journal.remove()
-    (output / ".seen.sqlite").unlink()
+    with exclusive(output, "preparing data"), writing(output):
+        for folder in FOLDERS:
+            (output / folder).mkdir(parents=True, exist_ok=True)
+        _check_inputs(preparation, output)
+        journal = _Journal.resume(output, preparation.fingerprint())
+        with closing(SeenRows(journal.seen, journal.accounts)) as seen:
+            for job in _jobs(preparation):
+                if job.number not in journal.accounts:
+                    account = _prepare_source(job, preparation, output, seen, show_progress)
+                    seen.commit()
+                    journal.add(job, account)
+        manifest = _manifest(preparation, journal, time.perf_counter() - started)
+        write_json(output / "manifest.json", manifest.as_dict())
+        journal.remove()
     return manifest
+
+
+def _check_inputs(preparation: Preparation, output: Path) -> None:
+    check_space(preparation.sources, output)
+    written = {(output / folder).resolve() for folder in FOLDERS}
+    for source in preparation.sources:
+        for file in source.local_files():
+            if written.intersection(file.resolve().parents):
+                refuse_same_file(file, file)
 
 
 def _jobs(preparation: Preparation) -> list[_Job]:
@@ -170,7 +286,8 @@ def _jobs(preparation: Preparation) -> list[_Job]:
 
 def _prepare_source(
     job: _Job, preparation: Preparation, output: Path, seen: SeenRows, show_progress: bool
-) -> dict[str, Any]:
+) -> PreparedSource:
+    inputs = {str(file): sha256_of(file) or "" for file in job.source.local_files()}
     tally, counts = Tally(), RatingCounts()
     with ExitStack() as stack:
         advance = stack.enter_context(
@@ -178,27 +295,49 @@ def _prepare_source(
         )
         files = {
             split: stack.enter_context(
-                _RowFile(output / job.file(split), preparation.objectives, counts)
+                _row_writer(output / job.file(split), split, preparation.objectives, counts)
             )
             for split in SPLITS
         }
-        left_out = stack.enter_context(_LeftOutFile(output / job.left_out_file))
+        skipped = stack.enter_context(open_atomically(output / job.left_out_file))
         for row in _rows(job, preparation, tally):
             advance(1)
             if isinstance(row, InputError):
                 if stops(row, preparation.invalid):
                     raise row
-                left_out.add(row)
+                skipped.write(json_line(row.as_dict()))
             elif not seen.add(row, job.number):
                 tally.kept -= 1
                 tally.skip(DUPLICATE)
-                left_out.add(
-                    LeftOutError("id", row.id, DUPLICATE, "The first one was kept.", row.source)
-                )
+                duplicate = LeftOutError("id", row.id, DUPLICATE, "The first is kept.", row.source)
+                skipped.write(json_line(duplicate.as_dict()))
             else:
                 for copy in weighted(row, job.source, tally):
                     files["held_out" if copy.held_out else "train"].add(copy)
-    return _account(job, tally, counts, {split: files[split].rows for split in SPLITS}, output)
+    entry = job.source.entry
+    rows = {split: files[split].rows for split in SPLITS}
+    return PreparedSource(
+        kind=job.kind,
+        source=job.source.name,
+        hub_id=None if entry is None else entry.hub_id,
+        licence=None if entry is None else entry.licence,
+        recipe=job.source.model_dump(mode="json", exclude_defaults=True),
+        read=tally.read,
+        kept=tally.kept,
+        skipped=dict(sorted(tally.skipped.items())),
+        notes=dict(sorted(tally.notes.items())),
+        rows=rows,
+        ratings=counts.as_dict(),
+        files={
+            job.file(split): {
+                "rows": rows[split],
+                "sha256": sha256_of_files([output / job.file(split)]),
+            }
+            for split in SPLITS
+        },
+        left_out=job.left_out_file,
+        inputs=inputs,
+    )
 
 
 def _rows(job: _Job, preparation: Preparation, tally: Tally) -> Iterator[Row | InputError]:
@@ -207,159 +346,152 @@ def _rows(job: _Job, preparation: Preparation, tally: Tally) -> Iterator[Row | I
     return preference_rows(job.source, tally, held_out=preparation.held_out)
 
 
-def _account(
-    job: _Job, tally: Tally, counts: RatingCounts, rows: dict[str, int], output: Path
-) -> dict[str, Any]:
-    entry = job.source.entry
-    described = {} if entry is None else {"hub_id": entry.hub_id, "licence": entry.licence}
-    return {
-        "kind": job.kind,
-        "source": job.source.name,
-        **described,
-        "recipe": job.source.model_dump(mode="json", exclude_defaults=True),
-        **tally.as_dict(),
-        "rows": rows,
-        "ratings": counts.as_dict(),
-        "files": {
-            job.file(split): {
-                "rows": rows[split],
-                "sha256": sha256_of_files([output / job.file(split)]),
-            }
-            for split in SPLITS
-        },
-        "left_out": job.left_out_file,
-    }
-
-
-def _manifest(preparation: Preparation, journal: _Journal, seconds: float) -> dict[str, Any]:
-    sources = journal.accounts()
+def _manifest(preparation: Preparation, journal: _Journal, seconds: float) -> Manifest:
+    accounts = journal.accounts
+    sources = tuple(accounts[job.number] for job in _jobs(preparation))
     totals = {
         kind: {
-            split: sum(source["rows"][split] for source in sources if source["kind"] == kind)
+            split: sum(source.rows[split] for source in sources if source.kind == kind)
             for split in SPLITS
         }
         for kind in ("rated", "preferences")
     }
-    return {
-        "armorm": version("armorm"),
-        "fingerprint": preparation.fingerprint(),
-        "objectives": list(preparation.objectives.names),
-        "held_out": preparation.held_out.model_dump(mode="json"),
-        "totals": totals,
-        "sources": sources,
-        "seconds": seconds,
-    }
+    return Manifest(
+        armorm=version("armorm"),
+        fingerprint=preparation.fingerprint(),
+        objectives=preparation.objectives.names,
+        held_out=preparation.held_out.model_dump(mode="json"),
+        totals=totals,
+        sources=sources,
+        seconds=seconds,
+    )
 
 
 class _Journal:
-    """Which sources are done, and what came of them; gone once the manifest stands."""
+    """Accounts of the sources that are done, by number of the job, until the manifest stands."""
 
-    def __init__(self, file: Path, fingerprint: str, accounts: dict[str, Any]) -> None:
-        self._file = file
+    def __init__(self, output: Path, fingerprint: str) -> None:
+        self.seen = output / ".seen.sqlite"
+        self.accounts: dict[int, PreparedSource] = {}
+        self._file = output / ".progress.json"
         self._fingerprint = fingerprint
-        self._accounts = accounts
 
     @classmethod
-    def take_up(cls, output: Path, fingerprint: str) -> _Journal:
-        """The journal of an interrupted preparation of the same sources, or a new one."""
-        file = output / ".progress.json"
-        if not file.exists():
-            _clear(output)
-            return cls(file, fingerprint, {})
-        found = read_json(file)
-        if found["fingerprint"] != fingerprint:
+    def resume(cls, output: Path, fingerprint: str) -> _Journal:
+        """Return the journal of an interrupted preparation of the same sources, or a new one."""
+        journal = cls(output, fingerprint)
+        try:
+            journal._read()
+        except FileNotFoundError:
+            pass
+        except (DamagedFileError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise ArmormError(
-                f"{output} holds an unfinished preparation of other sources. Give the same recipe "
-                f"again, choose another folder, or delete {file}."
+                f"{journal._file} is damaged ({error}). Delete it, and all starts again."
+            ) from error
+        current = all(account.is_current for account in journal.accounts.values())
+        if not journal.accounts or not journal.seen.exists() or not current:
+            journal.accounts.clear()
+            _clear(output)
+        for folder in FOLDERS:  # files that a killed process was writing
+            for leftover in (output / folder).glob(".*.tmp"):
+                leftover.unlink()
+        return journal
+
+    def _read(self) -> None:
+        found = read_json(self._file)
+        if found["fingerprint"] != self._fingerprint:
+            raise ArmormError(
+                f"{self._file.parent} holds an unfinished preparation of other sources. Give the "
+                f"same recipe again, choose another folder, or delete {self._file}."
             )
-        return cls(file, fingerprint, found["accounts"])
+        for number, account in found["accounts"].items():
+            self.accounts[int(number)] = PreparedSource(**account)
 
-    @property
-    def finished(self) -> set[int]:
-        """Numbers of the finished jobs."""
-        return {int(number) for number in self._accounts}
-
-    def add(self, job: _Job, account: dict[str, Any]) -> None:
-        self._accounts[str(job.number)] = account
-        write_json(self._file, {"fingerprint": self._fingerprint, "accounts": self._accounts})
-
-    def accounts(self) -> list[dict[str, Any]]:
-        """Rated sources first, in the order of the recipe."""
-        in_order = sorted(self._accounts.items(), key=lambda item: (int(item[0]) % 2, int(item[0])))
-        return [account for _, account in in_order]
+    def add(self, job: _Job, account: PreparedSource) -> None:
+        """Record that a source is done."""
+        self.accounts[job.number] = account
+        accounts = {str(number): asdict(done) for number, done in self.accounts.items()}
+        write_json(self._file, {"fingerprint": self._fingerprint, "accounts": accounts})
 
     def remove(self) -> None:
+        """Delete the files of the journal."""
         self._file.unlink(missing_ok=True)
+        self.seen.unlink(missing_ok=True)
 
 
 def _clear(output: Path) -> None:
-    """Take away what an earlier, finished preparation left, its manifest first."""
-    manifest = output / "manifest.json"
-    if manifest.exists():
-        sources = read_json(manifest)["sources"]
-        manifest.unlink()
-        for source in sources:
-            for file in (*source["files"], source["left_out"]):
-                (output / file).unlink(missing_ok=True)
-    (output / ".seen.sqlite").unlink(missing_ok=True)
+    """Delete what an earlier preparation left, its manifest first."""
+    for name in ("manifest.json", ".progress.json", ".seen.sqlite"):
+        (output / name).unlink(missing_ok=True)
+    for folder in FOLDERS:
+        for file in (output / folder).iterdir():
+            if OUR_NAMES.fullmatch(file.name):
+                file.unlink()
+            elif not file.name.startswith("."):
+                raise OutputError(
+                    f"{file} is not of a preparation, and would be read with its files. Choose "
+                    "another output, or move it away."
+                )
 
 
-class _RowFile:
-    """A Parquet file that appears under its name when it is whole."""
+@contextmanager
+def _row_writer(
+    file: Path, split: str, objectives: ObjectiveSet, counts: RatingCounts
+) -> Iterator[_RowWriter]:
+    """Write a Parquet file that gets its name when it is whole."""
+    import pyarrow.parquet as pq
 
-    def __init__(self, file: Path, objectives: ObjectiveSet, counts: RatingCounts) -> None:
+    schema = _schema(file.parent.name == "rated", objectives)
+    with (
+        open_atomically(file) as content,
+        pq.ParquetWriter(content, schema, compression="zstd", use_dictionary=REPEATING) as parquet,
+    ):
+        writer = _RowWriter(parquet, split, objectives, counts)
+        yield writer
+        writer.flush()
+
+
+class _RowWriter:
+    """Rows of one side of the split, written in groups."""
+
+    def __init__(
+        self,
+        parquet: pq.ParquetWriter,
+        split: str,
+        objectives: ObjectiveSet,
+        counts: RatingCounts,
+    ) -> None:
         self.rows = 0
-        self._counts = counts
-        self._file = file
-        self._temporary = file.with_name(f".{file.name}.tmp")
-        self._split = file.name.split("-")[0]
+        self._parquet = parquet
+        self._split = split
         self._objectives = objectives
-        self._rated = file.parent.name == "rated"
+        self._counts = counts
         self._waiting: list[Any] = []
         self._characters = 0
-
-    def __enter__(self) -> _RowFile:
-        import pyarrow.parquet as pq
-
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        self._schema = _schema(self._rated, self._objectives)
-        self._writer: pq.ParquetWriter = pq.ParquetWriter(
-            self._temporary,
-            self._schema,
-            compression="zstd",
-            use_dictionary=REPEATING,
-        )
-        return self
 
     def add(self, row: Row) -> None:
         self._waiting.append(row)
         self.rows += 1
         self._characters += len(row.responses[0]) + len(row.prompt[-1]["content"])
         if len(self._waiting) >= ROWS_AT_ONCE or self._characters >= CHARACTERS_AT_ONCE:
-            self._write()
+            self.flush()
 
-    def _write(self) -> None:
-        columns = (
-            _rated_columns(self._waiting, self._objectives)
-            if self._rated
-            else _preference_columns(self._waiting)
-        )
-        if self._rated:
+    def flush(self) -> None:
+        """Write the rows that wait."""
+        import pyarrow as pa
+
+        if not self._waiting:
+            return
+        if isinstance(self._waiting[0], RatedResponse):
+            columns = _rated_columns(self._waiting, self._objectives)
             for name in self._objectives.names:
                 self._counts.add(name, columns[name])
+        else:
+            columns = _preference_columns(self._waiting)
         columns["split"] = [self._split] * len(self._waiting)
-        self._writer.write_table(_table(columns, self._schema))
+        self._parquet.write_table(pa.Table.from_pydict(columns, schema=self._parquet.schema))
         self._waiting.clear()
         self._characters = 0
-
-    def __exit__(self, failure: object, *_: object) -> None:
-        if failure is None and self._waiting:
-            self._write()
-        self._writer.close()
-        if failure is None:
-            _keep(self._temporary, self._file)
-        else:
-            self._temporary.unlink(missing_ok=True)
 
 
 def _schema(rated: bool, objectives: ObjectiveSet) -> pa.Schema:
@@ -388,46 +520,6 @@ def _rated_columns(rows: list[RatedResponse], objectives: ObjectiveSet) -> dict[
 
 def _preference_columns(rows: list[PreferencePair]) -> dict[str, list[Any]]:
     return {
-        "id": [row.id for row in rows],
-        "source": [row.source for row in rows],
-        "prompt": [row.prompt for row in rows],
-        "chosen": [row.chosen for row in rows],
-        "rejected": [row.rejected for row in rows],
-        "subset": [row.subset for row in rows],
+        name: [getattr(row, name) for row in rows]
+        for name in ("id", "source", "prompt", "chosen", "rejected", "subset")
     }
-
-
-def _table(columns: dict[str, list[Any]], schema: pa.Schema) -> pa.Table:
-    import pyarrow as pa
-
-    return pa.Table.from_pydict(columns, schema=schema)
-
-
-class _LeftOutFile:
-    """The rows left out, as JSON lines; it appears under its name when it is whole."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._temporary = file.with_name(f".{file.name}.tmp")
-
-    def __enter__(self) -> _LeftOutFile:
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        self._lines: IO[bytes] = self._temporary.open("wb")
-        return self
-
-    def add(self, error: InputError) -> None:
-        self._lines.write(json_line(error.as_dict()))
-
-    def __exit__(self, failure: object, *_: object) -> None:
-        self._lines.close()
-        if failure is None:
-            _keep(self._temporary, self._file)
-        else:
-            self._temporary.unlink(missing_ok=True)
-
-
-def _keep(temporary: Path, file: Path) -> None:
-    """Give a whole file its name, once its content is certain to be on disk."""
-    with temporary.open("rb+") as content:
-        os.fsync(content.fileno())
-    temporary.replace(file)

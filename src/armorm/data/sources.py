@@ -5,9 +5,9 @@ from __future__ import annotations
 import glob
 import gzip
 import itertools
-import json
+import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -25,6 +25,7 @@ from armorm.data.tables import (
     unreadable,
 )
 from armorm.errors import InputError, RecipeError
+from armorm.files import parse_json
 from armorm.objectives import ObjectiveSet
 from armorm.settings import Options
 
@@ -172,6 +173,15 @@ class DataSource(Options):
                     "objectives."
                 )
 
+    def local_files(self, base: Path | None = None) -> list[Path]:
+        """Return the files on this machine that it is read from, as far as they are known."""
+        if self.path is not None:
+            return [file for file in _matches(self.path, base) if file.is_file()]
+        root, place = self._root(base), self.dataset or (self.entry and self.entry.hub_id)
+        if root is None or place is None:
+            return []
+        return sorted(file for file in (root / place).rglob("*") if file.is_file())
+
     def rows(
         self, kind: Kind, base: Path | None = None, notes: Counter[str] | None = None
     ) -> Iterator[RawRow]:
@@ -224,6 +234,27 @@ class DataSource(Options):
         return None if self.root is None else _resolved(self.root, base)
 
 
+def check_space(sources: Iterable[DataSource], folder: Path, base: Path | None = None) -> None:
+    """Check that rows repeated by the weights of their sources cannot fill the disk.
+
+    Raises:
+        RecipeError: They would, even if they were compressed to a tenth.
+    """
+    sizes = {
+        source.name: source.weight * sum(file.stat().st_size for file in source.local_files(base))
+        for source in sources
+        if source.weight > 1 and source.limit is None
+    }
+    free = shutil.disk_usage(folder).free
+    if sum(sizes.values()) / 10 > free:
+        largest = max(sizes, key=lambda name: sizes[name])
+        raise RecipeError(
+            f"weight: repeating the rows of {', '.join(sizes)} writes about "
+            f"{sum(sizes.values()) / 1e9:,.0f} GB, and {folder} has {free / 1e9:,.0f} GB free. "
+            f"Lower the weight of {largest}, or those of the other sources instead."
+        )
+
+
 def file_rows(file: Path, start: Start = TOP) -> Iterator[RawRow]:
     """Yield the rows of one JSON-lines, Parquet or Arrow file.
 
@@ -258,11 +289,15 @@ def matching_files(pattern: str, base: Path | None = None) -> list[Path]:
     Raises:
         RecipeError: There is none.
     """
-    full = _resolved(pattern, base)
-    files = [Path(name) for name in sorted(glob.glob(str(full)))]  # noqa: PTH207
+    files = _matches(pattern, base)
     if not files:
-        raise RecipeError(f"No file matches {str(full)!r}.")
+        raise RecipeError(f"No file matches {str(_resolved(pattern, base))!r}.")
     return files
+
+
+def _matches(pattern: str, base: Path | None) -> list[Path]:
+    found = sorted(glob.glob(str(_resolved(pattern, base))))  # noqa: PTH207  # absolute patterns, too
+    return [Path(name) for name in found]
 
 
 def _resolved(path: str, base: Path | None) -> Path:
@@ -289,8 +324,8 @@ def _json_lines(file: Path, start: Start) -> Iterator[RawRow]:
 
 def _parse_json(line: bytes) -> Mapping[str, Any] | InputError:
     try:
-        fields = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        fields = parse_json(line)
+    except ValueError as error:
         text = line.decode("utf-8", "replace").strip()
         return InputError("line", text, f"not valid JSON: {error}", "Write one object a line.")
     if not isinstance(fields, dict):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from armorm.data import DataSource, HeldOut
-from armorm.data.preparing import Preparation, prepare
+from armorm.data.preparing import Manifest, Preparation, prepare
 from armorm.files import write_atomically
 from armorm.training.recipe import DataSection, Recipe
 
@@ -17,7 +16,7 @@ def prepare_data(
     *,
     root: Path | None = None,
     show_progress: bool = False,
-) -> dict[str, Any]:
+) -> Manifest:
     """Prepare the data of a recipe; ``output/recipe.yaml`` is the recipe that trains on it.
 
     Args:

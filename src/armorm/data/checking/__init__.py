@@ -2,5 +2,14 @@
 
 from armorm.data.checking.files import CheckOptions, check_files
 from armorm.data.checking.overlap import KnownTexts, Prompts, shingles
+from armorm.data.checking.report import CheckReport, Finding
 
-__all__ = ["CheckOptions", "KnownTexts", "Prompts", "check_files", "shingles"]
+__all__ = [
+    "CheckOptions",
+    "CheckReport",
+    "Finding",
+    "KnownTexts",
+    "Prompts",
+    "check_files",
+    "shingles",
+]

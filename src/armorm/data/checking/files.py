@@ -1,4 +1,4 @@
-"""What is wrong with data files: invalid rows, duplicates, leaks, benchmark contamination."""
+"""Checks of data files: invalid rows, duplicates, leaks, benchmark contamination."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,17 @@ from armorm.conversations import Conversation, PreferencePair, RatedResponse, pr
 from armorm.conversations.messages import Tally
 from armorm.data.catalog import CatalogEntry, catalog
 from armorm.data.checking.overlap import KnownTexts, Prompts
+from armorm.data.checking.report import (
+    MOST_EXAMPLES,
+    CheckReport,
+    Contamination,
+    FileReport,
+    Findings,
+    Lengths,
+    PromptReport,
+)
 from armorm.data.reading import preference_rows, rated_rows
-from armorm.data.seen import DUPLICATE, SeenRows
+from armorm.data.seen import DUPLICATE, SeenRows, database_errors
 from armorm.data.sources import DataSource, HeldOut, Kind, count_rows, file_rows
 from armorm.data.summary import RatingCounts
 from armorm.errors import InputError, RecipeError, did_you_mean
@@ -28,25 +37,22 @@ from armorm.progress import progress_bar
 
 Row = RatedResponse | PreferencePair
 
-EXAMPLES = 5
-"""How many findings of each sort are listed."""
-
 NAMES_FROM = 1000
 """Rows that the names of a file's own objectives are taken from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckOptions:
-    """What to look for.
+    """Options of a check.
 
     Attributes:
         against: Benchmarks of the catalogue, or files, that the data must not contain.
         overlap: Share of a benchmark text's runs of eight words from which it counts as found.
-        near_duplicates: Whether to look for prompts that are nearly the same.
-        similarity: From which similarity they are.
-        objectives: What may be rated.  Default: the paper's with their scales, and whatever
-            else a file rates, any finite number.
-        root: Where benchmarks are read from, laid out as on the hub, instead of the hub.
+        near_duplicates: Look for prompts that are nearly the same.
+        similarity: Smallest similarity of prompts that are nearly the same.
+        objectives: Objectives that may be rated.  Default: the paper's with their scales, and
+            any other that a file rates, any finite number.
+        root: Folder to read benchmarks from, laid out as on the hub, instead of the hub.
     """
 
     against: tuple[str, ...] = ()
@@ -57,41 +63,18 @@ class CheckOptions:
     root: Path | None = None
 
 
-@dataclass(slots=True)
-class _Findings:
-    """How many of each sort, and the first few."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-
-    def add(self, sort: str, example: dict[str, Any]) -> None:
-        self.counts[sort] += 1
-        if self.counts[sort] <= EXAMPLES:
-            self.examples.setdefault(sort, []).append(example)
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            sort: {"count": count, "examples": self.examples[sort]}
-            for sort, count in self.counts.most_common()
-        }
-
-
 def check_files(
     files: Iterable[Path], options: CheckOptions, *, show_progress: bool = False
-) -> dict[str, Any]:
+) -> CheckReport:
     """Check rated responses and preference pairs in files.
 
     All files are checked together: a duplicate may stand in another file.  What is remembered
     of the rows is on disk, so memory does not grow with them.
 
-    Returns:
-        ``files`` with an account of each, ``prompts`` with what they share, and
-        ``contamination`` for each benchmark.
-
     Raises:
-        MissingExtraError: near-duplicates are looked for without the extra ``check``.
-        RecipeError: there is no such file or benchmark.
-        ArmormError: a benchmark cannot be read.
+        MissingExtraError: Near-duplicates are looked for without the extra ``check``.
+        RecipeError: There is no such file or benchmark.
+        ArmormError: A benchmark cannot be read.
     """
     files = list(files)
     for file in files:
@@ -101,16 +84,17 @@ def check_files(
     with tempfile.TemporaryDirectory(prefix="armorm-check-") as folder:
         seen = SeenRows(Path(folder) / "rows.sqlite")
         sides = _Sides(Path(folder), options)
-        with closing(seen), closing(sides):
-            checked = [
+        with database_errors(Path(folder)), closing(seen), closing(sides):
+            reports = tuple(
                 _check_file(file, options, seen, sides, benchmarks, show_progress) for file in files
-            ]
-    return {
-        "files": checked,
-        "prompts": sides.as_dict(),
-        "contamination": {benchmark.name: benchmark.as_dict() for benchmark in benchmarks},
-        "valid": not any(file["invalid"] for file in checked),
-    }
+            )
+            prompts = sides.report()
+    return CheckReport(
+        files=reports,
+        prompts=prompts,
+        contamination={benchmark.name: benchmark.report() for benchmark in benchmarks},
+        valid=not any(report.invalid for report in reports),
+    )
 
 
 def _check_file(
@@ -120,10 +104,10 @@ def _check_file(
     sides: _Sides,
     benchmarks: list[_Benchmark],
     show_progress: bool,
-) -> dict[str, Any]:
+) -> FileReport:
     kind = _kind_of(file)
-    tally, invalid, duplicates = Tally(), _Findings(), _Findings()
-    ratings, lengths = RatingCounts(), _Lengths()
+    tally, invalid, duplicates = Tally(), Findings(), Findings()
+    ratings, lengths = RatingCounts(), _LengthCounts()
     with progress_bar(f"check {file.name}", count_rows(file), "rows", show_progress) as advance:
         for row in _rows(file, kind, options.objectives, tally):
             advance(1)
@@ -137,20 +121,20 @@ def _check_file(
             lengths.add(row)
             sides.add(row, file)
             for benchmark in benchmarks:
-                benchmark.look_for_itself_in(row, file)
+                benchmark.find_in(row, file)
             if isinstance(row, RatedResponse):
                 for objective, rating in row.ratings.items():
                     ratings.add(objective, (rating,))
-    return {
-        "file": str(file),
-        "kind": kind,
-        "rows": tally.read,
-        "kept": tally.kept,
-        "invalid": invalid.as_dict(),
-        "duplicates": duplicates.as_dict(),
-        "ratings": ratings.as_dict(),
-        "lengths": lengths.as_dict(),
-    }
+    return FileReport(
+        file=str(file),
+        kind=kind,
+        rows=tally.read,
+        kept=tally.kept,
+        invalid=invalid.by_sort(),
+        duplicates=duplicates.by_sort(),
+        ratings=ratings.as_dict(),
+        lengths=lengths.report(),
+    )
 
 
 def _kind_of(file: Path) -> Kind:
@@ -180,7 +164,7 @@ def _has_split(file: Path) -> bool:
 
 
 def _objectives_in(file: Path) -> ObjectiveSet:
-    """The paper's objectives, and the others that the first rows rate, on no scale of theirs."""
+    """Return the paper's objectives, and the others that the first rows rate, without a scale."""
     others: dict[str, None] = {}
     for raw in itertools.islice(file_rows(file), NAMES_FROM):
         ratings = None if isinstance(raw.fields, InputError) else raw.fields.get("ratings")
@@ -201,8 +185,8 @@ def _words_of(conversation: Conversation) -> str:
     return "\n".join(message["content"] for message in conversation)
 
 
-class _Lengths:
-    """How long responses are, and how often the chosen one is the longer."""
+class _LengthCounts:
+    """Sums over responses and pairs that :class:`Lengths` is made of."""
 
     def __init__(self) -> None:
         self._responses = self._characters = self._pairs = self._chosen_longer = 0
@@ -214,15 +198,15 @@ class _Lengths:
             self._pairs += 1
             self._chosen_longer += len(row.chosen) > len(row.rejected)
 
-    def as_dict(self) -> dict[str, float | None]:
-        return {
-            "mean_response_characters": self._characters / max(self._responses, 1),
-            "chosen_longer": self._chosen_longer / self._pairs if self._pairs else None,
-        }
+    def report(self) -> Lengths:
+        return Lengths(
+            mean_response_characters=self._characters / max(self._responses, 1),
+            chosen_longer=self._chosen_longer / self._pairs if self._pairs else None,
+        )
 
 
 class _Sides:
-    """Prompts that are the same or nearly so, above all on both sides of the split."""
+    """Search for prompts that are the same or nearly so, above all on both sides of the split."""
 
     def __init__(self, folder: Path, options: CheckOptions) -> None:
         self._prompts = (
@@ -231,7 +215,7 @@ class _Sides:
             else None
         )
         self._distinct = 0
-        self._near = _Findings()
+        self._near = Findings()
 
     def add(self, row: Row, file: Path) -> None:
         if self._prompts is None:
@@ -249,10 +233,10 @@ class _Sides:
         elif not near.same:
             self._near.add("nearly the same prompt", example)
 
-    def as_dict(self) -> dict[str, Any] | None:
+    def report(self) -> PromptReport | None:
         if self._prompts is None:
             return None
-        return {"distinct": self._distinct, "near": self._near.as_dict()}
+        return PromptReport(distinct=self._distinct, near=self._near.by_sort())
 
     def close(self) -> None:
         if self._prompts is not None:
@@ -260,7 +244,7 @@ class _Sides:
 
 
 class _Benchmark:
-    """A benchmark's texts, and where they were found."""
+    """Texts of a benchmark, and the places where they were found."""
 
     def __init__(self, name: str, options: CheckOptions) -> None:
         self.name = name
@@ -275,7 +259,8 @@ class _Benchmark:
         self._rows_with = Counter[str]()
         self._examples: list[dict[str, Any]] = []
 
-    def look_for_itself_in(self, row: Row, file: Path) -> None:
+    def find_in(self, row: Row, file: Path) -> None:
+        """Look for the benchmark's prompts in the row's, and its responses in the row's."""
         self._look("prompt", self._prompts, _words_of(row.prompt), row, file)
         for response in row.responses:
             self._look("response", self._responses, response, row, file)
@@ -286,7 +271,7 @@ class _Benchmark:
             return
         self._rows_with[part] += 1
         self._found[part].update(overlap.text for overlap in overlaps)
-        if self._rows_with[part] <= EXAMPLES:
+        if self._rows_with[part] <= MOST_EXAMPLES:
             largest = overlaps[0]
             self._examples.append(
                 {
@@ -299,15 +284,15 @@ class _Benchmark:
                 }
             )
 
-    def as_dict(self) -> dict[str, Any]:
+    def report(self) -> Contamination:
         found = self._found["prompt"] | self._found["response"]
-        return {
-            "benchmark_rows": len(self._ids),
-            "found": {part: len(texts) for part, texts in self._found.items()},
-            "found_by_subset": dict(Counter(self._subsets[text] for text in found)),
-            "rows_with_overlap": {part: self._rows_with[part] for part in self._found},
-            "examples": self._examples,
-        }
+        return Contamination(
+            benchmark_rows=len(self._ids),
+            found={part: len(texts) for part, texts in self._found.items()},
+            found_by_subset=dict(Counter(self._subsets[text] for text in found)),
+            rows_with_overlap={part: self._rows_with[part] for part in self._found},
+            examples=tuple(self._examples),
+        )
 
 
 def _benchmark_rows(name: str, options: CheckOptions) -> Iterator[Row]:

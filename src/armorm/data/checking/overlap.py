@@ -1,4 +1,4 @@
-"""How much of one text stands in another, and which texts are nearly the same."""
+"""Overlap of texts: the share of one that stands in another, and near-duplicates."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 def shingles(text: str, size: int) -> Hashes:
-    """Hashes of all runs of ``size`` words, each once, sorted.
+    """Return hashes of all runs of ``size`` words, each once, sorted.  Shape (runs,).
 
-    Case and punctuation do not count.  A text of fewer words is one run.  Shape (runs,).
+    Case and punctuation do not count.  A text of fewer words is one run.
     """
     words = _WORD.findall(text.lower())
     hashed = np.array([zlib.crc32(word.encode("utf-8", "replace")) for word in words], np.uint64)
@@ -55,9 +55,9 @@ class Overlap(NamedTuple):
 
 
 class KnownTexts:
-    """Texts that other texts are compared with: which of them are in there, and how much.
+    """Index of texts that other texts are compared with.
 
-    The index is two flat arrays, 12 bytes a run of words.
+    It is two flat arrays, 12 bytes a run of words.
     """
 
     def __init__(self, texts: list[str], size: int = CONTAMINATION_WORDS) -> None:
@@ -70,7 +70,7 @@ class KnownTexts:
         self._hashes, self._owners = hashes[order], owners[order]
 
     def overlaps(self, text: str, least: float) -> list[Overlap]:
-        """Known texts of which at least this share is in the text, the largest share first."""
+        """Return known texts of which at least this share is in the text, the largest first."""
         runs = shingles(text, self._size)
         first = np.searchsorted(self._hashes, runs, "left")
         last = np.searchsorted(self._hashes, runs, "right")
@@ -98,10 +98,10 @@ class Near(NamedTuple):
 
 
 class Prompts:
-    """All prompts so far, on disk: is this one new, the same as one, or nearly the same?
+    """All prompts so far, on disk, compared with each new one.
 
     Args:
-        file: Where to remember them.
+        file: The database.
         similarity: Jaccard similarity of word runs from which two prompts are nearly the same.
     """
 
@@ -111,7 +111,7 @@ class Prompts:
         except ImportError as error:
             raise MissingExtraError("Looking for near-duplicates", "check") from error
         self._similarity = similarity
-        self._blank = MinHash(num_perm=PERMUTATIONS, hashfunc=_as_it_is)
+        self._blank = MinHash(num_perm=PERMUTATIONS, hashfunc=_unchanged)
         self._database = sqlite3.connect(file)
         self._database.execute("PRAGMA cache_size = -65536")
         self._database.execute("PRAGMA synchronous = OFF")
@@ -123,12 +123,12 @@ class Prompts:
         self._database.execute("CREATE INDEX by_band ON bands (band)")
 
     def add(self, key: str, text: str, place: str, split: str) -> Near | None:
-        """Remember a prompt; the most similar earlier one, if any is similar enough.
+        """Remember a prompt; return the most similar earlier one, if any is similar enough.
 
         Args:
             key: Hash of the prompt as it is.
             text: Its words.
-            place: What to call it in reports.
+            place: Its name in reports.
             split: Its side of the split.
         """
         same = self._database.execute(
@@ -179,12 +179,12 @@ class Prompts:
         )
 
 
-def _as_it_is(value: int) -> int:
-    """The runs of words are hashed already."""
+def _unchanged(value: int) -> int:
+    """Return the value: runs of words are hashed already."""
     return value
 
 
 def _bands(signature: npt.NDArray[np.uint32]) -> list[int]:
-    """One number a band; the band's position is part of it."""
+    """Return one number for each band; the band's position is part of it."""
     rows = signature.reshape(BANDS, -1)
     return [(position << 32) | zlib.crc32(rows[position].tobytes()) for position in range(BANDS)]
