@@ -53,9 +53,9 @@ def exclusive(path: Path, doing: str = "working") -> Iterator[None]:
     if path in _held.get():
         yield
         return
-    file = _lock_file(path)
-    lock = FileLock(file)
     with writing(path):
+        file = _lock_file(path)
+        lock = FileLock(file)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=0.2, poll_interval=0.05)
@@ -152,10 +152,11 @@ _REMEDIES = {
 
 def refuse_same_file(source: Path, output: Path) -> None:
     """Raise an :class:`OutputError` if both names are one file, also through links."""
-    try:
-        same = source.samefile(output)
-    except OSError:  # one of them does not exist
-        same = source.resolve() == output.resolve()
+    with writing(output):
+        try:
+            same = source.samefile(output)
+        except FileNotFoundError:
+            same = source.resolve() == output.resolve()
     if same:
         raise OutputError(f"{output} is the input {source}. Choose another output.")
 
