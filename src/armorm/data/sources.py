@@ -177,7 +177,8 @@ class DataSource(Options):
         """Return the files on this machine that it is read from, as far as they are known."""
         if self.path is not None:
             return [file for file in _matches(self.path, base) if file.is_file()]
-        root, place = self._root(base), self.dataset or (self.entry and self.entry.hub_id)
+        entry = self.entry
+        root, place = self._root(base), self.dataset if entry is None else entry.hub_id
         if root is None or place is None:
             return []
         return sorted(file for file in (root / place).rglob("*") if file.is_file())
