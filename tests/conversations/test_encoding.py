@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from armorm.conversations import ConversationEncoder, OverlongError
-from armorm.conversations.encoding import last_occurrence, pin_template_date
 from armorm.conversations.messages import with_response
+from armorm.conversations.template import pin_template_date
 from armorm.errors import InputError, TemplateError
 from tests.tiny import TEMPLATES, TinyTemplate, tiny_tokenizer
 
@@ -79,7 +79,9 @@ def test_boundary_equals_the_released_search_for_the_last_pattern(name, texts):
     prompt = [{"role": roles[i % 2], "content": text} for i, text in enumerate(turns)]
     encoded = encoder.encode(prompt, [texts[-1]])
     ids = encoded.sequences[0]
-    assert encoded.boundary == last_occurrence(ids, encoder.boundary_pattern)
+    pattern = list(encoder.boundary_pattern)
+    starts = [i for i in range(len(ids)) if ids[i : i + len(pattern)] == pattern]
+    assert encoded.boundary == starts[-1]
     assert encoded.boundary == encoder.from_ids(ids).boundary
 
 

@@ -11,7 +11,8 @@ from armorm import Backbone, InputError, RewardModel, extract_features
 from armorm.errors import ArmormError, CheckpointError, MissingExtraError, RecipeError
 from armorm.features import BackboneOptions, FeatureBackbone, load_engine
 from armorm.training import Recipe
-from armorm.vllm_plugin.boundary import boundary_of, find_boundary, with_boundary
+from armorm.vllm_plugin import REWARD_SUFFIX
+from armorm.vllm_plugin.boundary import admit, boundary_of, with_boundary
 from armorm.vllm_plugin.scheduling import computed_blocks_before_boundary
 from tests.tiny_models import make_heads
 
@@ -75,15 +76,22 @@ def test_only_transformers_can_save(tiny_backbone, tmp_path):
 
 
 def test_a_requests_boundary_is_the_patterns_last_occurrence():
-    pattern = [5, 6, 7]
-    assert find_boundary([1, 5, 6, 7, 2, 5, 6, 7, 3], pattern, bos=1) == 5
+    config = SimpleNamespace(boundary_pattern=[5, 6, 7], bos_token_id=1)
+
+    def admitted(ids: list[int]) -> int | None:
+        params = SimpleNamespace(extra_kwargs=None)
+        request = SimpleNamespace(prompt_token_ids=ids, pooling_params=params)
+        admit(request, config, searching=REWARD_SUFFIX)
+        return boundary_of(params)
+
+    assert admitted([1, 5, 6, 7, 2, 5, 6, 7, 3]) == 5
     for ids, words in (
         ([1, 5, 6, 7], "followed by a response"),
         ([1, 2, 3], "no end of a user turn"),
         ([1, 1, 5, 6, 7, 2], "two BOS tokens"),
     ):
         with pytest.raises(InputError, match=words):
-            find_boundary(ids, pattern, bos=1)
+            admitted(ids)
 
 
 @pytest.mark.parametrize(("boundary", "seen"), [(40, 41), (0, 1), (None, 1)])

@@ -1,11 +1,11 @@
-"""What is judged: conversations, rated responses, preference pairs, and how they are rendered."""
+"""Conversations, rated responses and preference pairs, and their encoding as token ids."""
 
+from armorm.conversations.boundary import BoundaryRule
 from armorm.conversations.encoding import (
     ConversationEncoder,
     EncodedPrompt,
     OverlongError,
     OverlongPolicy,
-    last_occurrence,
     unpad,
 )
 from armorm.conversations.messages import (
@@ -22,6 +22,7 @@ from armorm.conversations.messages import (
 )
 
 __all__ = [
+    "BoundaryRule",
     "Conversation",
     "ConversationEncoder",
     "EncodedPrompt",
@@ -30,7 +31,6 @@ __all__ = [
     "OverlongPolicy",
     "PreferencePair",
     "RatedResponse",
-    "last_occurrence",
     "located_in",
     "prompt_key",
     "row_key",

@@ -53,8 +53,14 @@ class ArmoRMConfig(PretrainedConfig):  # type: ignore[misc]
         gating_temperature: The gate's logits are divided by it.
         gating_hidden_dim: Width of the gate's hidden layers.
         gating_n_hidden: Number of the gate's hidden layers.
-        boundary_pattern: Token ids from the token that closes the last user turn to the first
-            token of the response. Its last occurrence is where the gate reads.
+        boundary_pattern: Token ids around the one that closes the last user turn, where the gate
+            reads: at the pattern's last occurrence.
+        boundary_offset: Position in the pattern of the token at which the gate reads.
+        boundary_lead: Number of ids between the pattern and the response.
+        boundary_answer_end: Id of the control token after each response, where text could spell
+            the pattern (it must then occur once in the last turn); -1 if there is none.
+        boundary_trailing: Ids that the chat template writes after a response and that are no part
+            of it.
         **fields: The decoder's configuration.
     """
 
@@ -68,6 +74,10 @@ class ArmoRMConfig(PretrainedConfig):  # type: ignore[misc]
         gating_hidden_dim: int = 1024,
         gating_n_hidden: int = 3,
         boundary_pattern: Any = (),
+        boundary_offset: int = 0,
+        boundary_lead: int = 0,
+        boundary_answer_end: int | None = None,
+        boundary_trailing: Any = (),
         **fields: Any,
     ) -> None:
         fields.pop("model_type", None)
@@ -80,6 +90,10 @@ class ArmoRMConfig(PretrainedConfig):  # type: ignore[misc]
         self.gating_hidden_dim = gating_hidden_dim
         self.gating_n_hidden = gating_n_hidden
         self.boundary_pattern = list(boundary_pattern)
+        self.boundary_offset = boundary_offset
+        self.boundary_lead = boundary_lead
+        self.boundary_answer_end = boundary_answer_end
+        self.boundary_trailing = list(boundary_trailing)
         tokens = {name: shared[name] for name in _TOKEN_IDS if name in shared}
         self.backbone_config = AutoConfig.for_model(backbone_model_type, **fields, **tokens)
         super().__init__(**shared)
@@ -223,6 +237,7 @@ class RewardModelWithGating(PreTrainedModel):  # type: ignore[misc]
             raise ValueError("The gate is found in token ids: pass input_ids, not inputs_embeds.")
         real = self._real_tokens(input_ids, attention_mask)
         ids, lengths = self._packed(input_ids, self._with_one_bos(input_ids, real))
+        lengths = self._without_trailing(ids, lengths)
         boundary = self._boundaries(ids, lengths)
         places = torch.arange(ids.shape[1], device=ids.device)
         backbone = getattr(self, self.base_model_prefix)
@@ -294,25 +309,53 @@ class RewardModelWithGating(PreTrainedModel):  # type: ignore[misc]
         packed = ids.gather(1, order)[:, : int(lengths.max())]
         return packed, lengths
 
+    def _without_trailing(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Lengths up to the end of the response's turn. Shape (n,)."""
+        trailing = torch.tensor(self.config.boundary_trailing, device=ids.device)
+        width = len(trailing)
+        if not 0 < width <= ids.shape[1]:
+            return lengths
+        places = (lengths[:, None] - width).clamp(min=0) + torch.arange(width, device=ids.device)
+        ends = (ids.gather(1, places) == trailing).all(dim=1) & (lengths >= width)
+        return lengths - width * ends
+
     def _boundaries(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """Where each row's last user turn closes: the pattern's last occurrence. Shape (n,)."""
-        pattern = torch.tensor(self.config.boundary_pattern, device=ids.device)
+        """Index of the token that closes each row's last user turn. Shape (n,).
+
+        The twin of ``BoundaryRule.find`` in ``armorm.conversations.boundary``.
+        """
+        config = self.config
+        pattern = torch.tensor(config.boundary_pattern, device=ids.device)
         width = len(pattern)
+        places = torch.arange(ids.shape[1], device=ids.device)
+        first, last, lead = torch.zeros_like(lengths), lengths, config.boundary_lead + 1
+        if config.boundary_answer_end is not None and config.boundary_answer_end >= 0:
+            ends = (ids == config.boundary_answer_end) & (places < lengths[:, None])
+            last = torch.where(ends, places, -1).max(dim=1).values
+            ends &= places != last[:, None]
+            first = torch.where(ends, places, -1).max(dim=1).values + 1
+            lead = 0
         found = torch.zeros_like(ids, dtype=torch.bool)
         if 0 < width <= ids.shape[1]:
             found[:, : ids.shape[1] - width + 1] = (ids.unfold(1, width, 1) == pattern).all(dim=-1)
-        places = torch.arange(ids.shape[1], device=ids.device)
-        found &= places + width <= lengths[:, None]  # not in the padding
-        boundary: Tensor = torch.where(found, places, -1).max(dim=1).values
+        found &= (places >= first[:, None]) & (places + width <= last[:, None])
+        start: Tensor = torch.where(found, places, -1).max(dim=1).values
         # A last occurrence at the very end is a prompt that still waits for its response.
-        unusable = (boundary < 0) | (boundary + width >= lengths)
+        unusable = (start < 0) | (start + width + lead > last)
         if unusable.any():
             raise ValueError(
-                f"Rows {unusable.nonzero().flatten().tolist()} hold no end of a user turn followed "
-                f"by a response (token ids {self.config.boundary_pattern}). Were they cut, "
+                f"Rows {unusable.nonzero().flatten().tolist()}: no end of a user turn followed "
+                f"by a response (pattern {config.boundary_pattern}). Were they cut, "
                 "rendered by another model's template, or with add_generation_prompt?"
             )
-        return boundary
+        ambiguous = found.sum(dim=1) > 1
+        if config.boundary_answer_end is not None and ambiguous.any():
+            raise ValueError(
+                f"Rows {ambiguous.nonzero().flatten().tolist()}: a text of the last turn spells "
+                "the template's own markers, so it cannot be told where the response begins. "
+                "Remove or rewrite them."
+            )
+        return start + config.boundary_offset
 
 
 # So that AutoTokenizer and AutoConfig know the folder once the model has been loaded.

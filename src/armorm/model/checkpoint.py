@@ -234,7 +234,7 @@ def _config(backbone: Backbone, heads: Heads) -> dict[str, Any]:
         "gating_temperature": heads.gate.temperature,
         "gating_hidden_dim": heads.gate.hidden_dim,
         "gating_n_hidden": heads.gate.n_hidden,
-        "boundary_pattern": list(backbone.encoder.boundary_pattern),
+        **backbone.encoder.rule.as_config(),
         "bos_token_id": tokenizer.bos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
         "problem_type": "regression",  # so that a text-classification pipeline squashes nothing

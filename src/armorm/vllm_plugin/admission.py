@@ -1,4 +1,4 @@
-"""Each request's boundary is found where the request comes in, or the request is refused there.
+"""Admission of requests: each boundary is found where the request comes in, or it is refused.
 
 vLLM has no hook that sees token ids before a request is queued, and an error later than that ends
 the whole engine.  So the one function that all requests pass through is wrapped: what it raises
@@ -16,7 +16,7 @@ from vllm.v1.engine.input_processor import InputProcessor
 
 from armorm.errors import InputError
 from armorm.vllm_plugin import REWARD_SUFFIX, STATES_SUFFIX
-from armorm.vllm_plugin.boundary import KEY, boundary_of, find_boundary, with_boundary
+from armorm.vllm_plugin.boundary import admit
 
 
 def admit_by_boundary() -> None:
@@ -40,28 +40,3 @@ def _checking(process: Callable[..., Any]) -> Callable[..., Any]:
 
     process_inputs.checks_boundary = True  # type: ignore[attr-defined]
     return process_inputs
-
-
-def admit(request: Any, config: Any, searching: str) -> None:
-    """Note the boundary in the request's own parameters.
-
-    Args:
-        request: vLLM's ``EngineCoreRequest``.
-        config: The model's configuration, with ``boundary_pattern``.
-        searching: The architecture. A reward model's boundary is searched where the caller does
-            not tell it; for hidden states it must be told.
-
-    Raises:
-        InputError: no boundary can be found, or the one told is not inside the conversation.
-    """
-    ids = request.prompt_token_ids
-    if ids is None:
-        raise InputError("input", None, "embeddings instead of tokens", "Send text or token ids.")
-    told = boundary_of(request.pooling_params)
-    if told is None and searching.endswith(STATES_SUFFIX):
-        raise InputError("extra_kwargs", None, f"has no {KEY}", "Say where the prompt ends.")
-    if told is None:
-        told = find_boundary(ids, config.boundary_pattern, config.bos_token_id)
-    elif not 0 <= told < len(ids):
-        raise InputError(f"extra_kwargs.{KEY}", told, f"outside {len(ids)} tokens", "Correct it.")
-    with_boundary(request.pooling_params, told)

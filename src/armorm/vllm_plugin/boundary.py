@@ -1,47 +1,51 @@
-"""Where in a request the gate reads, as it travels with the request."""
+"""The boundary of a request, as it travels with the request."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from armorm.conversations import last_occurrence
+from armorm.conversations.boundary import BoundaryRule, check_bos
 from armorm.errors import InputError
+from armorm.vllm_plugin import STATES_SUFFIX
 
 KEY = "armorm_boundary"
 
 
 def boundary_of(pooling_params: Any) -> int | None:
-    """The boundary of an admitted request; ``None`` for vLLM's own dummy requests."""
+    """Return the boundary of an admitted request; ``None`` for vLLM's own dummy requests."""
     found: int | None = (pooling_params.extra_kwargs or {}).get(KEY)
     return found
 
 
 def with_boundary(pooling_params: Any, boundary: int) -> Any:
-    """The same parameters, with the boundary noted for the scheduler and the pooler."""
+    """Note the boundary in the parameters, for the scheduler and the pooler, and return them."""
     pooling_params.extra_kwargs = {**(pooling_params.extra_kwargs or {}), KEY: boundary}
     return pooling_params
 
 
-def find_boundary(ids: Sequence[int], pattern: Sequence[int], bos: int | None) -> int:
-    """The released rule: the first token of the pattern's last occurrence.
+def admit(request: Any, config: Any, searching: str) -> None:
+    """Note the boundary in the request's own parameters.
+
+    Args:
+        request: vLLM's ``EngineCoreRequest``.
+        config: The model's configuration, with ``boundary_pattern``.
+        searching: The architecture. A reward model's boundary is searched where the caller does
+            not tell it; for hidden states it must be told.
 
     Raises:
-        InputError: two BOS tokens, no boundary, or no response after it.
+        InputError: no boundary can be found, or the one told is not inside the conversation.
     """
-    if bos is not None and list(ids[:2]) == [bos, bos]:
-        raise InputError(
-            "input",
-            list(ids[:8]),
-            "two BOS tokens",
-            "The chat template writes one: send add_special_tokens: false, or messages, or ids.",
-        )
-    boundary = last_occurrence(ids, pattern)
-    if boundary is None or boundary + len(pattern) >= len(ids):
-        raise InputError(
-            "input",
-            list(ids[-8:]),
-            f"no end of a user turn followed by a response (pattern {list(pattern)})",
-            "Was it cut, rendered by another model's template, or with add_generation_prompt?",
-        )
-    return boundary
+    ids = request.prompt_token_ids
+    if ids is None:
+        raise InputError("input", None, "embeddings instead of tokens", "Send text or token ids.")
+    told = boundary_of(request.pooling_params)
+    if told is None and searching.endswith(STATES_SUFFIX):
+        raise InputError("extra_kwargs", None, f"has no {KEY}", "Say where the prompt ends.")
+    if told is None:
+        rule = BoundaryRule.of(config)
+        request.prompt_token_ids = ids = rule.without_trailing(ids)
+        check_bos(ids, config.bos_token_id)
+        told = rule.find(ids)
+    elif not 0 <= told < len(ids):
+        raise InputError(f"extra_kwargs.{KEY}", told, f"outside {len(ids)} tokens", "Correct it.")
+    with_boundary(request.pooling_params, told)

@@ -27,7 +27,8 @@ def complete_config(model_config: Any) -> None:
     config.id2label = {}
     if not getattr(config, "boundary_pattern", None):
         encoder = _encoder_of(model_config)
-        config.boundary_pattern = list(encoder.boundary_pattern)
+        for key, value in encoder.rule.as_config().items():
+            setattr(config, key, value)
         config.bos_token_id = encoder.tokenizer.bos_token_id
 
 
