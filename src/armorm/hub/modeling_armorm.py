@@ -355,7 +355,8 @@ class RewardModelWithGating(PreTrainedModel):  # type: ignore[misc]
                 "the template's own markers, so it cannot be told where the response begins. "
                 "Remove or rewrite them."
             )
-        return start + config.boundary_offset
+        boundary: Tensor = start + config.boundary_offset
+        return boundary
 
 
 # So that AutoTokenizer and AutoConfig know the folder once the model has been loaded.
