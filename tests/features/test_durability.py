@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from armorm import Backbone, FeatureStore, extract_features
-from armorm.errors import StoreError
+from armorm.errors import ArmormError, StoreError
 from tests.features.rows import OBJECTIVES, OPTIONS, PROMPTS, hashes, make_pairs, make_rated
 
 KILLS = 50
@@ -193,13 +193,13 @@ import resource, sys
 import torch
 torch.set_num_threads(1)
 from armorm import Backbone, extract_features
-from armorm.errors import StoreError
+from armorm.errors import OutputError
 from tests.features.rows import OPTIONS, PROMPTS, make_rated
 backbone = Backbone.from_pretrained(sys.argv[1], dtype="float32", device="cpu", batch_tokens=64)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)
 try:
     extract_features(make_rated(PROMPTS), backbone, sys.argv[2], **OPTIONS)
-except StoreError as error:
+except OutputError as error:
     print(error)
 """
 
@@ -217,7 +217,7 @@ def test_a_disk_that_takes_no_more_is_named_and_nothing_is_lost(
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert "cannot be written" in answer.stdout
-    assert "free some space and give the same command again" in answer.stdout
+    assert "give the same command again" in answer.stdout
     assert not list(folder.glob(".*.tmp"))
     extract_features(make_rated(PROMPTS), backbone, folder, **OPTIONS)
     assert hashes(folder) == hashes(whole)
@@ -254,6 +254,41 @@ def test_processes_launched_together_make_one_store(tiny_folder, whole, tmp_path
     assert sum(made) == shards
     assert abs(made[0] - made[1]) <= 1
     assert hashes(tmp_path / "s") == hashes(whole)
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from armorm.features import Process
+with Process().holding(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def another_command(folder: Path) -> Iterator[int]:
+    """Another process that is writing a store; its number."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    with process:
+        yield process.pid
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+def test_a_store_that_another_command_writes_is_refused_at_once(backbone, tmp_path):
+    folder = tmp_path / "s"
+    with another_command(folder) as number, pytest.raises(ArmormError, match=f"process {number}"):
+        extract_features(make_pairs(), backbone, folder)
+    assert len(extract_features(make_pairs(), backbone, folder).pairs().chosen) == 20
 
 
 def test_the_summary_counts_what_was_computed(backbone, tmp_path):

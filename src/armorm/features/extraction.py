@@ -119,28 +119,23 @@ def extract_features(
         **fields: Fields that replace those of ``options``.
 
     Raises:
-        StoreError: The folder holds a store of another backbone, template, dtype or data, or the
-            disk is full.
+        StoreError: The folder holds a store of another backbone, template, dtype or data.
+        OutputError: The disk is full or cannot be written; finished shards stay.
         NonFiniteError: A hidden state is NaN or infinite. The row is named; a run with another
             number format then replaces the store.
         OverlongError: A conversation is too long and the backbone's policy is ``error``.
         InputError: The template refuses a row and ``invalid`` is ``error``.
-        ArmormError: There are no rows.
+        ArmormError: There are no rows, or another command is writing the store.
     """
-    started = time.perf_counter()
-    work = plan_work(
+    return run_extraction(
+        partial(_extract_here, backbone),
         rows,
         BackboneSettings.of(backbone),
         path,
         StoreOptions.of(options, fields),
+        Process.current(),
         objectives=objectives,
         invalid=invalid,
-        show_progress=show_progress,
-    )
-    return work.run(
-        partial(_extract_here, work, backbone),
-        Process.current(),
-        started=started,
         show_progress=show_progress,
         on_summary=on_summary,
     )
@@ -163,10 +158,6 @@ class BackboneSettings:
     @classmethod
     def of(cls, backbone: FeatureBackbone) -> BackboneSettings:
         return cls(backbone.identity, backbone.encoder.max_length, backbone.encoder.overlong)
-
-
-MakeShards = Callable[[Sequence[int], Advance], Iterable[Counter[str]]]
-"""Function that computes and writes some shards, and yields counts of the work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,40 +184,62 @@ class ExtractionWork:
         """Return the number of responses of some shards."""
         return sum(self.shards[shard].responses for shard in shards)
 
-    def run(
-        self,
-        make_shards: MakeShards,
-        process: Process,
-        *,
-        started: float,
-        show_progress: bool = False,
-        on_summary: Callable[[ExtractionSummary], None] | None = None,
-    ) -> FeatureStore:
-        """Have the missing shards of a process computed, and finish the store.
 
-        Args:
-            make_shards: Computes shards.
-            process: One of the processes that share the work.
-            started: Time at which the extraction began.
-            show_progress: Draw a progress bar on standard error.
-            on_summary: Called with the work of this run.
-        """
-        counts: Counter[str] = Counter()
-        everything = range(len(self.shards))
-        title = f"features ({self.writer.manifest.kind})"
-        if not self.writer.manifest.complete:
+MakeShards = Callable[[ExtractionWork, Sequence[int], Advance], Iterable[Counter[str]]]
+"""Function that computes and writes some shards, and yields counts of the work."""
+
+
+def run_extraction(
+    make_shards: MakeShards,
+    rows: Rows,
+    backbone: BackboneSettings,
+    path: str | Path,
+    options: StoreOptions,
+    process: Process,
+    *,
+    objectives: ObjectiveSet | None = None,
+    invalid: InvalidRows = "error",
+    show_progress: bool = False,
+    on_summary: Callable[[ExtractionSummary], None] | None = None,
+) -> FeatureStore:
+    """Have the missing shards of a process computed, and finish the store.
+
+    Args:
+        make_shards: Computes shards, here or elsewhere.
+        backbone: Settings of the backbone that it uses.
+        process: One of the processes that share the work.
+        rows, path, options, objectives, invalid, show_progress, on_summary: See
+            :func:`extract_features`.
+
+    Raises:
+        ArmormError: Another command is writing the store.
+    """
+    started = time.perf_counter()
+    counts: Counter[str] = Counter()
+    with process.holding(Path(path)):
+        work = plan_work(
+            rows,
+            backbone,
+            path,
+            options,
+            objectives=objectives,
+            invalid=invalid,
+            show_progress=show_progress,
+        )
+        everything = range(len(work.shards))
+        if not work.writer.manifest.complete:
             mine = [i for i in everything if i % process.count == process.rank]
-            missing = [i for i in mine if not self.writer.is_done(i)]
-            total = self.responses(everything)
+            missing = [i for i in mine if not work.writer.is_done(i)]
+            title, total = f"features ({work.writer.manifest.kind})", work.responses(everything)
             with progress_bar(title, total, "responses", show_progress) as advance:
-                advance(self.responses(set(mine) - set(missing)))
-                for made in make_shards(missing, advance):
+                advance(work.responses(set(mine) - set(missing)))
+                for made in make_shards(work, missing, advance):
                     counts += made
         if on_summary is not None:
             on_summary(
                 ExtractionSummary(
-                    shards=len(self.shards),
-                    resumed_shards=len(self.shards) - counts["shards"],
+                    shards=len(everything),
+                    resumed_shards=len(everything) - counts["shards"],
                     responses=counts["responses"],
                     prompts=counts["prompts"],
                     tokens=counts["tokens"],
@@ -234,7 +247,7 @@ class ExtractionWork:
                     seconds=time.perf_counter() - started,
                 )
             )
-        return process.finish_together(self.writer)
+        return process.finish_together(work.writer)
 
 
 def plan_work(
@@ -271,7 +284,7 @@ def plan_work(
 
 
 def _extract_here(
-    work: ExtractionWork, backbone: FeatureBackbone, shards: Sequence[int], advance: Advance
+    backbone: FeatureBackbone, work: ExtractionWork, shards: Sequence[int], advance: Advance
 ) -> Iterator[Counter[str]]:
     """Compute shards in this process, the next one read into tokens while the model works."""
     with ThreadPoolExecutor(1) as reader:

@@ -7,10 +7,9 @@ shard per task.  Store and rows are on a disk that all of them see.
 from __future__ import annotations
 
 import json
-import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -21,16 +20,15 @@ from armorm.errors import StoreError
 from armorm.features.engines import load_engine
 from armorm.features.extraction import (
     BackboneSettings,
-    ExtractionSummary,
     ExtractionWork,
     Rows,
-    plan_work,
+    run_extraction,
 )
 from armorm.features.options import BackboneOptions, StoreOptions
 from armorm.features.processes import Process
 from armorm.features.shards import InvalidRows, Row, encode_shard, extract_shard
 from armorm.features.store import FeatureStore
-from armorm.features.store_writing import StoreWriter, storing
+from armorm.features.store_writing import StoreWriter
 from armorm.files import json_line, open_atomically
 from armorm.progress import Advance
 
@@ -74,10 +72,7 @@ class PooledExtraction:
         rows: Rows,
         path: Path,
         options: StoreOptions | None = None,
-        *,
-        show_progress: bool = False,
-        on_summary: Callable[[ExtractionSummary], None] | None = None,
-        **planning: Any,
+        **arguments: Any,
     ) -> FeatureStore:
         """Compute and store the features of rows, as :func:`armorm.extract_features` does.
 
@@ -85,30 +80,25 @@ class PooledExtraction:
             rows: Rows of one kind.
             path: Folder of the store, on a disk that all workers see under the same name.
             options: Number format and size of the shards.
-            show_progress: Draw a progress bar on standard error.
-            on_summary: Called with the work of this run.
-            **planning: ``objectives`` and ``invalid``.
+            **arguments: ``objectives``, ``invalid``, ``show_progress`` and ``on_summary``.
         """
-        started = time.perf_counter()
-        options = options or StoreOptions()
-        work = plan_work(
-            rows, self._backbone, path, options, show_progress=show_progress, **planning
-        )
-        store = {"store": str(path.absolute()), "invalid": work.invalid}
 
-        def make_shards(shards: Sequence[int], advance: Advance) -> Iterator[Counter[str]]:
+        def make_shards(
+            work: ExtractionWork, shards: Sequence[int], advance: Advance
+        ) -> Iterator[Counter[str]]:
+            settings = {
+                "backbone": self._loading,
+                "store": str(path.absolute()),
+                "invalid": work.invalid,
+            }
             with _rows_for_workers(work, shards) as tasks:
-                settings = {"backbone": self._loading, **store}
                 for made in self._pool.work(FeatureJob, settings, tasks):
                     advance(work.responses([made.pop("shard")]), made["tokens"])
                     yield Counter(made)
 
-        return work.run(
-            make_shards,
-            Process(),
-            started=started,
-            show_progress=show_progress,
-            on_summary=on_summary,
+        options = options or StoreOptions()
+        return run_extraction(
+            make_shards, rows, self._backbone, path, options, Process(), **arguments
         )
 
 
@@ -160,12 +150,12 @@ def _rows_for_workers(work: ExtractionWork, missing: Sequence[int]) -> Iterator[
     Through Ray's object store they would all be in memory at once.
 
     Raises:
-        StoreError: The disk is full.
+        OutputError: The disk is full.
     """
     # A name of this driver alone: workers of a killed driver must not read what this one writes.
     file = work.writer.path / f"{ROWS}{uuid.uuid4().hex}.tmp"
     tasks: list[Task] = []
-    with storing(file), open_atomically(file) as lines:
+    with open_atomically(file) as lines:
         for shard in missing:
             start = lines.tell()
             for number, row in work.members(shard):

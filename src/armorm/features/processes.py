@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from armorm.errors import ArmormError
 from armorm.features.store import FeatureStore
 from armorm.features.store_format import Manifest, read_manifest
 from armorm.features.store_writing import StoreWriter
+from armorm.files import exclusive
 
 POLL_SECONDS = 0.5
 
@@ -56,6 +59,18 @@ class Process:
                 "Training is for one process: start it without torchrun or accelerate launch. "
                 "`armorm features` may be launched in several; training then uses their features."
             )
+
+    @contextmanager
+    def holding(self, store: Path) -> Iterator[None]:
+        """Lock a store against other commands while the block runs.
+
+        The first process holds the lock for all that were launched together.
+
+        Raises:
+            ArmormError: Another command is writing the store.
+        """
+        with exclusive(store, "extracting features") if self.is_first else nullcontext():
+            yield
 
     def start_together(self, path: Path, manifest: Manifest) -> StoreWriter:
         """Start or resume a store; see :meth:`StoreWriter.start`."""

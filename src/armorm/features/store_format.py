@@ -15,7 +15,6 @@ of all files, and every shard is compared with its hash when it is first read.
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from armorm.errors import StoreError
+from armorm.errors import DamagedFileError, StoreError
+from armorm.files import read_json
 from armorm.objectives import Objective
 from armorm.settings import describe_problems
 
@@ -124,12 +124,12 @@ def read_manifest(path: Path) -> Manifest | None:
     """
     file = path / MANIFEST
     try:
-        found = json.loads(file.read_bytes())
+        found = read_json(file)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except DamagedFileError as error:
         raise _damaged_manifest(file, error) from error
-    version = found.get("format_version") if isinstance(found, dict) else None
+    version = found.get("format_version")
     if version is not None and version != FORMAT_VERSION:
         raise StoreError(
             f"{path} has format {version}, and this version of armorm writes and reads "

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -52,7 +51,8 @@ class StoreWriter:
         A finished store with damaged shards becomes an unfinished one without them.
 
         Raises:
-            StoreError: The folder holds a store with other settings, or cannot be written.
+            StoreError: The folder holds a store with other settings.
+            OutputError: The folder cannot be written.
         """
         existing = read_manifest(path)
         if existing is not None and existing.unusable and existing.differences(manifest):
@@ -104,7 +104,7 @@ class StoreWriter:
         Raises:
             NonFiniteError: A state is NaN or infinite; nothing is written but a mark in the
                 manifest, by which a run with other settings replaces the store.
-            StoreError: The disk is full or cannot be written; nothing is lost.
+            OutputError: The disk is full or cannot be written; nothing is lost.
         """
         dtype = getattr(torch, self.manifest.feature_dtype)
         tensors = {
@@ -118,20 +118,18 @@ class StoreWriter:
             self._write_manifest()
             raise
         content = save_safetensors(tensors)
-        with storing(self._shard(shard)):
-            write_atomically(self._shard(shard), content)
-            self._write_part(shard, index, hashlib.sha256(content).hexdigest())
+        write_atomically(self._shard(shard), content)
+        self._write_part(shard, index, hashlib.sha256(content).hexdigest())
 
     def finish(self) -> FeatureStore:
         """Join the index parts, mark the store complete, and delete the parts.
 
         Raises:
-            StoreError: The disk is full or cannot be written; nothing is lost.
+            OutputError: The disk is full or cannot be written; nothing is lost.
         """
         if not self.manifest.complete:
             index = self.path / INDEX
-            with storing(index):
-                counts = self._join_index(index)
+            counts = self._join_index(index)
             hashes = [self.recorded_hash(shard) for shard in range(self.manifest.shards)]
             self.manifest = self.manifest.unfinished().model_copy(
                 update={
@@ -176,26 +174,13 @@ class StoreWriter:
         write_atomically(self._part(shard), parquet_bytes(marked))
 
     def _write_manifest(self) -> None:
-        with storing(self.path / MANIFEST):
-            write_json(self.path / MANIFEST, self.manifest.model_dump())
+        write_json(self.path / MANIFEST, self.manifest.model_dump())
 
     def _shard(self, shard: int) -> Path:
         return shard_file(self.path, shard, self.manifest.shards)
 
     def _part(self, shard: int) -> Path:
         return part_file(self.path, shard, self.manifest.shards)
-
-
-@contextmanager
-def storing(file: Path) -> Iterator[None]:
-    """Turn an error of writing a file of an unfinished store into a :class:`StoreError`."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(
-            f"{file} cannot be written ({error.strerror or error}). Finished shards stay; free "
-            "some space and give the same command again."
-        ) from error
 
 
 def _check_finite(
