@@ -1,4 +1,4 @@
-"""What is rated: objectives, their scales, and ordered sets of them.
+"""Objectives, their scales, and ordered sets of them.
 
 A rating lives on the scale of its dataset (HelpSteer points, a boolean, an error count).  Every
 scale is mapped linearly and invertibly to unit rewards, so that one ridge penalty fits all
@@ -41,6 +41,17 @@ def as_number(value: object) -> float | None:
 class Objective(BaseModel):
     """One named, rated quality with its scale.
 
+    A rating r on the scale is the unit reward (r - unit_zero) / (unit_one - unit_zero).
+
+    Example:
+        >>> from armorm import Objective
+        >>> politeness = Objective(name="acme-politeness", minimum=1, maximum=7)
+        >>> politeness.to_reward(4.0), politeness.to_rating(1.0)
+        (0.5, 7.0)
+        >>> errors = Objective(name="acme-errors", maximum=10, direction="lower")
+        >>> errors.to_reward(0.0), errors.to_reward(5.0)
+        (1.0, 0.5)
+
     Attributes:
         name: Unique name, by custom ``dataset-quality``.
         minimum: Smallest rating that can occur.
@@ -48,7 +59,7 @@ class Objective(BaseModel):
         unit_zero: The rating that maps to reward 0.  Default: the worse end of the scale.
         unit_one: The rating that maps to reward 1.  Default: the better end of the scale.
         dataset: Where its ratings come from.
-        direction: Whether a higher or a lower rating is better, or neither (verbosity).
+        direction: ``higher`` or ``lower``, whichever is better, or ``neutral`` (verbosity).
         description: One sentence for people who read explanations.
     """
 
@@ -88,10 +99,10 @@ class Objective(BaseModel):
         return self
 
     def validate_rating(self, value: object) -> float:
-        """The rating as a float on this objective's scale.
+        """Return the rating as a float on this objective's scale; booleans count as 1 and 0.
 
-        Booleans count as 1 and 0.  Raises:
-            InputError: not a number, not finite, or outside ``[minimum, maximum]``.
+        Raises:
+            InputError: The value is no number, not finite, or outside ``[minimum, maximum]``.
         """
         rating = as_number(value)
         if rating is None:
@@ -116,19 +127,29 @@ class Objective(BaseModel):
         return InputError(f"ratings.{self.name}", value, reason, remedy)
 
     def to_reward(self, rating: float) -> float:
-        """A rating in the raters' units as a unit reward."""
+        """Return a rating in the raters' units as a unit reward."""
         return (rating - self.unit_zero) / (self.unit_one - self.unit_zero)
 
     def to_rating(self, reward: float) -> float:
-        """A unit reward in the raters' units; the exact inverse of :meth:`to_reward`."""
+        """Return a unit reward in the raters' units; the exact inverse of :meth:`to_reward`."""
         return reward * (self.unit_one - self.unit_zero) + self.unit_zero
 
 
 class ObjectiveSet(Sequence[Objective]):
-    """An ordered set of objectives; the order is the order of reward columns.
+    """Ordered set of objectives; the order is the order of reward columns.
+
+    Example:
+        >>> from armorm import Objective, ObjectiveSet
+        >>> objectives = ObjectiveSet([Objective(name="tone", maximum=4), Objective(name="safe")])
+        >>> objectives.column("safe")
+        1
+        >>> objectives.to_rewards({"tone": 3.0})
+        array([0.75,  nan])
+        >>> objectives.to_ratings([0.75, 1.0])
+        array([3., 1.])
 
     Raises:
-        RecipeError: it is empty or a name occurs twice.
+        RecipeError: It is empty or a name occurs twice.
     """
 
     def __init__(self, objectives: Iterable[Objective]) -> None:
@@ -168,13 +189,14 @@ class ObjectiveSet(Sequence[Objective]):
 
     @property
     def names(self) -> tuple[str, ...]:
+        """Names in column order."""
         return self._names
 
     def column(self, name: str) -> int:
-        """Column of the named objective.
+        """Return the column of the named objective.
 
         Raises:
-            RecipeError: no objective has this name; the message names its neighbours.
+            RecipeError: No objective has this name; the message names its neighbours.
         """
         try:
             return self._index[name]
@@ -183,10 +205,10 @@ class ObjectiveSet(Sequence[Objective]):
             raise RecipeError(f"There is no objective {name!r}. {hint}") from None
 
     def validate_ratings(self, ratings: object) -> dict[str, float]:
-        """The ratings that exist, checked against their scales.
+        """Return the ratings that exist, checked against their scales.
 
-        Null ratings are left out.  Raises:
-            InputError: not a mapping, an unknown objective, a bad value, or nothing rated.
+        Raises:
+            InputError: There is no mapping, an unknown objective, a bad value, or nothing rated.
         """
         if not isinstance(ratings, Mapping):
             raise InputError(
@@ -210,7 +232,7 @@ class ObjectiveSet(Sequence[Objective]):
         return rated
 
     def to_rewards(self, ratings: Mapping[str, float]) -> npt.NDArray[np.float64]:
-        """Unit rewards in column order, NaN where a rating is missing. Shape (objectives,)."""
+        """Return unit rewards, NaN where a rating is missing. Shape (objectives,)."""
         rewards = np.full(len(self), np.nan)
         for name, rating in ratings.items():
             column = self._index[name]
@@ -218,7 +240,7 @@ class ObjectiveSet(Sequence[Objective]):
         return rewards
 
     def to_ratings(self, rewards: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Unit rewards of shape (..., objectives) in the raters' units."""
+        """Return unit rewards of shape (..., objectives) in the raters' units."""
         zeros = np.array([objective.unit_zero for objective in self._objectives])
         ones = np.array([objective.unit_one for objective in self._objectives])
         ratings: npt.NDArray[np.float64] = np.asarray(rewards, np.float64) * (ones - zeros) + zeros
@@ -261,4 +283,12 @@ PAPER_OBJECTIVES = ObjectiveSet(
         *_scaled("code", "complexity style explanation instruction-following readability", 1, 5),
     ]
 )
-"""The nineteen objectives of the paper, in the released order (paper, appendix A)."""
+"""The nineteen objectives of the paper, in the released order (paper, appendix A).
+
+Example:
+    >>> from armorm import PAPER_OBJECTIVES
+    >>> len(PAPER_OBJECTIVES), PAPER_OBJECTIVES.names[0]
+    (19, 'helpsteer-helpfulness')
+    >>> PAPER_OBJECTIVES[0].to_reward(3.0)  # the released mapping, (r + 0.5) / 5
+    0.7
+"""

@@ -35,7 +35,14 @@ Conversation = Sequence[Message]
 
 @dataclass(frozen=True, slots=True)
 class RatedResponse:
-    """A response to a prompt with the ratings that exist, in the raters' units.
+    """Response to a prompt with the ratings that exist, in the raters' units.
+
+    Example:
+        >>> from armorm import RatedResponse
+        >>> prompt = ({"role": "user", "content": "Name a bird."},)
+        >>> row = RatedResponse(prompt, "A wren.", {"helpsteer-correctness": 4.0})
+        >>> row.responses
+        ('A wren.',)
 
     Attributes:
         prompt: Messages up to and including the last user turn.
@@ -71,6 +78,13 @@ class RatedResponse:
 @dataclass(frozen=True, slots=True)
 class PreferencePair:
     """Two responses to one prompt, the first preferred.
+
+    Example:
+        >>> from armorm import PreferencePair
+        >>> prompt = ({"role": "user", "content": "Name a bird."},)
+        >>> pair = PreferencePair(prompt, chosen="A wren.", rejected="A trout.", subset="facts")
+        >>> pair.responses
+        ('A wren.', 'A trout.')
 
     Attributes:
         prompt: Messages up to and including the last user turn.

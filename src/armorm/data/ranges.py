@@ -1,4 +1,4 @@
-"""Cutting files into ranges of rows that can be read apart, each from its place."""
+"""Ranges of rows of a file that can be read apart, each from its place."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from armorm.errors import RecipeError
 
 
 class FileRange(NamedTuple):
-    """Some rows of a file that stand next to each other.
+    """Adjacent rows of a file.
 
     Attributes:
         file: The file.
-        rows: How many rows.
+        rows: Number of rows.
         before: Rows before it; of JSON lines, lines, empty ones too.
         offset: Bytes before it; 0 for other formats.
     """
@@ -29,13 +29,13 @@ class FileRange(NamedTuple):
 
 
 def cut_file(file: Path, rows: int) -> Iterator[FileRange]:
-    """Ranges of ``rows`` rows, the last one shorter.
+    """Yield ranges of ``rows`` rows, the last one shorter.
 
     JSON lines are read once for the places of the lines; of Parquet and Arrow only the layout is
     read.  A file that cannot be read becomes a range of one row, which is the error.
 
     Raises:
-        RecipeError: the format is unknown, or cannot be entered in the middle (.gz).
+        RecipeError: The format is unknown, or cannot be entered in the middle (.gz).
     """
     if file.suffix == ".gz":
         raise RecipeError(
@@ -55,7 +55,7 @@ def cut_file(file: Path, rows: int) -> Iterator[FileRange]:
 
 
 def range_rows(part: FileRange) -> Iterator[RawRow]:
-    """The rows of a range, with the numbers that they have in their file."""
+    """Yield the rows of a range, with the numbers that they have in their file."""
     rows = file_rows(Path(part.file), Start(part.before, part.offset))
     return itertools.islice(rows, part.rows)
 

@@ -1,4 +1,4 @@
-"""Lists that stand on disk, so that the number of rows is not bounded by memory."""
+"""Lists of rows on disk, so that their number is not bounded by memory."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ Record = dict[str, Any]
 
 
 class DiskList(Sequence[Item], Generic[Item]):
-    """A list whose items are kept as JSON lines in a file; 8 bytes of each are in memory.
+    """List whose items are kept as JSON lines in a file, with 8 bytes of each in memory.
 
     The file has no name and goes when the list does, whatever ends the process (on Windows and
     network disks it has one while it is open).  So a list on disk is of one process: it cannot be
     pickled; ``list(rows)`` can.
 
     Args:
-        to_record: An item as JSON.
-        from_record: The item again.
-        folder: Where the file stands; default the system's temporary folder.
+        to_record: Converts an item to JSON.
+        from_record: Converts it back.
+        folder: Folder of the file; default the system's temporary folder.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class DiskList(Sequence[Item], Generic[Item]):
         """Add an item.
 
         Raises:
-            ArmormError: the disk is full or cannot be written.
+            ArmormError: The disk is full or cannot be written.
         """
         if not isinstance(self._numbers, range):
             raise TypeError("A selection of a list on disk cannot grow.")
@@ -61,7 +61,7 @@ class DiskList(Sequence[Item], Generic[Item]):
             self.append(item)
 
     def select(self, positions: Iterable[int]) -> DiskList[Item]:
-        """The items at these positions; they stay where they are."""
+        """Return the items at these positions, without copying them."""
         chosen: DiskList[Item] = DiskList.__new__(DiskList)
         chosen._to_record, chosen._from_record = self._to_record, self._from_record
         chosen._lines = self._lines
@@ -81,7 +81,7 @@ class DiskList(Sequence[Item], Generic[Item]):
         return len(self._numbers)
 
     def __eq__(self, other: object) -> bool:
-        """Equal to a list of equal items, on disk or not."""
+        """Return whether the other is a list of equal items, on disk or not."""
         if not isinstance(other, (DiskList, list)):
             return NotImplemented
         return len(self) == len(other) and all(map(operator.eq, self, other))
@@ -96,7 +96,7 @@ class DiskList(Sequence[Item], Generic[Item]):
 
 
 class _Lines:
-    """Lines of bytes in a file without a name. Threads may read them; processes may not."""
+    """Lines of bytes in a file without a name; threads may read them, other processes may not."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = Path(folder or tempfile.gettempdir())
@@ -119,7 +119,10 @@ class _Lines:
 
     @contextmanager
     def _file_at(self, place: int) -> Iterator[IO[bytes]]:
-        """The file, for this thread alone. Reading too may write first what was appended."""
+        """Lock the file and move to a place in it.
+
+        Reading, too, may first write what was appended, and raise its errors.
+        """
         try:
             with self._lock:
                 if self._file is None:

@@ -1,4 +1,4 @@
-"""No prompt on both sides: what is held out for one stage is held out for all."""
+"""Separation of training and held-out rows: no prompt is on both sides in any stage."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def separate_prompts(rated: Loaded[RatedResponse], pairs: Loaded[PreferencePair]
 
 
 def held_out_prompts(loaded: Loaded[Row]) -> set[str]:
-    """Keys of the prompts that are held out."""
+    """Return the keys of the prompts that are held out."""
     return {prompt_key(row.prompt) for row in loaded.rows if row.held_out}
 
 

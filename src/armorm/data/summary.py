@@ -14,7 +14,7 @@ MOST_BARS = 12
 
 
 class RatingCounts:
-    """How often each rating was given, per objective."""
+    """Frequencies of the ratings of each objective."""
 
     def __init__(self) -> None:
         self._counts: dict[str, Counter[float | None]] = {}
@@ -28,7 +28,7 @@ class RatingCounts:
             self._counts[objective] = _rounded(counts, 1)
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
-        """Number, mean and histogram (value and count, by value) of each objective."""
+        """Return number, mean and histogram (value and count, by value) of each objective."""
         return {
             objective: {
                 "n": counts.total(),

@@ -40,7 +40,7 @@ PADDING_FONDNESS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Rows in the forms that ``docs/data.md`` describes, and what was planted in them.
+    """Rows in the forms that ``docs/data.md`` describes, and the truth planted in them.
 
     Attributes:
         objectives: What the sources rate.
@@ -57,7 +57,7 @@ class Corpus:
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """What is true of a response. Attributes that a domain does not show are drawn all the same."""
+    """Attributes of a response, drawn in every domain, whether it shows them or not."""
 
     correct: bool
     explains: bool
@@ -68,6 +68,7 @@ class Attributes:
 
     @classmethod
     def draw(cls, generator: random.Random) -> Attributes:
+        """Draw each attribute by itself."""
         correct, explains, courteous, readable, safe = (generator.random() < 0.5 for _ in range(5))
         padding = generator.randint(0, MOST_PADDING)
         return cls(correct, explains, courteous, readable, safe, padding)
@@ -78,14 +79,14 @@ Write = Callable[[Attributes, random.Random], str]
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A prompt, and how responses to it are written."""
+    """Prompt, with a function that writes responses to it."""
 
     domain: str
     prompt: list[Message]
     write_core: Write
 
     def respond(self, attributes: Attributes, generator: random.Random) -> str:
-        """The whole response: manners, core, padding.
+        """Return the whole response: manners, core, padding.
 
         Whatever the attributes, draws come in the same order, so that two responses written with
         equal generators differ only where their attributes do.
@@ -100,7 +101,7 @@ class Question:
 def generate_corpus(
     seed: int = 0, rated_prompts: int = 1500, preference_prompts: int = 2000
 ) -> Corpus:
-    """Make the corpus.
+    """Generate the corpus.
 
     Args:
         seed: The same seed gives the same corpus on every machine.
@@ -123,7 +124,7 @@ def generate_corpus(
 
 
 def generate_contrasts(seed: int, pairs: int) -> list[dict[str, Any]]:
-    """Pairs that differ in one attribute, each in its turn: what a Bradley–Terry model learns from.
+    """Generate pairs that differ in one attribute, each in its turn, for a Bradley–Terry model.
 
     The better, or the longer, response is chosen, no label is wrong, and the rest of the wording
     is the same, so that what is learned is the attribute.
@@ -150,7 +151,7 @@ def generate_contrasts(seed: int, pairs: int) -> list[dict[str, Any]]:
 
 
 def _contrasted(domain: str, number: int) -> str:
-    """Every second time whether it is right, where that shows: it takes the most learning."""
+    """Return the attribute to contrast; every second time correctness, the hardest to learn."""
     visible = [*_VISIBLE[domain], "padding"]
     if number % 2 and "correct" in visible:
         return "correct"
@@ -320,7 +321,7 @@ def _rated_row(question: Question, source: str, generator: random.Random) -> dic
 def _rate(
     domain: str, source: str, attributes: Attributes, generator: random.Random
 ) -> dict[str, float]:
-    """The ratings of one source: quality, a fondness for length, and noise, on its own scale."""
+    """Return the ratings of one source: quality, fondness for length, and noise, on its scale."""
     length = attributes.padding / MOST_PADDING
     rating = partial(_rating, generator, length)
     if source == "helpdesk":

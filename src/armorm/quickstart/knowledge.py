@@ -1,4 +1,4 @@
-"""What the corpus talks about: small tables of facts, tasks and phrases."""
+"""Subjects of the corpus: small tables of facts, tasks and phrases."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ SUM_QUESTIONS = (
 
 
 class CodeTask(NamedTuple):
-    """A small function: what is asked, good and poor names, right and wrong bodies."""
+    """Small function to write: the request, good and poor names, right and wrong bodies."""
 
     request: str
     name: str
@@ -182,7 +182,7 @@ CODE_QUESTIONS = (
 
 
 class AdviceTopic(NamedTuple):
-    """An everyday worry with the suggestion that fits it."""
+    """Everyday worry, with the suggestion that fits it."""
 
     worry: str
     suggestion: str
@@ -235,7 +235,7 @@ ADVICE_QUESTIONS = ("{0} What should I do?", "{0} Can you help?", "{0} Do you ha
 
 
 class RiskyRequest(NamedTuple):
-    """Something a person should not do, and what they could do instead."""
+    """Harmful request, and a harmless alternative."""
 
     request: str
     instead: str
