@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -141,6 +142,46 @@ def test_a_date_in_a_computed_format_is_refused():
 def test_a_template_that_cannot_be_split_is_refused(template, message):
     with pytest.raises(TemplateError, match=message):
         ConversationEncoder(tiny_tokenizer(TinyTemplate(template, {"</s>": 501}, None, "</s>")))
+
+
+@pytest.mark.parametrize(
+    ("hostile", "message"),
+    [
+        ("{{ 1 / 0 }}", "division by zero"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
+        ("{% if true %}" * 2000 + "{% endif %}" * 2000, "recursion"),
+        (
+            "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+            "longer",
+        ),
+        ("{{ 10 ** 10 ** 9 }}", "computes powers"),
+        ("{% for i in range(99999) %}{{ 'many words of text' }}{% endfor %}", "makes 18"),
+        ("{{ 'a' * 10000000000000 }}", "MemoryError"),
+        ("{{ messages.a.b }}", "no attribute"),
+        ("{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}", "recursion"),
+        ("{% nonsense %}", "nonsense"),
+    ],
+)
+def test_a_template_that_fails_or_does_not_end_is_refused_in_time(monkeypatch, hostile, message):
+    monkeypatch.setattr("armorm.conversations.template.MOST_SECONDS", 1.0)
+    tokenizer = tiny_tokenizer(TEMPLATES["chatml"])
+    tokenizer.chat_template += hostile
+    with pytest.raises(TemplateError, match=message):
+        ConversationEncoder(tokenizer)
+
+
+def test_dropping_turns_of_a_long_conversation_is_quick():
+    encoder = _encoder("chatml", max_length=100, overlong="drop_oldest_turns")
+    roles = ("user", "assistant")
+    prompt = [{"role": roles[i % 2], "content": "hello , please"} for i in range(1999)]
+    started = time.monotonic()
+    encoded = encoder.encode(prompt, ["ok"])
+    assert time.monotonic() - started < 3
+    assert len(encoded.sequences[0]) <= 100
+    # As many turns are left as fit.
+    kept = _encoder("chatml").encode(prompt[encoded.dropped_turns - 2 :], ["ok"])
+    assert len(kept.sequences[0]) > 100
+    assert kept.sequences[0][-len(encoded.sequences[0]) :] == encoded.sequences[0]
 
 
 def test_a_tokenizer_without_a_template_is_refused():

@@ -96,7 +96,9 @@ class ConversationEncoder:
         self._template = ChatTemplate(tokenizer)
         self._tokens = Tokens(tokenizer)
         try:
-            self._split = bounded(lambda: probe(self.render, self._tokens, tokenizer.bos_token_id))
+            self._split = bounded(
+                lambda: probe(self._template.render_briefly, self._tokens, tokenizer.bos_token_id)
+            )
         except InputError as error:
             raise TemplateError(f"The chat template cannot be used: {error.reason}.") from error
 

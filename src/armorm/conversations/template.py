@@ -78,11 +78,26 @@ class ChatTemplate:
         except Exception as error:
             roles = ", ".join(message["role"] for message in messages[:8])
             more = ", …" if len(messages) > 8 else ""
-            reason = f"refused by the chat template: {error or type(error).__name__}"
+            reason = f"refused by the chat template: {str(error) or type(error).__name__}"
             raise InputError(
                 "messages", roles + more, reason, "Change or remove the row."
             ) from error
         assert isinstance(text, str)
+        return text
+
+    def render_briefly(self, messages: Conversation, *, add_generation_prompt: bool = False) -> str:
+        """Render a few words, of which the template may not make endless text.
+
+        Raises:
+            InputError: The template refuses these messages.
+            TemplateError: The text is longer than :data:`MOST_CHARACTERS`.
+        """
+        text = self.render(messages, add_generation_prompt=add_generation_prompt)
+        if len(text) > MOST_CHARACTERS:
+            raise TemplateError(
+                f"The chat template makes {len(text)} characters of a few words. Use the template "
+                "of the model's publisher."
+            )
         return text
 
 
