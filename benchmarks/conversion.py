@@ -49,14 +49,14 @@ def generate(file: Path, rows: int) -> None:
 
 
 def convert_with_armorm(root: Path, output: Path) -> int:
-    """``armorm data prepare`` on a recipe with one source."""
+    """Prepare a recipe with one source, as ``armorm data prepare`` does."""
     from armorm import PAPER_OBJECTIVES
     from armorm.data import DataSource
     from armorm.data.preparing import Preparation, prepare
 
     source = DataSource(catalog="helpsteer2", root=str(root))
     preparation = Preparation(rated=(source,), preferences=(), objectives=PAPER_OBJECTIVES)
-    totals = prepare(preparation, output)["totals"]["rated"]
+    totals = prepare(preparation, output).totals["rated"]
     return sum(totals.values())
 
 

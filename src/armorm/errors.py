@@ -68,16 +68,16 @@ class InputError(ArmormError, ValueError):
     row: int | None = None
 
     def at(self, file: str | None, row: int | None) -> InputError:
-        """The same error, located in a file."""
-        return replace(self, file=file, row=row)
+        """Return the same error, located in a file; row 0 is the file as a whole."""
+        return replace(self, file=file, row=row or None)
 
     def within(self, prefix: str) -> InputError:
-        """The same error, with the field path seen from an enclosing field."""
+        """Return the same error, with the field path seen from an enclosing field."""
         separator = "" if self.field.startswith("[") or not self.field else "."
         return replace(self, field=f"{prefix}{separator}{self.field}")
 
     def as_dict(self) -> dict[str, Any]:
-        """A JSON-ready record, one line of an ``invalid.jsonl`` file."""
+        """Return a JSON-ready record, one line of an ``invalid.jsonl`` file."""
         return {
             "file": None if self.file is None else _printable(self.file),
             "row": self.row,
@@ -107,8 +107,8 @@ class NonFiniteError(InputError):
     positions: tuple[int, ...] = ()
 
 
-class LeftOutError(InputError):
-    """A row that a rule of its dataset leaves out, such as a tie.
+class SkippedRowError(InputError):
+    """Row that a rule of its dataset skips, such as a tie.
 
     It is counted and listed like an invalid row, but is never a reason to stop.
     """

@@ -115,8 +115,8 @@ def _print_sample(kind: str, sample: Mapping[str, Any]) -> None:
     console.print(Text(f"\nfirst {sample['read']:,} {kind} rows", style="bold"))
     for row in sample["rows"]:
         _print_row(row)
-    _print_counts("left out", sample["left_out"])
-    _print_counts("mended", sample["notes"])
+    _print_counts("skipped", sample["left_out"])
+    _print_counts("repaired", sample["notes"])
     print_histograms(sample["ratings"])
 
 
@@ -150,11 +150,11 @@ def print_histograms(ratings: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def print_manifest(manifest: Mapping[str, Any], output: Path) -> None:
-    """What a preparation kept and left out, source by source."""
+    """Print what a preparation kept and skipped, source by source."""
     table = Table(title="Prepared data")
     table.add_column("source", overflow="fold")
     table.add_column("kind")
-    for column in ("read", "train", "held out", "left out"):
+    for column in ("read", "train", "held out", "skipped"):
         table.add_column(column, justify="right")
     table.add_column("licence", overflow="fold")
     for source in manifest["sources"]:
@@ -170,8 +170,8 @@ def print_manifest(manifest: Mapping[str, Any], output: Path) -> None:
     console.print(table)
     for source in manifest["sources"]:
         name = f"{source['kind']} {source['source']}"
-        _print_counts(f"{name}: left out", source["skipped"])
-        _print_counts(f"{name}: mended", source["notes"])
+        _print_counts(f"{name}: skipped", source["skipped"])
+        _print_counts(f"{name}: repaired", source["notes"])
     console.print(
         f"{manifest['seconds']:.1f} s. Left in {escape(str(output))}: rated/, preferences/, "
         "left-out/, manifest.json, recipe.yaml"

@@ -30,9 +30,9 @@ from armorm.errors import (
     ArmormError,
     DamagedFileError,
     InputError,
-    LeftOutError,
     OutputError,
     RecipeError,
+    SkippedRowError,
 )
 from armorm.files import (
     exclusive,
@@ -309,7 +309,9 @@ def _prepare_source(
             elif not seen.add(row, job.number):
                 tally.kept -= 1
                 tally.skip(DUPLICATE)
-                duplicate = LeftOutError("id", row.id, DUPLICATE, "The first is kept.", row.source)
+                duplicate = SkippedRowError(
+                    "id", row.id, DUPLICATE, "The first is kept.", row.source
+                )
                 skipped.write(json_line(duplicate.as_dict()))
             else:
                 for copy in weighted(row, job.source, tally):

@@ -20,7 +20,7 @@ from armorm.conversations import (
 from armorm.conversations.messages import Conversation, Message, Tally, row_key, validate_text
 from armorm.data.rows_on_disk import DiskList
 from armorm.data.sources import DataSource, HeldOut, InvalidPolicy, Kind, RawRow
-from armorm.errors import InputError, LeftOutError, shorten
+from armorm.errors import InputError, SkippedRowError, shorten
 from armorm.files import json_line
 from armorm.objectives import Objective, ObjectiveSet
 from armorm.progress import progressing
@@ -156,7 +156,7 @@ def preference_rows(
 
 def stops(error: InputError, invalid: InvalidPolicy) -> bool:
     """Return whether this error ends the reading; a row that a rule skips never does."""
-    return invalid == "error" and not isinstance(error, LeftOutError)
+    return invalid == "error" and not isinstance(error, SkippedRowError)
 
 
 def weighted(row: Row, source: DataSource, tally: Tally) -> Iterator[Row]:
@@ -203,7 +203,7 @@ def _parsed(
             row = _parse_row(raw, source, parse)
         except InputError as error:
             tally.skip(error.reason)
-            yield error.at(raw.file, raw.row or None)
+            yield error.at(raw.file, raw.row)
             continue
         tally.kept += 1
         yield row
@@ -257,7 +257,7 @@ def _of_the_recipe(ratings: Mapping[str, Any], objectives: ObjectiveSet) -> Mapp
     names = objectives.names
     asked = {name: value for name, value in ratings.items() if name in names}
     if not asked:
-        raise LeftOutError(
+        raise SkippedRowError(
             "ratings",
             list(ratings),
             "rates none of the recipe's objectives",

@@ -25,7 +25,7 @@ from armorm.data.catalog.entry import (
     Record,
     paper_rating,
 )
-from armorm.errors import InputError, LeftOutError
+from armorm.errors import InputError, SkippedRowError
 
 
 def orca_responses(prompt: PromptReader) -> Converter:
@@ -34,7 +34,7 @@ def orca_responses(prompt: PromptReader) -> Converter:
     def convert(record: Record, reading: Reading) -> Converted:
         generations, ratings = record.get("generations") or [], record.get("rating") or []
         if len(generations) != len(ratings) or not generations:
-            raise LeftOutError(
+            raise SkippedRowError(
                 "rating", ratings, "not one rating a generation", "Cannot be told apart."
             )
         turns = prompt(record)
@@ -53,9 +53,11 @@ def orca_pairs(prompt: PromptReader) -> Converter:
 
     def convert(record: Record, reading: Reading) -> Converted:
         if record.get("status") == "tie":
-            raise LeftOutError("status", "tie", TIE, "It says nothing about which is better.")
+            raise SkippedRowError("status", "tie", TIE, "It says nothing about which is better.")
         if reading.options["leave_out_gsm8k"] and record.get("in_gsm8k_train"):
-            raise LeftOutError("in_gsm8k_train", True, "a question of GSM8K", "Skipped by option.")
+            raise SkippedRowError(
+                "in_gsm8k_train", True, "a question of GSM8K", "Skipped by option."
+            )
         yield pair_row(prompt(record), text_of(record, "chosen"), text_of(record, "rejected"))
 
     return convert

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from armorm.conversations.messages import Message
 from armorm.data.catalog.entry import Converted, Converter, Reading, Record, Row
-from armorm.errors import InputError, LeftOutError
+from armorm.errors import InputError, SkippedRowError
 
 PromptReader = Callable[[Record], list[Message]]
 PartsReader = Callable[[Record, str], tuple[list[Message], str]]
@@ -44,7 +44,7 @@ def text_of(record: Record, column: str) -> str:
     """Return the text of a column.
 
     Raises:
-        LeftOutError: It is missing or empty.
+        SkippedRowError: It is missing or empty.
         InputError: It is not text.
     """
     value = record.get(column)
@@ -53,7 +53,7 @@ def text_of(record: Record, column: str) -> str:
             return value
     elif value is not None:
         raise InputError(column, value, f"{column} is not text", "Has the layout changed?")
-    raise LeftOutError(column, value, f"empty {column}", "There is nothing to judge.")
+    raise SkippedRowError(column, value, f"empty {column}", "There is nothing to judge.")
 
 
 def user_turn(column: str) -> PromptReader:
@@ -78,7 +78,7 @@ def messages_of(value: object, column: str) -> list[Message]:
     """Return a list of messages, with this package's names of roles and alternating turns.
 
     Raises:
-        LeftOutError: A turn is empty, or turns do not alternate.
+        SkippedRowError: A turn is empty, or turns do not alternate.
         InputError: The value is not a list of messages.
     """
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
@@ -122,19 +122,19 @@ def alternating(messages: list[Message], column: str) -> list[Message]:
     """Return the messages if they alternate user, assistant, … after an optional system message.
 
     Raises:
-        LeftOutError: They do not alternate, or one of them is empty.
+        SkippedRowError: They do not alternate, or one of them is empty.
     """
     turns = messages[1:] if messages and messages[0]["role"] == "system" else messages
     for position, turn in enumerate(turns):
         if turn["role"] != ("assistant" if position % 2 else "user"):
-            raise LeftOutError(
+            raise SkippedRowError(
                 f"{column}[{position}].role",
                 turn["role"],
                 NOT_ALTERNATING,
                 "No template renders it.",
             )
         if not turn["content"] or turn["content"].isspace():
-            raise LeftOutError(
+            raise SkippedRowError(
                 f"{column}[{position}].content",
                 "",
                 f"empty {turn['role']} turn",
@@ -147,11 +147,11 @@ def ending_with(role: str, messages: list[Message], column: str) -> list[Message
     """Return the messages if the last one is of this role.
 
     Raises:
-        LeftOutError: The last one is of another role.
+        SkippedRowError: The last one is of another role.
     """
     if not messages or messages[-1]["role"] != role:
         last = messages[-1]["role"] if messages else None
-        raise LeftOutError(
+        raise SkippedRowError(
             column, last, f"does not end with the {role}'s turn", "Nothing to judge."
         )
     return messages
@@ -230,7 +230,7 @@ def ordered_pair(
         prompt, chosen = read(record, columns[0])
         other, rejected = read(record, columns[1])
         if prompt != other:
-            raise LeftOutError(
+            raise SkippedRowError(
                 columns[1], other[-1]["content"], NO_SHARED_PROMPT, "Not comparable."
             )
         yield pair_row(prompt, chosen, rejected)
@@ -252,7 +252,7 @@ def labelled_pair(
     def convert(record: Record, reading: Reading) -> Converted:
         first_wins = first_is_better(record, reading)
         if first_wins is None:
-            raise LeftOutError("label", None, TIE, "It says nothing about which is better.")
+            raise SkippedRowError("label", None, TIE, "It says nothing about which is better.")
         first, second = (text_of(record, column) for column in responses)
         chosen, rejected = (first, second) if first_wins else (second, first)
         yield pair_row(prompt(record), chosen, rejected, subset and record.get(subset))
@@ -264,10 +264,10 @@ def check_no_tie(record: Record, chosen: str, rejected: str) -> None:
     """Check that the two scores of a record differ, or are not given.
 
     Raises:
-        LeftOutError: Both columns hold the same score.
+        SkippedRowError: Both columns hold the same score.
     """
     if record.get(chosen) is not None and record.get(chosen) == record.get(rejected):
-        raise LeftOutError(
+        raise SkippedRowError(
             chosen, record.get(chosen), TIE, "It says nothing about which is better."
         )
 
@@ -278,12 +278,12 @@ def ranked_pairs(
     """Yield every two responses of unequal score, the higher one chosen; ties are skipped."""
     known = [(text, score) for text, score in scored if score is not None]
     for _ in range(len(scored) - len(known)):
-        yield LeftOutError(
+        yield SkippedRowError(
             "score", None, "a response without the score to rank by", "Not comparable."
         )
     for (text, score), (other, other_score) in itertools.combinations(known, 2):
         if score == other_score:
-            yield LeftOutError("score", score, TIE, "It says nothing about which is better.")
+            yield SkippedRowError("score", score, TIE, "It says nothing about which is better.")
         elif score > other_score:
             yield from pair_or_tie(prompt, text, other, subset)
         else:
@@ -296,7 +296,7 @@ def pair_or_tie(
     """Yield the pair, or the error that it is a tie, so that the record's other pairs go on."""
     try:
         yield pair_row(prompt, chosen, rejected, subset)
-    except LeftOutError as error:
+    except SkippedRowError as error:
         yield error
 
 
@@ -304,9 +304,9 @@ def pair_row(prompt: list[Message], chosen: str, rejected: str, subset: object =
     """Return a preference pair in the form of docs/data.md.
 
     Raises:
-        LeftOutError: Both texts are the same.
+        SkippedRowError: Both texts are the same.
     """
     if chosen == rejected:
-        raise LeftOutError("rejected", rejected, "the same text as chosen", "A tie.")
+        raise SkippedRowError("rejected", rejected, "the same text as chosen", "A tie.")
     row: Row = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
     return {**row, "subset": str(subset)} if subset else row

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from armorm.data.hub import HubPlace
-from armorm.errors import InputError, LeftOutError, RecipeError, did_you_mean
+from armorm.errors import InputError, RecipeError, SkippedRowError, did_you_mean
 from armorm.objectives import PAPER_OBJECTIVES, Objective, as_number
 
 Record = Mapping[str, Any]
@@ -155,7 +155,7 @@ class Reading:
         """Return the ratings that exist, on the objectives' scales, by objective.
 
         Raises:
-            LeftOutError: Nothing is rated.
+            SkippedRowError: Nothing is rated.
             InputError: A value is not a number on its scale.
         """
         read = {
@@ -165,7 +165,9 @@ class Reading:
         rated = {objective: value for objective, value in read.items() if value is not None}
         if not rated:
             columns = ", ".join(rating.column for rating in self.ratings)
-            raise LeftOutError(columns, None, "nothing is rated", "No objective can learn from it.")
+            raise SkippedRowError(
+                columns, None, "nothing is rated", "No objective can learn from it."
+            )
         return rated
 
 

@@ -27,7 +27,7 @@ from armorm.data.catalog.entry import (
     Record,
     paper_rating,
 )
-from armorm.errors import InputError, LeftOutError
+from armorm.errors import InputError, SkippedRowError
 
 HELPSTEER_COLUMNS = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 HELPSTEER_RATINGS = tuple(
@@ -87,7 +87,9 @@ def prompt_group_pairs(prompt: PromptReader, response: str) -> Converter:
             except InputError as error:
                 yield error
         if len(records) == 1:
-            yield LeftOutError(by, None, "the only response to its prompt", "Nothing to compare.")
+            yield SkippedRowError(
+                by, None, "the only response to its prompt", "Nothing to compare."
+            )
             return
         yield from ranked_pairs(prompt(records[0]), scored)
 

@@ -25,7 +25,7 @@ def transcript(record: Record, column: str) -> list[Message]:
     r"""Return the turns of a transcript, each after ``\n\nHuman:`` or ``\n\nAssistant:``.
 
     Raises:
-        LeftOutError: Turns do not alternate, or one is empty.
+        SkippedRowError: Turns do not alternate, or one is empty.
         InputError: The text does not start with a turn.
     """
     text = text_of(record, column)

@@ -17,7 +17,7 @@ from armorm.data.catalog.entry import (
     Reading,
     Record,
 )
-from armorm.errors import LeftOutError
+from armorm.errors import SkippedRowError
 
 
 def prm800k_pairs(record: Record, reading: Reading) -> Converted:
@@ -39,7 +39,7 @@ def prm800k_pairs(record: Record, reading: Reading) -> Converted:
             break
         so_far.append(taken)
     if not made:
-        yield LeftOutError(
+        yield SkippedRowError(
             "label.steps", len(steps), "no step with a right and a wrong continuation", "No pair."
         )
 

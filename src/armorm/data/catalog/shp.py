@@ -17,7 +17,7 @@ from armorm.data.catalog.entry import (
     Record,
     Row,
 )
-from armorm.errors import InputError, LeftOutError
+from armorm.errors import InputError, SkippedRowError
 
 
 def shp_pairs(group: Record, reading: Reading) -> Converted:
@@ -31,7 +31,7 @@ def shp_pairs(group: Record, reading: Reading) -> Converted:
             continue
         kept += 1
         if kept > reading.options["per_post"]:
-            yield LeftOutError(
+            yield SkippedRowError(
                 "post_id", group["post_id"], "enough pairs of this post", "An option."
             )
         else:
@@ -43,7 +43,7 @@ def _shp_pair(record: Record, min_ratio: float) -> Row:
     if not isinstance(ratio, int | float):
         raise InputError("score_ratio", ratio, "not a number", "Has the layout changed?")
     if not ratio >= min_ratio:
-        raise LeftOutError(
+        raise SkippedRowError(
             "score_ratio", ratio, "votes too close (min_ratio)", "Skipped by option."
         )
     label = record.get("labels")
