@@ -139,9 +139,11 @@ def row_key(row: RatedResponse | PreferencePair) -> str:
 
     The id, the source, the subset and the side of the split do not count.
     """
-    ratings = sorted(row.ratings.items()) if isinstance(row, RatedResponse) else []
-    content = _as_json([prompt_key(row.prompt), row.responses, ratings])
-    return hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    ratings = repr(sorted(row.ratings.items())) if isinstance(row, RatedResponse) else ""
+    parts = [part.encode("utf-8", "surrogatepass") for part in (*row.responses, ratings)]
+    lengths = b"%d " * len(parts) % tuple(map(len, parts))  # so that no two rows run together
+    content = b"".join([prompt_key(row.prompt).encode(), lengths, *parts])
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def validate_text(value: str, field_name: str = "") -> str:
