@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -99,7 +99,8 @@ class ModelRunner:
     def __init__(self, model: PreTrainedModel, max_tokens: int, *, share_prompts: bool) -> None:
         self.model = model
         self.max_tokens = max_tokens
-        self._share_prompts = share_prompts
+        self._probed = not share_prompts
+        self._obstacle = None if share_prompts else "share_prompts is off"
         # A forward pass with shared prompts changes the model's attention for its duration.
         self._lock = threading.RLock()
 
@@ -113,23 +114,23 @@ class ModelRunner:
         size: int = self.model.config.get_text_config().hidden_size
         return size
 
-    @cached_property
+    @property
     def sharing_obstacle(self) -> str | None:
         """Reason why responses do not share their prompt's computation; ``None`` if they do.
 
         Found by running a few made-up tokens both ways, on first use.
         """
-        if not self._share_prompts:
-            return "share_prompts is off"
-        with self._lock, torch.inference_mode():
-            reason = self._find_obstacle()
-        if reason is not None:
-            warnings.warn(
-                f"{self.model.config.model_type}: responses do not share their prompt's "
-                f"computation, since {reason}. They run in length-sorted batches.",
-                stacklevel=2,
-            )
-        return reason
+        with self._lock:
+            if not self._probed:
+                self._obstacle = self._find_obstacle()
+                self._probed = True
+                if self._obstacle is not None:
+                    warnings.warn(
+                        f"{self.model.config.model_type}: responses do not share their prompt's "
+                        f"computation, since {self._obstacle}. They run in length-sorted batches.",
+                        stacklevel=3,
+                    )
+            return self._obstacle
 
     @torch.inference_mode()
     def run(
@@ -282,6 +283,7 @@ class ModelRunner:
             torch.empty(responses, self.hidden_size, device=self.device),
         )
 
+    @torch.inference_mode()
     def _find_obstacle(self) -> str | None:
         """Compare packed states of made-up tokens with the model's own.
 
