@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from armorm.errors import InputError, shorten
+from armorm.errors import InputError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -66,7 +66,7 @@ def _decoded_row(row: pa.Table | pa.RecordBatch) -> Fields | InputError:
         except table_failures() as error:
             return InputError(
                 name,
-                shorten(str(error)),
+                str(error),
                 "the value cannot be decoded",
                 "Write the row again, or remove it.",
             )
@@ -77,7 +77,7 @@ def unreadable(error: Exception) -> InputError:
     """Return the error of a file that cannot be read from here on."""
     return InputError(
         "file",
-        shorten(str(error) or type(error).__name__),
+        str(error) or type(error).__name__,
         "cannot be read to its end",
         "Is the file damaged, truncated or of another format? Write or download it again.",
     )
