@@ -152,3 +152,9 @@ def test_the_catalogue_and_the_recipe_agree_on_scales(tmp_path):
     wide = objective_set(Objective(name="helpsteer-helpfulness", maximum=10))
     with pytest.raises(RecipeError, match=r"helpsteer-helpfulness from 0 to 4.*has 0 to 10"):
         read_rated([source], wide)
+
+
+def test_the_guide_shows_the_dataset_that_is_tested_here():
+    code = (TESTS / "data" / "politeness.py").read_text()
+    guide = (TESTS.parent / "CONTRIBUTING.md").read_text()
+    assert f"```python\n{code[code.index('from armorm import') :]}```" in guide

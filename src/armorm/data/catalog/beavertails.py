@@ -2,19 +2,8 @@
 
 from __future__ import annotations
 
-from armorm.data.catalog.converting import (
-    labelled_pair,
-    rated_response,
-    user_turn,
-)
-from armorm.data.catalog.entry import (
-    CatalogEntry,
-    Form,
-    Option,
-    Reading,
-    Record,
-    paper_rating,
-)
+from armorm.data.catalog.converting import labelled_pair, rated_response, user_turn
+from armorm.data.catalog.entry import CatalogEntry, Form, Option, Reading, Record, paper_rating
 
 BEAVERTAILS = CatalogEntry(
     name="beavertails-30k",

@@ -9,15 +9,7 @@ from armorm.data.catalog.converting import (
     text_of,
     text_or_messages,
 )
-from armorm.data.catalog.entry import (
-    CatalogEntry,
-    Checked,
-    Converted,
-    Form,
-    Reading,
-    Record,
-    Row,
-)
+from armorm.data.catalog.entry import CatalogEntry, Checked, Converted, Form, Reading, Record, Row
 from armorm.errors import InputError
 
 

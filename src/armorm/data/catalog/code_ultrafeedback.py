@@ -2,20 +2,8 @@
 
 from __future__ import annotations
 
-from armorm.data.catalog.converting import (
-    ranked_pairs,
-    rated_row,
-    text_of,
-    user_turn,
-)
-from armorm.data.catalog.entry import (
-    CatalogEntry,
-    Converted,
-    Form,
-    Reading,
-    Record,
-    paper_rating,
-)
+from armorm.data.catalog.converting import ranked_pairs, rated_row, text_of, user_turn
+from armorm.data.catalog.entry import CatalogEntry, Converted, Form, Reading, Record, paper_rating
 from armorm.errors import InputError
 
 CODE_PREFERENCES = ("complexity", "style", "explanation", "instruction-following", "readability")

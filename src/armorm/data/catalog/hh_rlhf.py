@@ -5,17 +5,8 @@ from __future__ import annotations
 import re
 
 from armorm.conversations.messages import Message
-from armorm.data.catalog.converting import (
-    alternating,
-    ending_with,
-    ordered_pair,
-    text_of,
-)
-from armorm.data.catalog.entry import (
-    CatalogEntry,
-    Form,
-    Record,
-)
+from armorm.data.catalog.converting import alternating, ending_with, ordered_pair, text_of
+from armorm.data.catalog.entry import CatalogEntry, Form, Record
 from armorm.errors import InputError
 
 TRANSCRIPT_MARK = re.compile(r"\n\n(Human|Assistant):")

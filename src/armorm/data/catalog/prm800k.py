@@ -5,18 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from armorm.data.catalog.converting import (
-    pair_or_tie,
-    user_turn,
-)
-from armorm.data.catalog.entry import (
-    CatalogEntry,
-    Converted,
-    Form,
-    Option,
-    Reading,
-    Record,
-)
+from armorm.data.catalog.converting import pair_or_tie, user_turn
+from armorm.data.catalog.entry import CatalogEntry, Converted, Form, Option, Reading, Record
 from armorm.errors import SkippedRowError
 
 

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 from armorm.conversations.messages import Message
-from armorm.data.catalog.converting import (
-    pair_row,
-    rated_row,
-    text_of,
-)
+from armorm.data.catalog.converting import pair_row, rated_row, text_of
 from armorm.data.catalog.entry import (
     CatalogEntry,
     Converted,

@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-from armorm.data.catalog.entry import (
-    CatalogEntry,
-    Converted,
-    Form,
-    Option,
-    Rating,
-    Reading,
-    Record,
-)
+from armorm.data.catalog.entry import CatalogEntry, Converted, Form, Option, Rating, Reading, Record
 from armorm.quickstart import DECIDING_OBJECTIVE, QUICKSTART_OBJECTIVES, generate_corpus
 
 

@@ -8,15 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from armorm.data.catalog.entry import (
-    CatalogEntry,
-    Converted,
-    Form,
-    FormName,
-    Reading,
-    Record,
-    Row,
-)
+from armorm.data.catalog.entry import CatalogEntry, Converted, Form, FormName, Reading, Record, Row
 from armorm.data.hub import hub_rows
 from armorm.errors import ArmormError, InputError, RecipeError, did_you_mean
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from armorm.data.catalog.converting import (
-    conversation_parts,
-    ordered_pair,
-    rated_row,
-)
+from armorm.data.catalog.converting import conversation_parts, ordered_pair, rated_row
 from armorm.data.catalog.entry import (
     NOT_STATED,
     CatalogEntry,

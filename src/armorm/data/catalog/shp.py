@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from armorm.data.catalog.converting import (
-    pair_row,
-    text_of,
-    user_turn,
-)
+from armorm.data.catalog.converting import pair_row, text_of, user_turn
 from armorm.data.catalog.entry import (
     NOT_STATED,
     CatalogEntry,

@@ -6,13 +6,7 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
-from armorm.data.catalog.converting import (
-    ordered_pair,
-    ranked_pairs,
-    rated_row,
-    text_of,
-    user_turn,
-)
+from armorm.data.catalog.converting import ordered_pair, ranked_pairs, rated_row, text_of, user_turn
 from armorm.data.catalog.entry import (
     CatalogEntry,
     Converted,
