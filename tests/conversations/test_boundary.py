@@ -183,7 +183,14 @@ def test_text_that_spells_control_tokens_stays_text(name):
             assert one.strip() in text
     assert attacked.boundary == honest.boundary
     assert attacked.prompt_ids == honest.prompt_ids
-    # Apart from control tokens in the text, the ids are those of the tokenizer itself.
+    # Without control tokens in the text, the twin's ids are those of the tokenizer itself.
+    twin, names, own_ids = encoder._tokens._twin
+    text = encoder.render(with_response(PROMPTS["three turns"], ANSWERS["thought"]))
+    for token, private in names.items():
+        text = text.replace(token, private)
+    respelled = [own_ids.get(i, i) for i in twin.encode(text, add_special_tokens=False).ids]
+    known = encoder.encode(PROMPTS["three turns"], [ANSWERS["thought"]]).sequences[0]
+    assert respelled[: len(known)] == known
     plain = encoder._tokens.encode_rendered(with_response([ASKED], "ok"), encoder.render)
     assert plain[: len(honest.sequences[0])] == honest.sequences[0]
 

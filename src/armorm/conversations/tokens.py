@@ -69,8 +69,7 @@ class Tokens:
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, in which every control token counts as one."""
-        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
-        return ids
+        return _ids(self._backend, text)
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
         """Return the characters that each token of :meth:`encode` stands for."""
@@ -98,10 +97,9 @@ class Tokens:
         text = render(broken)
         if text.replace(_BREAK, "") != render(messages):
             raise _not_kept_apart(len(messages) - 1, messages[-1]["content"])
-        names = {token: chr(_FIRST_PRIVATE + i) for i, token in enumerate(self._ordered)}
+        twin, names, own_ids = self._twin
         respelled = self._pattern.sub(lambda found: names[found.group()], text)
-        twin, own_ids = self._twin
-        ids: list[int] = twin.encode(respelled.replace(_BREAK, ""), add_special_tokens=False).ids
+        ids = _ids(twin, respelled.replace(_BREAK, ""))
         # A vocabulary may hold a control token as a piece of text too, and find it in what stays.
         forbidden = {self.added[token] for token in self.control if token != self._unknown}
         if any(one in forbidden and one not in own_ids for one in ids):
@@ -117,26 +115,33 @@ class Tokens:
         return re.compile("|".join(map(re.escape, self._ordered)) or r"(?!)")
 
     @cached_property
-    def _twin(self) -> tuple[Tokenizer, dict[int, int]]:
-        """The tokenizer with respelled control tokens, and the real ids of its added tokens."""
+    def _twin(self) -> tuple[Tokenizer, dict[str, str], dict[int, int]]:
+        """Tokenizer with respelled control tokens, their spellings, and the ids that it renamed."""
         content = json.loads(self._backend.to_str())
         names = {token: chr(_FIRST_PRIVATE + i) for i, token in enumerate(self._ordered)}
         for token in content["added_tokens"]:
             token["content"] = names.get(token["content"], token["content"])
         twin = type(self._backend).from_str(json.dumps(content))
-        return twin, {twin.token_to_id(names.get(t, t)): i for t, i in self.added.items()}
+        return twin, names, {twin.token_to_id(names.get(t, t)): i for t, i in self.added.items()}
 
     def _broken(self, position: int, message: Message) -> Message:
-        """The message with its control tokens broken by a character that nothing else holds."""
+        """Break the control tokens of a message by a character that nothing else holds."""
         content = message["content"]
         if _PRIVATE.search(content):
             raise _not_kept_apart(position, content)
-        while found := self._pattern.search(content):
+        place = 0
+        while found := self._pattern.search(content, place):
             place = found.start() + 1
             if len(found.group()) == 1:
                 raise _not_kept_apart(position, content)
             content = f"{content[:place]}{_BREAK}{content[place:]}"
         return {"role": message["role"], "content": content}
+
+
+def _ids(backend: Tokenizer, text: str) -> list[int]:
+    # A batch, even of one, lets other threads run meanwhile; fast is without offsets.
+    ids: list[int] = backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
+    return ids
 
 
 def _not_kept_apart(position: int, content: str) -> InputError:
