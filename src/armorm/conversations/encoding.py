@@ -250,10 +250,10 @@ def unpad(
     input_ids: Tensor | Sequence[Sequence[int]],
     attention_mask: Tensor | Sequence[Sequence[int]] | None = None,
 ) -> list[list[int]]:
-    """The real tokens of each row, wherever its padding stands.
+    """Return the real tokens of each row, wherever its padding stands.
 
     Raises:
-        InputError: a tensor of several rows without a mask, or a mask of another shape.
+        InputError: A tensor of several rows without a mask, or a mask of another shape.
     """
     rows = _as_lists(input_ids)
     if attention_mask is None:

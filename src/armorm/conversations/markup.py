@@ -1,8 +1,8 @@
-"""Rendered text back to messages, for peers that hand over text in their policy's own template.
+"""Parsers of rendered text, for peers that hand over text in their policy's own template.
 
-Some RL frameworks send a prompt as the text that the policy read, control tokens included.  A
-reward model must read the same messages in *its* template, so the text is taken apart first.
-Only markups that can be told apart for certain are known; anything else is refused.
+Some RL frameworks send a prompt as the text that the policy read, control tokens included. A reward
+model must read the same messages in *its* template, so the text is parsed into messages first. Only
+markups that can be distinguished for certain are known; anything else is refused.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ ROLES = {"model": "assistant", "human": "user"}
 
 @dataclass(frozen=True, slots=True)
 class Markup:
-    """How a family of chat templates writes a turn.
+    """Markup of turns in a family of chat templates.
 
     Attributes:
-        name: Of the family, for messages to people.
-        turn: Matches a turn's beginning; group 1 is the role.
-        end: What closes a turn.
+        name: Name of the family, for messages to people.
+        turn: Pattern of a turn's beginning; group 1 is the role.
+        end: Text that closes a turn.
     """
 
     name: str
@@ -53,10 +53,10 @@ MARKUPS = (
 
 
 def parse_prompt(text: str) -> list[Message]:
-    """The messages of a rendered prompt; an open assistant turn at its end is left out.
+    """Return the messages of a rendered prompt, without an open assistant turn at its end.
 
     Raises:
-        InputError: the markup is not known, or the text does not end with the user's turn.
+        InputError: The markup is not known, or the text does not end with the user's turn.
     """
     for markup in MARKUPS:
         openings = list(markup.turn.finditer(text))
@@ -71,7 +71,7 @@ def parse_prompt(text: str) -> list[Message]:
 
 
 def parse_response(text: str) -> str:
-    """A generated text without the tokens that end it."""
+    """Return a generated text without the tokens that end it."""
     ends = [place for token in END_TOKENS if (place := text.find(token)) >= 0]
     return text[: min(ends, default=len(text))]
 

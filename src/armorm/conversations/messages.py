@@ -18,7 +18,7 @@ from armorm.errors import InputError
 Valid = TypeVar("Valid")
 
 _as_json = json.JSONEncoder(ensure_ascii=False).encode
-"""``json.dumps`` without making an encoder for every prompt."""
+"""Encoder of JSON, made once instead of for every prompt."""
 
 ROLES = ("system", "user", "assistant")
 
@@ -62,16 +62,16 @@ class RatedResponse:
 
     @property
     def responses(self) -> tuple[str, ...]:
-        """The responses to the prompt that this row needs features of."""
+        """Responses to the prompt that this row needs features of."""
         return (self.response,)
 
     def as_record(self) -> dict[str, Any]:
-        """JSON-ready, for :meth:`from_record`."""
+        """Return a JSON-ready record, for :meth:`from_record`."""
         return _fields_of(self)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> RatedResponse:
-        """What :meth:`as_record` gave, from JSON."""
+        """Build the row from what :meth:`as_record` returned."""
         return cls(**{**record, "prompt": tuple(record["prompt"])})
 
 
@@ -106,16 +106,16 @@ class PreferencePair:
 
     @property
     def responses(self) -> tuple[str, ...]:
-        """The responses to the prompt that this row needs features of: chosen, rejected."""
+        """Responses to the prompt that this row needs features of: chosen, rejected."""
         return (self.chosen, self.rejected)
 
     def as_record(self) -> dict[str, Any]:
-        """JSON-ready, for :meth:`from_record`."""
+        """Return a JSON-ready record, for :meth:`from_record`."""
         return _fields_of(self)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> PreferencePair:
-        """What :meth:`as_record` gave, from JSON."""
+        """Build the row from what :meth:`as_record` returned."""
         return cls(**{**record, "prompt": tuple(record["prompt"])})
 
 
@@ -124,12 +124,12 @@ def _fields_of(row: RatedResponse | PreferencePair) -> dict[str, Any]:
 
 
 def with_response(prompt: Conversation, response: str) -> list[Message]:
-    """The whole conversation: the prompt followed by an assistant turn."""
+    """Return the whole conversation: the prompt followed by an assistant turn."""
     return [*prompt, {"role": "assistant", "content": response}]
 
 
 def prompt_key(prompt: Conversation) -> str:
-    """A stable hash of a prompt, equal for equal messages on every machine and version."""
+    """Return a hash of a prompt, equal for equal messages on every machine and version."""
     canonical = _as_json([[m["role"], m["content"]] for m in prompt])
     return hashlib.blake2b(canonical.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
@@ -176,7 +176,7 @@ def validate_conversation(value: object) -> tuple[tuple[Message, ...], str]:
     """Split a conversation into its prompt and its response, checking both.
 
     Raises:
-        InputError: naming the first field that is wrong.
+        InputError: The first field that is wrong, by name.
     """
     messages = _validate_messages(value)
     if messages[-1]["role"] != "assistant":
@@ -191,10 +191,10 @@ def validate_conversation(value: object) -> tuple[tuple[Message, ...], str]:
 
 
 def validate_prompt(value: object) -> tuple[Message, ...]:
-    """A prompt: a list of messages ending with the user's, or the text of one user turn.
+    """Return a prompt: a list of messages ending with the user's, or the text of one user turn.
 
     Raises:
-        InputError: naming the first field that is wrong.
+        InputError: The first field that is wrong, by name.
     """
     if isinstance(value, str):
         value = [{"role": "user", "content": value}]
@@ -202,10 +202,10 @@ def validate_prompt(value: object) -> tuple[Message, ...]:
 
 
 def validate_response(value: object) -> str:
-    """A response: its text, or a list with one assistant message.
+    """Return a response, given as text or as a list with one assistant message.
 
     Raises:
-        InputError: naming the first field that is wrong.
+        InputError: The first field that is wrong, by name.
     """
     if isinstance(value, str):
         value = [{"role": "assistant", "content": value}]
@@ -271,13 +271,13 @@ def _validate_message(position: int, message: object) -> Message:
 
 @dataclass(slots=True)
 class Tally:
-    """How many rows were read, kept and left out, and why. Nothing is dropped without a count.
+    """Count of rows read, kept and skipped, with reasons. Nothing is dropped without a count.
 
     Attributes:
         read: Rows that came in.
         kept: Rows that went on.
-        skipped: Rows left out, by reason.
-        notes: Values mended on the way, by rule (a rating stored as text, say).
+        skipped: Rows that did not go on, by reason.
+        notes: Values repaired on the way, by rule (a rating stored as text, say).
     """
 
     read: int = 0
@@ -286,9 +286,11 @@ class Tally:
     notes: Counter[str] = field(default_factory=Counter)
 
     def skip(self, reason: str) -> None:
+        """Count a row that does not go on."""
         self.skipped[reason] = self.skipped.get(reason, 0) + 1
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the counts, JSON-ready."""
         counts = {
             "read": self.read,
             "kept": self.kept,

@@ -20,7 +20,7 @@ from armorm.vllm_plugin.boundary import admit
 
 
 def admit_by_boundary() -> None:
-    """Have vLLM check each request for a model of ours."""
+    """Have vLLM check each request for a gated reward model."""
     process = InputProcessor.process_inputs
     if not hasattr(process, "checks_boundary"):
         InputProcessor.process_inputs = _checking(process)

@@ -33,7 +33,7 @@ def admit(request: Any, config: Any, searching: str) -> None:
             not tell it; for hidden states it must be told.
 
     Raises:
-        InputError: no boundary can be found, or the one told is not inside the conversation.
+        InputError: No boundary can be found, or the one told is not inside the conversation.
     """
     ids = request.prompt_token_ids
     if ids is None:

@@ -1,4 +1,4 @@
-"""What vLLM's configuration needs before a model of ours is built."""
+"""Completion of vLLM's configuration before a gated reward model is built."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ SCHEDULER = "armorm.vllm_plugin.scheduling.make_scheduler"
 
 
 def complete_config(model_config: Any) -> None:
-    """Add what the released layout leaves unsaid, and take away what would mislead.
+    """Add what the released layout does not hold, and remove what would mislead.
 
     Raises:
-        TemplateError: the folder does not tell where a prompt ends, and neither does its template.
+        TemplateError: Neither the folder nor its chat template says where a prompt ends.
     """
     config = model_config.hf_config
     if not model_config.architecture.endswith(REWARD_SUFFIX):
