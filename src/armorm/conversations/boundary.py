@@ -233,7 +233,7 @@ def _encoded(render: Render, tokens: Tokens, user: str, response: str, appended:
 
 
 def _closing_character(closing: str, gap: str, tokens: Tokens) -> int:
-    """Position in the gap of a character of the token that closes the user turn.
+    """Return the position in the gap of a character of the token that closes the user turn.
 
     It is the first control token of the closing; else the last token of the closing; else, where
     nothing closes the turn, the last token of the response's header.
@@ -244,7 +244,7 @@ def _closing_character(closing: str, gap: str, tokens: Tokens) -> int:
 
 
 def _appended_header(render: Render, tokens: Tokens, gap: str, tail: str) -> str:
-    """A header that the template writes after the response too: what follows the turn's end."""
+    """Return the header that the template writes after the response too, if it does."""
     prompt: list[Message] = [{"role": "user", "content": USER}]
     following: Message = {"role": "user", "content": USER[::-1]}
     try:
@@ -260,11 +260,11 @@ def _appended_header(render: Render, tokens: Tokens, gap: str, tail: str) -> str
 
 
 def _token_at(offsets: Sequence[tuple[int, int]], character: int) -> int:
-    """Index of the token that holds a character."""
+    """Return the index of the token that holds a character."""
     return next((i for i, (_, end) in enumerate(offsets) if end > character), len(offsets))
 
 
 def _shared(rows: Sequence[Sequence[object]]) -> int:
-    """Number of ids, or characters, that all rows begin with."""
+    """Count the ids, or characters, that all rows begin with."""
     columns = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False))
     return sum(1 for _ in columns)
