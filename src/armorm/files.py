@@ -60,6 +60,8 @@ def exclusive(path: Path, doing: str = "working") -> Iterator[None]:
         try:
             lock.acquire(timeout=0.2, poll_interval=0.05)
         except Timeout:
+            if not file.exists():
+                raise OSError(errno.EACCES, "No file can be made beside it", str(path)) from None
             raise ArmormError(
                 f"{path} is in use by {_holder(file)}. Wait until it ends, or stop it, or choose "
                 "another output."

@@ -1,33 +1,119 @@
-"""One progress bar for everything that can take over a second."""
+"""Progress on standard error: a bar on a terminal, plain lines anywhere else."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TypeVar, runtime_checkable
 
 Item = TypeVar("Item")
 
 ITEMS_A_MOVE = 256
+SECONDS_A_LINE = 30.0
 
 
 @runtime_checkable
 class Advance(Protocol):
-    """Adds to what is done, and to the tokens that took."""
+    """Function that adds to what is done, and to the tokens that took."""
 
     def __call__(self, amount: float, tokens: float = 0.0) -> None: ...
 
 
 @contextmanager
 def progress_bar(description: str, total: float | None, unit: str, show: bool) -> Iterator[Advance]:
-    """Show done/total, the rate and the time left on standard error while the block runs.
+    """Show done, total, rate and time left on standard error while the block runs.
+
+    Where standard error is no terminal (a log file, a job scheduler), a plain line is written
+    every half minute, and one at the end if there was any.
 
     Yields:
         A function that adds to what is done.
     """
     if not show:
         yield _ignore
-        return
+    elif sys.stderr.isatty():
+        with _bar(description, total, unit) as advance:
+            yield advance
+    else:
+        lines = ProgressLines(description, total, unit)
+        try:
+            yield lines.advance
+        finally:
+            lines.finish()
+
+
+class ProgressLines:
+    """Plain lines about the progress of some work, at most one every half minute.
+
+    Args:
+        description: Name of the work.
+        total: Amount of it, if known.
+        unit: Unit of the amount.
+        clock: Seconds; replaced in tests.
+    """
+
+    def __init__(
+        self,
+        description: str,
+        total: float | None,
+        unit: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._description, self._total, self._unit, self._clock = description, total, unit, clock
+        self._started = self._last = clock()
+        self._done = self._tokens = 0.0
+        self._done_at_last = 0.0
+        self._any = False
+
+    def advance(self, amount: float, tokens: float = 0.0) -> None:
+        """Add to what is done, and write a line if it is time."""
+        self._done += amount
+        self._tokens += tokens
+        now = self._clock()
+        if now - self._started < 1.0:
+            self._done_at_last = self._done  # what an interrupted run had done has no rate
+        elif now - self._last >= SECONDS_A_LINE:
+            self._write(now)
+
+    def finish(self) -> None:
+        """Write a last line if there was one before."""
+        if self._any:
+            self._write(self._clock())
+
+    def _write(self, now: float) -> None:
+        """Write a line with the rate since the line before."""
+        seconds = max(now - self._last, 1e-9)
+        rate = (self._done - self._done_at_last) / seconds
+        line = f"{self._description}: {self._done:,.0f}"
+        if self._total is not None:
+            line += f" of {self._total:,.0f}"
+        line += f" {self._unit}, {rate:,.1f} {self._unit}/s"
+        if self._tokens:
+            line += f", {self._tokens / seconds:,.0f} tokens/s"
+        if self._total is not None and rate > 0:
+            line += f", {_duration(max(self._total - self._done, 0.0) / rate)} left"
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
+        self._last, self._done_at_last, self._tokens, self._any = now, self._done, 0.0, True
+
+
+def progressing(
+    items: Iterable[Item], description: str, total: float | None, unit: str, show: bool
+) -> Iterator[Item]:
+    """Yield the items and count them on a bar, which is not moved for each one."""
+    with progress_bar(description, total, unit, show) as advance:
+        number = 0
+        for number, item in enumerate(items, start=1):
+            yield item
+            if number % ITEMS_A_MOVE == 0:
+                advance(ITEMS_A_MOVE)
+        advance(number % ITEMS_A_MOVE)
+
+
+@contextmanager
+def _bar(description: str, total: float | None, unit: str) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -42,6 +128,8 @@ def progress_bar(description: str, total: float | None, unit: str, show: bool) -
     from rich.text import Text
 
     class RateColumn(ProgressColumn):
+        """Column of the rate, in units and in tokens."""
+
         def render(self, task: Task) -> Text:
             speed = task.finished_speed or task.speed
             rate = "" if speed is None else f"{speed:,.0f} {unit}/s"
@@ -70,18 +158,11 @@ def progress_bar(description: str, total: float | None, unit: str, show: bool) -
         yield advance
 
 
-def progressing(
-    items: Iterable[Item], description: str, total: float | None, unit: str, show: bool
-) -> Iterator[Item]:
-    """The items, under a bar that counts them; for items too many to move it for each."""
-    with progress_bar(description, total, unit, show) as advance:
-        number = 0
-        for number, item in enumerate(items, start=1):
-            yield item
-            if number % ITEMS_A_MOVE == 0:
-                advance(ITEMS_A_MOVE)
-        advance(number % ITEMS_A_MOVE)
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"
 
 
 def _ignore(amount: float, tokens: float = 0.0) -> None:
-    """What advances a bar that is not shown."""
+    """Do nothing: progress is not shown."""

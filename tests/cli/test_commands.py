@@ -75,22 +75,20 @@ def test_a_killed_score_resumes_with_no_row_lost_or_doubled(model_folder, tmp_pa
     source, output = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
     command = ["score", str(model_folder), str(source), "-o", str(output), "--skip-invalid"]
     generator = random.Random(0)
-    journal = tmp_path / "out.jsonl.progress.json"
+    parts = tmp_path / "out.jsonl.parts"
     for _ in range(3):
         process = subprocess.Popen(
             [sys.executable, "-c", "from armorm.cli import main; main()", *command],
             stdout=subprocess.DEVNULL,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
-        before = journal.stat().st_mtime_ns if journal.exists() else 0
-        while process.poll() is None and (
-            not journal.exists() or journal.stat().st_mtime_ns == before
-        ):
+        before = len(list(parts.glob("part-*.json")))
+        while process.poll() is None and len(list(parts.glob("part-*.json"))) == before:
             time.sleep(0.001)
         time.sleep(generator.uniform(0, 0.05))
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
-    assert 0 < json.loads(journal.read_text())["rows"] < 6000
+    assert 0 < len(list(parts.glob("part-*.json"))) < 6000 / 256
     summary = json.loads(run(*command, "--json"))
     assert summary["resumed_at"] > 0
     scored = [json.loads(line)["n"] for line in output.open()]
@@ -101,12 +99,11 @@ def test_unfinished_output_of_another_input_is_not_continued(model_folder, tmp_p
     output = tmp_path / "out.jsonl"
     first = write(tmp_path / "a.jsonl", [{"messages": conversation("ok")}, "{"])
     armorm("score", model_folder, first, "-o", output)
-    (tmp_path / "out.jsonl.progress.json").write_text(
-        json.dumps({"model": "other", "source": "other", "rows": 1})
-    )
+    (tmp_path / "out.jsonl.parts").mkdir()
+    (tmp_path / "out.jsonl.parts" / "manifest.json").write_text('{"model": "other"}')
     failed = armorm("score", model_folder, first, "-o", output)
     assert failed.returncode == 1
-    assert "another model or input" in failed.stderr
+    assert "another model, input or command" in failed.stderr
 
 
 def test_explain_and_compare(model_folder, tmp_path):

@@ -417,7 +417,7 @@ def test_rows_that_were_not_annotated_are_refused(tmp_path):
         write_pairs(source, tmp_path / "pairs.jsonl")
     summary = write_pairs(source, tmp_path / "pairs.jsonl", skip_invalid=True)
     assert summary.pairs == 0
-    assert list(summary.skipped) == ["not one number for each of 3 responses"]
+    assert list(summary.skipped) == ["not one finite number for each of 3 responses"]
 
 
 def test_the_shell_example_leaves_annotations_pairs_and_the_best(model_folder, tmp_path):

@@ -15,6 +15,10 @@ from armorm.cli.options import (
     Quiet,
     SkipInvalid,
     Steer,
+    Where,
+    WorkerCount,
+    WorkerGpus,
+    ray_workers,
     report_scoring,
     show_progress,
 )
@@ -66,6 +70,9 @@ def annotate(
     steer: Steer = None,
     *,
     loading: FileLoading,
+    on: Where = "local",
+    workers: WorkerCount = None,
+    worker_gpus: WorkerGpus = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -75,11 +82,12 @@ def annotate(
     """
     from armorm.integrations import annotate_file
 
-    loaded = loading.load(model, steer)
+    workers_on_ray = ray_workers(on, workers, worker_gpus)
     summary = annotate_file(
-        loaded,
+        loading.judge(model, steer, workers_on_ray),
         source,
         output,
+        workers=workers_on_ray,
         objectives=objectives,
         skip_invalid=skip_invalid,
         show_progress=show_progress(quiet),
@@ -96,6 +104,9 @@ def best_of(
     steer: Steer = None,
     *,
     loading: FileLoading,
+    on: Where = "local",
+    workers: WorkerCount = None,
+    worker_gpus: WorkerGpus = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -105,11 +116,12 @@ def best_of(
     """
     from armorm.integrations import best_of_file
 
-    loaded = loading.load(model, steer)
+    workers_on_ray = ray_workers(on, workers, worker_gpus)
     summary = best_of_file(
-        loaded,
+        loading.judge(model, steer, workers_on_ray),
         source,
         output,
+        workers=workers_on_ray,
         keep=keep,
         skip_invalid=skip_invalid,
         show_progress=show_progress(quiet),

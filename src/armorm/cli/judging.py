@@ -25,7 +25,6 @@ from armorm.cli.options import (
     ray_workers,
     report_scoring,
     show_progress,
-    steering_factors,
     text_or_file,
 )
 from armorm.cli.terminal import print_json
@@ -96,21 +95,18 @@ def score(
 
     Each row is written with score, rewards, gating and coefficients beside its own fields.
     """
+    from armorm.evaluation.scoring import score_file
+
     workers_on_ray = ray_workers(on, workers, worker_gpus)
-    handling: dict[str, Any] = {
-        "uncertainty": uncertainty,
-        "skip_invalid": skip_invalid,
-        "show_progress": show_progress(quiet),
-    }
-    if workers_on_ray is None:
-        from armorm.evaluation.scoring import score_file
-
-        summary = score_file(loading.load(model, steer), source, output, **handling)
-    else:
-        from armorm.scaling.scoring import ModelSettings, score_with_ray
-
-        settings = ModelSettings(model, loading.arguments(), steering_factors(steer))
-        summary = score_with_ray(settings, source, output, workers_on_ray, **handling)
+    summary = score_file(
+        loading.judge(model, steer, workers_on_ray),
+        source,
+        output,
+        workers=workers_on_ray,
+        uncertainty=uncertainty,
+        skip_invalid=skip_invalid,
+        show_progress=show_progress(quiet),
+    )
     report_scoring(summary, output, as_json)
 
 

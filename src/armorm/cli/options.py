@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,9 +13,9 @@ from armorm.errors import RecipeError
 from armorm.features.options import BackboneOptions
 
 if TYPE_CHECKING:
-    from armorm.evaluation.scoring import ScoringSummary
+    from armorm.evaluation.scoring import ModelSettings, ScoringSummary
+    from armorm.jobs.pools import Workers
     from armorm.model import RewardModel
-    from armorm.scaling.pool import Workers
 
 TEXT_HELP = "Text, or @FILE."
 
@@ -105,10 +104,20 @@ class Loading(BackboneOptions):
         model = RewardModel.from_pretrained(name, **self.arguments())
         return model.steer(steering_factors(steer)) if steer else model
 
+    def judge(
+        self, name: str, steer: list[str] | None, workers: Workers | None
+    ) -> RewardModel | ModelSettings:
+        """Return the model that works on rows: loaded here, or described for workers on Ray."""
+        from armorm.evaluation.scoring import ModelSettings
+
+        if workers is None:
+            return self.load(name, steer)
+        return ModelSettings(name, self.arguments(), steering_factors(steer))
+
 
 def show_progress(quiet: bool) -> bool:
-    """Return true if progress bars are wanted: standard error is a terminal."""
-    return not quiet and sys.stderr.isatty()
+    """Return true unless ``--quiet``: a bar on a terminal, else a line every half minute."""
+    return not quiet
 
 
 _TEXT = ("revision", "device", "dtype", "verify")
@@ -131,7 +140,7 @@ def ray_workers(place: str, count: int | None, gpus: float | None) -> Workers | 
         RecipeError: workers are described, but the work runs in this process.
     """
     if place == "ray":
-        from armorm.scaling.pool import Workers
+        from armorm.jobs.pools import Workers
 
         return Workers(count, gpus)
     if (count, gpus) != (None, None):

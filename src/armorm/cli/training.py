@@ -141,9 +141,9 @@ def features(
     if workers_on_ray is None:
         features_stage(loaded, output, show_progress=bars)
     else:
-        from armorm.scaling.features import ray_extraction
+        from armorm.training.run_backbone import extraction_on_ray
 
-        with ray_extraction(loaded, output, workers_on_ray) as make_store:
+        with extraction_on_ray(loaded, output, workers_on_ray) as make_store:
             features_stage(loaded, output, make_store=make_store, show_progress=bars)
     if not speaks:
         return

@@ -60,18 +60,6 @@ def range_rows(part: FileRange) -> Iterator[RawRow]:
     return itertools.islice(rows, part.rows)
 
 
-def merge_ranges(ranges: list[FileRange], most: int) -> list[FileRange]:
-    """Join neighbours so that about ``most`` ranges are left; files stay apart."""
-    size = -(-len(ranges) // most)
-    merged = []
-    for _, of_file in itertools.groupby(ranges, key=lambda part: part.file):
-        mine = list(of_file)
-        for first in range(0, len(mine), size):
-            group = mine[first : first + size]
-            merged.append(group[0]._replace(rows=sum(part.rows for part in group)))
-    return merged
-
-
 def _cut_json_lines(file: Path, rows: int) -> Iterator[FileRange]:
     start, number, offset, kept = Start(), 0, 0, 0
     with file.open("rb") as lines:

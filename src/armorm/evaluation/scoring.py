@@ -1,40 +1,118 @@
-"""Scoring whole files: each input row kept, its scores added, resumable at any instant."""
+"""Files of rows in, files of scored rows out: in this process or by workers on Ray, resumable."""
 
 from __future__ import annotations
 
 import itertools
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, ClassVar
 
 from armorm.conversations import (
     Conversation,
+    ConversationEncoder,
     EncodedPrompt,
     located_in,
     validate_conversation,
     validate_prompt,
     validate_response,
 )
-from armorm.data.sources import RawRow, count_rows, file_rows
+from armorm.data.ranges import FileRange, cut_file, range_rows
+from armorm.data.sources import RawRow, count_rows, file_rows, matching_files
 from armorm.errors import ArmormError, InputError
-from armorm.files import json_line, read_json, write_json
+from armorm.files import exclusive, json_line, sha256_of
+from armorm.jobs.parts import PartRecord, PartsFolder
+from armorm.jobs.pools import Task, Workers, ray_pool
 from armorm.model import RewardModel, Rewards
 from armorm.progress import progress_bar
+
+ROWS_AT_ONCE = 256
+"""Rows that are scored together, and that a killed run loses at most."""
+
+
+class RowWork(ABC):
+    """What becomes of each row of a file; a frozen dataclass whose fields are its settings."""
+
+    name: ClassVar[str]
+    """Name in the progress bar."""
+
+    uncertainty: bool = False
+    """Whether :meth:`describe` needs the uncertainty of the rewards."""
+
+    @abstractmethod
+    def encode(self, encoder: ConversationEncoder, row: Mapping[str, Any]) -> EncodedPrompt:
+        """Return the ids of the row's prompt with all responses to be scored.
+
+        Raises:
+            InputError: The row cannot be read, or is too long.
+        """
+
+    @abstractmethod
+    def describe(self, row: Mapping[str, Any], rewards: Rewards) -> dict[str, Any]:
+        """Return the output row, made from the input row and the scores of its responses."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreConversations(RowWork):
+    """Score the conversation of each row; see :func:`score_file`."""
+
+    name: ClassVar[str] = "score"
+    uncertainty: bool = False
+
+    def encode(self, encoder: ConversationEncoder, row: Mapping[str, Any]) -> EncodedPrompt:
+        """Read ``messages``, or ``prompt`` and ``response``."""
+        if "messages" in row:
+            prompt, response = located_in("messages", validate_conversation, row["messages"])
+        elif "prompt" in row and "response" in row:
+            prompt = located_in("prompt", validate_prompt, row["prompt"])
+            response = located_in("response", validate_response, row["response"])
+        else:
+            raise InputError(
+                "messages",
+                None,
+                f"missing; the row has {', '.join(row)}",
+                "Add messages, or prompt and response.",
+            )
+        return encode_at("messages", encoder, prompt, [response])
+
+    def describe(self, row: Mapping[str, Any], rewards: Rewards) -> dict[str, Any]:
+        """Return the row with ``score``, ``rewards``, ``gating`` and ``coefficients``."""
+        return {**row, **rewards.as_dicts()[0]}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """The model that each worker loads.
+
+    Attributes:
+        name: Folder or hub id.
+        options: Arguments of :meth:`armorm.RewardModel.from_pretrained`.
+        steer: What :meth:`armorm.RewardModel.steer` takes.
+    """
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    steer: Any = None
+
+    def load(self) -> RewardModel:
+        """Load the model, steered."""
+        model = RewardModel.from_pretrained(self.name, **self.options)
+        return model.steer(self.steer) if self.steer else model
 
 
 @dataclass(frozen=True, slots=True)
 class ScoringSummary:
-    """What :func:`score_file` did.
+    """Counts of a file that was scored.
 
     Attributes:
         rows: Input rows read, rows of an interrupted run included.
         scored: Rows written to the output.
         skipped: Invalid or too long rows, listed in ``invalid_file``.
         resumed_at: Rows that an interrupted run had already done.
-        invalid_file: Where skipped rows are listed; ``None`` if there were none.
+        invalid_file: List of the skipped rows; ``None`` if there were none.
         seconds: Time of this run.
     """
 
@@ -46,266 +124,269 @@ class ScoringSummary:
     seconds: float
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the counts, JSON-ready."""
         return asdict(self)
 
 
-@dataclass(slots=True)
-class _Journal:
-    """How far the output is certain, rewritten after each chunk of rows."""
-
-    model: str
-    source: str
-    rows: int = 0
-    scored: int = 0
-    skipped: int = 0
-    output_bytes: int = 0
-    invalid_bytes: int = 0
-
-
-Encode = Callable[[RewardModel, Mapping[str, Any]], EncodedPrompt]
-"""Reads a row: the ids of its prompt with all responses to be scored. Raises InputError."""
-
-Describe = Callable[[Mapping[str, Any], Rewards], dict[str, Any]]
-"""Makes the output row from the input row and the scores of its responses."""
-
-
 def score_file(
-    model: RewardModel,
-    source: Path,
+    model: RewardModel | ModelSettings,
+    source: str | Path,
     output: Path,
     *,
     uncertainty: bool = False,
-    skip_invalid: bool = False,
-    rows_at_once: int = 256,
-    show_progress: bool = False,
+    **options: Any,
 ) -> ScoringSummary:
     """Score every conversation of a file.
 
     Rows hold ``messages``, or ``prompt`` and ``response``; each is written to ``output`` as it
     came, with ``score``, ``rewards``, ``gating`` and ``coefficients`` added, and on request
-    ``deviations``, ``score_deviation``, ``novelty`` and ``novel``.  The output appears
-    under its name when it is whole; until then it is ``<output>.part``, and running the same
-    command again goes on where it stopped.
-
-    Raises:
-        InputError: a row is invalid, unless ``skip_invalid``.
-        ArmormError: the unfinished output belongs to another model or input, or ``uncertainty``
-            is asked of a model that does not tell it.
-    """
-    return score_rows(
-        model,
-        source,
-        output,
-        encode=encode_conversation,
-        describe=describe_conversation,
-        task=task_name(uncertainty),
-        uncertainty=uncertainty,
-        skip_invalid=skip_invalid,
-        rows_at_once=rows_at_once,
-        show_progress=show_progress,
-    )
-
-
-def score_rows(
-    model: RewardModel,
-    source: Path,
-    output: Path,
-    *,
-    encode: Encode,
-    describe: Describe,
-    task: str,
-    uncertainty: bool = False,
-    skip_invalid: bool = False,
-    rows_at_once: int = 256,
-    show_progress: bool = False,
-) -> ScoringSummary:
-    """Turn each row of a file into a scored row; resumable at any instant.
+    ``deviations``, ``score_deviation``, ``novelty`` and ``novel``.
 
     Args:
-        model: Scores what ``encode`` reads.
-        source: JSON lines, Parquet or Arrow.
+        model: The reward model.
+        source: JSON lines (also .gz), Parquet or Arrow, or a pattern for several files.
         output: JSON lines.
-        encode: See :data:`Encode`.
-        describe: See :data:`Describe`.
-        task: What is done, with all its settings: an unfinished output of another task is not
-            continued.  Its first word names the progress bar.
-        uncertainty: Whether ``describe`` needs the uncertainty of the rewards.
-        skip_invalid: List bad rows in ``<output>.invalid`` instead of stopping.
-        rows_at_once: Rows between two journal entries.
-        show_progress: Draw a progress bar on standard error.
+        uncertainty: Add the uncertainty of the rewards.
+        **options: See :func:`process_rows`.
 
     Raises:
-        InputError: a row is invalid, unless ``skip_invalid``.
-        ArmormError: the unfinished output belongs to another model, input or task.
+        InputError: A row is invalid, unless ``skip_invalid``.
+        ArmormError: The unfinished output belongs to another model or input, or ``uncertainty``
+            is asked of a model that has none.
+    """
+    return process_rows(ScoreConversations(uncertainty), model, source, output, **options)
+
+
+def process_rows(
+    work: RowWork,
+    model: RewardModel | ModelSettings,
+    source: str | Path,
+    output: Path,
+    *,
+    workers: Workers | None = None,
+    skip_invalid: bool = False,
+    rows_at_once: int = ROWS_AT_ONCE,
+    show_progress: bool = False,
+) -> ScoringSummary:
+    """Turn each row of the input into an output row; a killed run is continued by the same call.
+
+    The output appears under its name when it is complete.  Until then its parts stand in
+    ``<output>.parts``, and the output is locked.  Rows of one part that share a prompt compute it
+    once.  The bytes of the output are the same in one process and on Ray.
+
+    Args:
+        work: What becomes of a row.
+        model: The reward model; on Ray, how each worker loads it.
+        source: JSON lines (also .gz), Parquet or Arrow, or a pattern for several files, whose
+            rows follow each other in the output.
+        output: JSON lines.
+        workers: Workers on Ray; ``None`` works in this process. Input and output must then be on
+            a disk that all workers see under the same name.
+        skip_invalid: List bad rows in ``<output>.invalid`` instead of stopping.
+        rows_at_once: Rows of one part.
+        show_progress: Show progress on standard error.
+
+    Raises:
+        InputError: A row is invalid, unless ``skip_invalid``.
+        RecipeError: There is no such input, or its format cannot be shared among workers.
+        OutputError: The output cannot be written, or is the input.
+        ArmormError: The unfinished output belongs to another model, input or command, or another
+            process is writing it.
     """
     started = time.perf_counter()
-    files = _Files(output)
-    journal = files.take_up(_Journal(f"{task}: {model.fingerprint()}", fingerprint(source)))
-    resumed_at = journal.rows
-    rows = itertools.islice(file_rows(source), resumed_at, None)
-    total = count_rows(source)
-    with (
-        files.append(files.part, journal.output_bytes) as scored,
-        files.append(files.invalid, journal.invalid_bytes) as invalid,
-        progress_bar(task.split()[0], total, "rows", show_progress) as advance,
-    ):
-        advance(resumed_at)
-        for chunk in chunks(rows, rows_at_once):
-            lines, errors = score_chunk(model, chunk, encode, describe, skip_invalid, uncertainty)
-            journal.output_bytes = _append(scored, lines)
-            journal.invalid_bytes = _append(invalid, [error.as_dict() for error in errors])
-            journal.rows += len(chunk)
-            journal.scored += len(lines)
-            journal.skipped += len(errors)
-            write_json(files.journal, asdict(journal))
-            advance(len(chunk))
-    files.finish(keep_invalid=journal.skipped > 0)
+    files = [Path(source)] if Path(source).is_file() else matching_files(str(source))
+    folder = PartsFolder(output)
+    run = _Run(work, folder, files, skip_invalid, rows_at_once, show_progress)
+    with exclusive(output, work.name):
+        try:
+            records, resumed_at = (
+                run.in_this_process(model) if workers is None else run.on_ray(model, workers)
+            )
+        except BaseException:
+            folder.remove_if_empty()
+            raise
+        folder.finish(records)
+    skipped = sum(len(record.invalid) for record in records)
     return ScoringSummary(
-        rows=journal.rows,
-        scored=journal.scored,
-        skipped=journal.skipped,
+        rows=sum(record.rows for record in records),
+        scored=sum(record.written for record in records),
+        skipped=skipped,
         resumed_at=resumed_at,
-        invalid_file=str(files.invalid) if journal.skipped else None,
+        invalid_file=str(folder.invalid) if skipped else None,
         seconds=time.perf_counter() - started,
     )
 
 
-class _Files:
-    """The output and what stands beside it until it is whole."""
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One call of :func:`process_rows`."""
 
-    def __init__(self, output: Path) -> None:
-        self.output = output
-        self.part = output.with_name(f"{output.name}.part")
-        self.invalid = output.with_name(f"{output.name}.invalid")
-        self.journal = output.with_name(f"{output.name}.progress.json")
+    work: RowWork
+    folder: PartsFolder
+    files: list[Path]
+    skip_invalid: bool
+    rows_at_once: int
+    show_progress: bool
 
-    def take_up(self, fresh: _Journal) -> _Journal:
-        """The journal of an interrupted run of the same model on the same input, or a new one."""
-        self.output.parent.mkdir(parents=True, exist_ok=True)
-        if not self.journal.exists():
-            return fresh
-        found = _Journal(**read_json(self.journal))
-        if (found.model, found.source) != (fresh.model, fresh.source):
-            raise ArmormError(
-                f"{self.part} is the unfinished output of another model or input, or of "
-                f"another command. Delete "
-                f"{self.journal} to start again."
-            )
-        return found
+    def in_this_process(self, model: RewardModel | ModelSettings) -> tuple[list[PartRecord], int]:
+        """Make the missing parts here; return all records, and the rows that were done before."""
+        if isinstance(model, ModelSettings):
+            model = model.load()
+        self.folder.start(self._manifest(model.fingerprint()), self.files)
+        records: list[PartRecord] = []
+        resumed_at = 0
+        counts = [count_rows(file) for file in self.files]
+        total = None if None in counts else sum(filter(None, counts))
+        with self._progress(total) as advance:
+            rows = (chunk for file in self.files for chunk in self._chunks(file_rows(file)))
+            for number, chunk in enumerate(rows):
+                record = self.folder.record(number)
+                if record is None:
+                    record = self.make_part(number, chunk, model)
+                else:
+                    resumed_at += record.rows
+                records.append(record)
+                advance(record.rows)
+        return records, resumed_at
 
-    def append(self, file: Path, certain_bytes: int) -> IO[bytes]:
-        """Open for appending, without what was written after the last journal entry."""
-        file.touch()
-        opened = file.open("r+b")
-        opened.truncate(certain_bytes)
-        opened.seek(certain_bytes)
-        return opened
+    def on_ray(
+        self, model: RewardModel | ModelSettings, workers: Workers
+    ) -> tuple[list[PartRecord], int]:
+        """Have workers make the missing parts."""
+        if not isinstance(model, ModelSettings):
+            raise ArmormError("Workers load the model themselves: pass ModelSettings.")
+        ranges = [part for file in self.files for part in cut_file(file, self.rows_at_once)]
+        settings: dict[str, Any] = {
+            "model": model,
+            "work": self.work,
+            "output": str(self.folder.output.absolute()),
+            "skip_invalid": self.skip_invalid,
+            "rows_at_once": self.rows_at_once,
+        }
+        with ray_pool(workers) as pool, self._progress(sum(r.rows for r in ranges)) as advance:
+            settings["manifest"] = self._manifest(pool.describe(RowJob, settings)["model"])
+            self.folder.start(settings["manifest"], self.files)
+            records = {i: self.folder.record(i) for i in range(len(ranges))}
+            resumed_at = sum(record.rows for record in records.values() if record is not None)
+            advance(resumed_at)
+            tasks = [
+                {"number": i, "range": list(ranges[i])}
+                for i, record in records.items()
+                if record is None
+            ]
+            for made in pool.work(RowJob, settings, tasks):
+                records[made["number"]] = record = PartRecord(**made["record"])
+                advance(record.rows)
+        return [record for record in records.values() if record is not None], resumed_at
 
-    def finish(self, keep_invalid: bool) -> None:
-        self.part.replace(self.output)
-        self.journal.unlink(missing_ok=True)
-        if not keep_invalid:
-            self.invalid.unlink(missing_ok=True)
+    def make_part(self, number: int, chunk: list[RawRow], model: RewardModel) -> PartRecord:
+        """Score some rows together and write them.
+
+        Raises:
+            InputError: The first bad row, unless bad rows are skipped.
+        """
+        lines, errors = score_chunk(self.work, chunk, model)
+        if errors and not self.skip_invalid:
+            raise errors[0]
+        return self.folder.write(number, lines, [error.as_dict() for error in errors])
+
+    def _manifest(self, model: str) -> dict[str, Any]:
+        return {
+            "work": type(self.work).__name__,
+            **asdict(self.work),  # type: ignore[call-overload]
+            "model": model,
+            "sources": [[file.name, sha256_of(file)] for file in self.files],
+            "rows_at_once": self.rows_at_once,
+        }
+
+    def _chunks(self, rows: Iterator[RawRow]) -> Iterator[list[RawRow]]:
+        while chunk := list(itertools.islice(rows, self.rows_at_once)):
+            yield chunk
+
+    def _progress(self, total: float | None) -> Any:
+        return progress_bar(self.work.name, total, "rows", self.show_progress)
+
+
+class RowJob:
+    """Worker of the pool: reads, scores and writes parts of an output that the driver started."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self._settings = settings
+        self._model: RewardModel = settings["model"].load()
+
+    def describe(self) -> dict[str, Any]:
+        """Return the fingerprint of the model."""
+        with closing(self._model.backbone):
+            return {"model": self._model.fingerprint()}
+
+    def make(self, task: Task) -> dict[str, Any]:
+        """Score the rows of one range."""
+        settings = self._settings
+        folder = PartsFolder(Path(settings["output"]))
+        folder.join_in(settings["manifest"])
+        run = _Run(
+            settings["work"], folder, [], settings["skip_invalid"], settings["rows_at_once"], False
+        )
+        rows = list(range_rows(FileRange(*task["range"])))
+        record = run.make_part(task["number"], rows, self._model)
+        return {"number": task["number"], "record": asdict(record)}
 
 
 def score_chunk(
-    model: RewardModel,
-    chunk: list[RawRow],
-    encode: Encode,
-    describe: Describe,
-    skip_invalid: bool,
-    uncertainty: bool,
-) -> tuple[list[dict[str, Any]], list[InputError]]:
-    """Score some rows together; returns the output rows and the bad rows.
+    work: RowWork, chunk: Sequence[RawRow], model: RewardModel
+) -> tuple[list[bytes], list[InputError]]:
+    """Score some rows together; return the output lines and the errors of bad rows, in order.
 
-    Raises:
-        InputError: the first bad row, unless ``skip_invalid``.
+    A row is bad if it cannot be read or encoded, if a score of it is not finite, or if it holds a
+    value that JSON cannot.
     """
-    kept: list[Mapping[str, Any]] = []
-    encoded: list[EncodedPrompt] = []
-    errors: list[InputError] = []
-    for raw in chunk:
+    errors: dict[int, InputError] = {}
+    encoded: dict[int, EncodedPrompt] = {}
+    for place, raw in enumerate(chunk):
         try:
             if isinstance(raw.fields, InputError):
                 raise raw.fields
-            encoded.append(encode(model, raw.fields))
-            kept.append(raw.fields)
+            encoded[place] = work.encode(model.backbone.encoder, raw.fields)
         except InputError as error:
-            located = error.at(raw.file, raw.row)
-            if not skip_invalid:
-                raise located from None
-            errors.append(located)
-    if not kept:
-        return [], errors
-    rewards = model.score_encoded(encoded, uncertainty=uncertainty)
-    per_row = rewards.split([len(one.sequences) for one in encoded])
-    return [describe(row, mine) for row, mine in zip(kept, per_row, strict=True)], errors
+            errors[place] = error.at(raw.file, raw.row)
+    lines: dict[int, bytes] = {}
+    for place, rewards in zip(encoded, _rewards(model, encoded, work.uncertainty), strict=True):
+        raw = chunk[place]
+        assert not isinstance(raw.fields, InputError)
+        try:
+            if not bool(rewards.finite.all()):
+                raise InputError(
+                    "score",
+                    rewards.score.tolist(),
+                    "not finite, since the model's hidden states overflow",
+                    "Load the model in float32 or bfloat16.",
+                )
+            lines[place] = json_line(work.describe(raw.fields, rewards), default=str)
+        except InputError as error:
+            errors[place] = error.at(raw.file, raw.row)
+    return list(lines.values()), [errors[place] for place in sorted(errors)]
 
 
-def task_name(uncertainty: bool) -> str:
-    """What ``armorm score`` does: an unfinished output of something else is not continued."""
-    return "score with uncertainty" if uncertainty else "score"
+def _rewards(
+    model: RewardModel, encoded: Mapping[int, EncodedPrompt], uncertainty: bool
+) -> list[Rewards]:
+    if not encoded:
+        return []
+    rewards = model.score_encoded(
+        list(encoded.values()), uncertainty=uncertainty, keep_nonfinite=True
+    )
+    return rewards.split([len(one.sequences) for one in encoded.values()])
 
 
-def encode_conversation(model: RewardModel, row: Mapping[str, Any]) -> EncodedPrompt:
-    """How ``armorm score`` reads a row."""
-    if "messages" in row:
-        prompt, response = located_in("messages", validate_conversation, row["messages"])
-    elif "prompt" in row and "response" in row:
-        prompt = located_in("prompt", validate_prompt, row["prompt"])
-        response = located_in("response", validate_response, row["response"])
-    else:
-        raise InputError(
-            "messages",
-            None,
-            f"missing; the row has {', '.join(row)}",
-            "Add messages, or prompt and response.",
-        )
-    return encode_or_refuse(model, "messages", prompt, [response])
-
-
-def describe_conversation(row: Mapping[str, Any], rewards: Rewards) -> dict[str, Any]:
-    """What ``armorm score`` makes of a row."""
-    return {**row, **rewards.as_dicts()[0]}
-
-
-def encode_or_refuse(
-    model: RewardModel, field: str, prompt: Conversation, responses: Sequence[str]
+def encode_at(
+    field_name: str, encoder: ConversationEncoder, prompt: Conversation, responses: Sequence[str]
 ) -> EncodedPrompt:
-    """The ids of a prompt with its responses.
+    """Return the ids of a prompt with its responses; an error names the field.
 
     Raises:
-        InputError: at ``field``, if one is longer than the model can read.
+        InputError: A conversation is too long, or the chat template refuses it.
     """
     try:
-        return model.backbone.encoder.encode(prompt, responses)
+        return encoder.encode(prompt, responses)
     except InputError as error:
-        raise replace(error, field=field) from None
-
-
-def write_lines(file: IO[bytes], rows: list[dict[str, Any]]) -> None:
-    """Append rows as JSON lines."""
-    for row in rows:
-        file.write(json_line(row, default=str))
-
-
-def _append(file: IO[bytes], rows: list[dict[str, Any]]) -> int:
-    """Append JSON lines, make them certain, and return the size of the file."""
-    write_lines(file, rows)
-    file.flush()
-    os.fsync(file.fileno())
-    return file.tell()
-
-
-def chunks(rows: Iterator[RawRow], size: int) -> Iterator[list[RawRow]]:
-    """The rows that are scored together."""
-    while chunk := list(itertools.islice(rows, size)):
-        yield chunk
-
-
-def fingerprint(source: Path) -> str:
-    """What tells a file from another one, without reading it."""
-    if not source.is_file():
-        raise ArmormError(f"There is no file {str(source)!r}.")
-    status = source.stat()
-    return f"{source.name}, {status.st_size} bytes, modified {status.st_mtime_ns}"
+        raise replace(error, field=field_name) from None

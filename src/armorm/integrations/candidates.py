@@ -6,19 +6,31 @@ The row form is Online-RLHF's: ``{"prompt": text or messages, "responses": [text
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
-from armorm.conversations import EncodedPrompt, located_in, validate_prompt
-from armorm.evaluation.scoring import ScoringSummary, encode_or_refuse, score_rows
+from armorm.conversations import ConversationEncoder, EncodedPrompt, located_in, validate_prompt
+from armorm.evaluation.scoring import (
+    ModelSettings,
+    RowWork,
+    ScoringSummary,
+    encode_at,
+    process_rows,
+)
 from armorm.integrations.pairs import response_texts
 from armorm.model import RewardModel, Rewards
 
 
 def annotate_file(
-    model: RewardModel, source: Path, output: Path, *, objectives: bool = True, **options: Any
+    model: RewardModel | ModelSettings,
+    source: str | Path,
+    output: Path,
+    *,
+    objectives: bool = True,
+    **options: Any,
 ) -> ScoringSummary:
     """Add the rewards of all responses to each row.
 
@@ -30,34 +42,23 @@ def annotate_file(
     Args:
         model: The reward model.
         source: Rows with ``prompt`` and ``responses``.
-        output: JSON lines; resumable as :func:`~armorm.evaluation.scoring.score_rows` says.
+        output: JSON lines.
         objectives: Keep the per-objective rewards.
-        **options: ``skip_invalid``, ``rows_at_once``, ``show_progress``.
+        **options: See :func:`armorm.evaluation.scoring.process_rows`.
 
     Raises:
-        InputError: a row is invalid, unless ``skip_invalid``.
+        InputError: A row is invalid, unless ``skip_invalid``.
     """
-
-    def describe(row: Mapping[str, Any], rewards: Rewards) -> dict[str, Any]:
-        annotated = {**row, "rewards": rewards.score.tolist()}
-        if objectives:
-            names = rewards.objectives
-            annotated["objective_rewards"] = dict(
-                zip(names, rewards.rewards.T.tolist(), strict=True)
-            )
-            annotated["coefficients"] = dict(
-                zip(names, rewards.coefficients[0].tolist(), strict=True)
-            )
-        return annotated
-
-    task = f"annotate objectives={objectives}"
-    return score_rows(
-        model, source, output, encode=_encode_candidates, describe=describe, task=task, **options
-    )
+    return process_rows(AnnotateCandidates(objectives), model, source, output, **options)
 
 
 def best_of_file(
-    model: RewardModel, source: Path, output: Path, *, keep: int = 1, **options: Any
+    model: RewardModel | ModelSettings,
+    source: str | Path,
+    output: Path,
+    *,
+    keep: int = 1,
+    **options: Any,
 ) -> ScoringSummary:
     """Keep the best responses of each row: best-of-n, and the filtering step of RAFT.
 
@@ -68,15 +69,50 @@ def best_of_file(
     Args:
         model: The reward model.
         source: Rows with ``prompt`` and ``responses``.
-        output: JSON lines; resumable as :func:`~armorm.evaluation.scoring.score_rows` says.
-        keep: How many of the best to list.
-        **options: ``skip_invalid``, ``rows_at_once``, ``show_progress``.
+        output: JSON lines.
+        keep: Number of the best to list.
+        **options: See :func:`armorm.evaluation.scoring.process_rows`.
 
     Raises:
-        InputError: a row is invalid, unless ``skip_invalid``.
+        InputError: A row is invalid, unless ``skip_invalid``.
     """
+    return process_rows(BestOfCandidates(keep), model, source, output, **options)
 
-    def describe(row: Mapping[str, Any], rewards: Rewards) -> dict[str, Any]:
+
+class _CandidateWork(RowWork):
+    def encode(self, encoder: ConversationEncoder, row: Mapping[str, Any]) -> EncodedPrompt:
+        """Read ``prompt`` and ``responses``."""
+        prompt, texts = _candidates(row)
+        return encode_at("responses", encoder, prompt, texts)
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotateCandidates(_CandidateWork):
+    """Add rewards to each row; see :func:`annotate_file`."""
+
+    name: ClassVar[str] = "annotate"
+    objectives: bool = True
+
+    def describe(self, row: Mapping[str, Any], rewards: Rewards) -> dict[str, Any]:
+        """Return the row with its rewards."""
+        annotated = {**row, "rewards": rewards.score.tolist()}
+        if self.objectives:
+            by_objective = zip(rewards.objectives, rewards.rewards.T.tolist(), strict=True)
+            coefficients = zip(rewards.objectives, rewards.coefficients[0].tolist(), strict=True)
+            annotated["objective_rewards"] = dict(by_objective)
+            annotated["coefficients"] = dict(coefficients)
+        return annotated
+
+
+@dataclass(frozen=True, slots=True)
+class BestOfCandidates(_CandidateWork):
+    """Keep the best responses of each row; see :func:`best_of_file`."""
+
+    name: ClassVar[str] = "best-of"
+    keep: int = 1
+
+    def describe(self, row: Mapping[str, Any], rewards: Rewards) -> dict[str, Any]:
+        """Return the row with the best response in place of all."""
         prompt, texts = _candidates(row)
         order = torch.argsort(rewards.score, descending=True, stable=True).tolist()
         best = order[0]
@@ -86,22 +122,12 @@ def best_of_file(
             "score": float(rewards.score[best]),
             "best": best,
         }
-        if keep > 1:
+        if self.keep > 1:
             kept["ranked"] = [
                 {"response": texts[i], "score": float(rewards.score[i]), "position": i}
-                for i in order[:keep]
+                for i in order[: self.keep]
             ]
         return kept
-
-    task = f"best-of keep={keep}"
-    return score_rows(
-        model, source, output, encode=_encode_candidates, describe=describe, task=task, **options
-    )
-
-
-def _encode_candidates(model: RewardModel, row: Mapping[str, Any]) -> EncodedPrompt:
-    prompt, texts = _candidates(row)
-    return encode_or_refuse(model, "responses", prompt, texts)
 
 
 def _candidates(row: Mapping[str, Any]) -> tuple[Any, list[str]]:

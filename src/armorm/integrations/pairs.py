@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,8 +12,8 @@ from typing import Any, Literal
 from armorm.conversations import Conversation, located_in, validate_prompt
 from armorm.conversations.messages import Tally
 from armorm.data.sources import file_rows
-from armorm.errors import InputError
-from armorm.files import json_line, write_atomically
+from armorm.errors import InputError, LeftOutError, RecipeError
+from armorm.files import exclusive, json_line, open_atomically, refuse_same_file
 from armorm.integrations.completions import completion_text
 
 PairChoice = Literal["max_min", "max_max", "max_random", "max_min_p", "random"]
@@ -92,54 +93,68 @@ def write_pairs(
         skip_invalid: Count bad rows instead of stopping.
 
     Raises:
-        InputError: a row is invalid, unless ``skip_invalid``.
+        InputError: A row is invalid, unless ``skip_invalid``.
+        RecipeError: There is no such file, or an option is not a finite number, 0 or more.
+        OutputError: The output cannot be written, or is the input.
     """
+    for name, option in (("min_margin", min_margin), ("length_penalty", length_penalty)):
+        if not 0 <= option < math.inf:
+            raise RecipeError(f"{name} = {option}: must be a finite number, 0 or more.")
+    if not source.is_file():
+        raise RecipeError(f"There is no file {str(source)!r}.")
+    refuse_same_file(source, output)
     tally = Tally()
     generator = random.Random(seed)
     penalty = length_penalty if choice == "max_min_p" else 0.0
-    lines = []
-    for prompt, texts, rewards in _annotated_rows(source, tally, skip_invalid):
-        values = [r - penalty * len(text) for r, text in zip(rewards, texts, strict=True)]
-        chosen, rejected = choose_pair(values, choice, generator)
-        margin = values[chosen] - values[rejected]
-        if margin == 0 or texts[chosen] == texts[rejected]:
-            tally.skip("a tie")
-        elif margin <= min_margin:
-            tally.skip(f"margin not above {min_margin:g}")
-        else:
-            tally.kept += 1
-            pair = _pair(prompt, texts[chosen], texts[rejected], margin)
-            lines.append(json_line(pair))
-    write_atomically(output, b"".join(lines))
+    with exclusive(output, "pairs"), open_atomically(output) as lines:
+        for raw in file_rows(source):
+            tally.read += 1
+            try:
+                if isinstance(raw.fields, InputError):
+                    raise raw.fields
+                pair = _pair(*_candidates(raw.fields), penalty, choice, generator)
+                if pair["margin"] <= min_margin:
+                    raise LeftOutError(
+                        "rewards", pair["margin"], f"margin not above {min_margin:g}", ""
+                    )
+                lines.write(json_line(pair))
+                tally.kept += 1
+            except LeftOutError as error:
+                tally.skip(error.reason)
+            except InputError as error:
+                if not skip_invalid:
+                    raise error.at(raw.file, raw.row) from None
+                tally.skip(error.reason)
     return PairsSummary(tally.read, tally.kept, dict(sorted(tally.skipped.items())))
 
 
-def _annotated_rows(
-    source: Path, tally: Tally, skip_invalid: bool
-) -> Iterator[tuple[Conversation, list[str], list[float]]]:
-    """Prompt, responses and rewards of each row that has at least two responses."""
-    for raw in file_rows(source):
-        tally.read += 1
-        try:
-            if isinstance(raw.fields, InputError):
-                raise raw.fields
-            row = _candidates(raw.fields)
-        except InputError as error:
-            if not skip_invalid:
-                raise error.at(raw.file, raw.row) from None
-            tally.skip(error.reason)
-            continue
-        if len(row[1]) < 2:
-            tally.skip("fewer than two responses")
-            continue
-        yield row
+def _pair(
+    prompt: Conversation,
+    texts: Sequence[str],
+    rewards: Sequence[float],
+    penalty: float,
+    choice: PairChoice,
+    generator: random.Random,
+) -> dict[str, Any]:
+    """Return the pair of one row.
 
-
-def _pair(prompt: Conversation, chosen: str, rejected: str, margin: float) -> dict[str, Any]:
+    Raises:
+        LeftOutError: The row has fewer than two responses, or the two are equally good.
+        InputError: A margin is not finite.
+    """
+    if len(texts) < 2:
+        raise LeftOutError("responses", len(texts), "fewer than two responses", "")
+    values = [r - penalty * len(text) for r, text in zip(rewards, texts, strict=True)]
+    chosen, rejected = choose_pair(values, choice, generator)
+    margin = values[chosen] - values[rejected]
+    if not math.isfinite(margin):
+        raise InputError("rewards", rewards, "too large to be subtracted", "Check the rewards.")
+    if margin == 0 or texts[chosen] == texts[rejected]:
+        raise LeftOutError("rewards", margin, "a tie", "")
     return {
         "prompt": [dict(message) for message in prompt],
-        "chosen": [{"role": "assistant", "content": chosen}],
-        "rejected": [{"role": "assistant", "content": rejected}],
+        "chosen": [{"role": "assistant", "content": texts[chosen]}],
+        "rejected": [{"role": "assistant", "content": texts[rejected]}],
         "margin": margin,
     }
 
@@ -151,15 +166,24 @@ def _candidates(row: Mapping[str, Any]) -> tuple[Conversation, list[str], list[f
     if (
         not isinstance(rewards, list)
         or len(rewards) != len(texts)
-        or not all(isinstance(r, int | float) and r == r for r in rewards)
+        or not all(map(_is_finite_number, rewards))
     ):
         raise InputError(
             "rewards",
             rewards,
-            f"not one number for each of {len(texts)} responses",
+            f"not one finite number for each of {len(texts)} responses",
             "Annotate the file with `armorm annotate`.",
         )
     return prompt, texts, [float(reward) for reward in rewards]
+
+
+def _is_finite_number(value: object) -> bool:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond float64
+        return False
 
 
 def response_texts(value: object) -> list[str]:

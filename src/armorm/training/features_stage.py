@@ -86,7 +86,8 @@ def features_stage(
         output: Run folder.
         backbone: The recipe's backbone, if it is loaded already.
         data: The recipe's data, if they are read already.
-        make_store: Extracts in place of this process; see :mod:`armorm.scaling`.
+        make_store: Extracts in place of this process; see
+            :func:`armorm.training.run_backbone.extraction_on_ray`.
         show_progress: Draw progress bars on standard error.
 
     Raises:

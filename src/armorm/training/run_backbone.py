@@ -7,6 +7,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from armorm.features import Backbone, FeatureBackbone, load_engine
+from armorm.features.pooled import PooledExtraction
+from armorm.jobs.pools import Workers, ray_pool
 from armorm.training.recipe import Recipe
 from armorm.training.run_folder import RunFolder
 from armorm.training.tuning.folders import backbone_folder
@@ -33,3 +35,21 @@ def feature_engine(
         return
     with closing(load_engine(backbone_folder(recipe, run), recipe.backbone)) as engine:
         yield engine
+
+
+@contextmanager
+def extraction_on_ray(
+    recipe: Recipe, output: str | Path, workers: Workers
+) -> Iterator[PooledExtraction]:
+    """Yield a function that extracts features on Ray, for :func:`features_stage`.
+
+    The recipe's engine runs in each worker.  The output folder must be on a disk that all workers
+    see under the same name.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        ArmormError: The cluster cannot be reached, or the backbone cannot be loaded.
+    """
+    folder = str(backbone_folder(recipe, RunFolder.of(output)))
+    with ray_pool(workers) as pool:
+        yield PooledExtraction(pool, folder, recipe.backbone)

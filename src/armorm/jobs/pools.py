@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from armorm.errors import ArmormError, MissingExtraError
-from armorm.scaling.answers import answer, result_of
+from armorm.jobs.answers import answer, result_of
 
 MOST_ATTEMPTS = 4
 """A task that has taken this many workers with it is not given to another one."""

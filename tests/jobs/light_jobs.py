@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from armorm.errors import InputError
-from armorm.scaling.pool import Workers
+from armorm.jobs.pools import Workers
 
 TWO = Workers(count=2)
-SCORING: dict[str, Any] = {"skip_invalid": True, "rows_at_once": 32}
+SCORING: dict[str, Any] = {"workers": TWO, "skip_invalid": True, "rows_at_once": 32}
 
 
 class LightJob:

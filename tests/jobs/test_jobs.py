@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import pickle
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -19,16 +20,16 @@ from typer.testing import CliRunner
 
 from armorm import InputError, PreferencePair, Recipe, extract_features
 from armorm.cli import app
-from armorm.data.ranges import FileRange, cut_file, merge_ranges, range_rows
+from armorm.data.ranges import FileRange, cut_file, range_rows
 from armorm.data.sources import file_rows
 from armorm.errors import ArmormError, MissingExtraError, RecipeError
-from armorm.evaluation.scoring import score_file
+from armorm.evaluation import scoring
+from armorm.evaluation.scoring import ModelSettings, score_file
 from armorm.features import StoreOptions, pooled
-from armorm.scaling import features, scoring
-from armorm.scaling.answers import answer, result_of
-from armorm.scaling.pool import FittedWorkers, Job, Pool, Workers, ray_pool
-from armorm.scaling.scoring import ModelSettings, score_with_ray
-from armorm.training.run_backbone import load_backbone
+from armorm.jobs.answers import answer, result_of
+from armorm.jobs.pools import FittedWorkers, Job, Pool, Workers, ray_pool
+from armorm.training import run_backbone
+from armorm.training.run_backbone import extraction_on_ray, load_backbone
 from tests.features.rows import hashes, make_pairs
 
 
@@ -40,12 +41,12 @@ class PoolInThisProcess(Pool):
         self.most: int | None = None
 
     def describe(self, job: type[Job], settings: Mapping[str, Any]) -> dict[str, Any]:
-        return result_of(answer(lambda: job(json.loads(json.dumps(settings))).describe()))
+        return result_of(answer(lambda: job(pickle.loads(pickle.dumps(settings))).describe()))
 
     def work(
         self, job: type[Job], settings: Mapping[str, Any], tasks: Iterable[Mapping[str, Any]]
     ) -> Iterator[dict[str, Any]]:
-        worker = job(json.loads(json.dumps(settings)))
+        worker = job(pickle.loads(pickle.dumps(settings)))
         for done, text in enumerate(reversed([json.dumps(task) for task in tasks])):
             if done == self.most:
                 raise KeyboardInterrupt
@@ -56,7 +57,7 @@ class PoolInThisProcess(Pool):
 @pytest.fixture
 def pool(monkeypatch: pytest.MonkeyPatch) -> PoolInThisProcess:
     pool = PoolInThisProcess()
-    for module in (features, scoring):
+    for module in (run_backbone, scoring):
         monkeypatch.setattr(module, "ray_pool", lambda workers: contextlib.nullcontext(pool))
     return pool
 
@@ -94,12 +95,12 @@ def test_scores_are_the_same_bytes_in_each_format_and_after_an_interruption(
     output = tmp_path / "out.jsonl"
     pool.most = 2
     with pytest.raises(KeyboardInterrupt):
-        score_with_ray(settings, source, output, Workers(), **options)
+        score_file(settings, source, output, workers=Workers(), **options)
     damaged = max((tmp_path / "out.jsonl.parts").glob("part-*.jsonl"))
     damaged.write_bytes(damaged.read_bytes()[:-1])
     pool.most = None
-    summary = score_with_ray(settings, source, output, Workers(), **options)
-    assert summary.resumed_at == 16  # of the two parts, one is damaged
+    summary = score_file(settings, source, output, workers=Workers(), **options)
+    assert summary.resumed_at == 2  # of the two parts, one is damaged
     for ending in ("", ".invalid"):
         expected = (tmp_path / f"alone.jsonl{ending}").read_bytes()
         assert (tmp_path / f"out.jsonl{ending}").read_bytes() == expected
@@ -155,7 +156,7 @@ def test_a_bad_row_is_the_error_of_the_run_without_ray(
         score_file(model, source, tmp_path / "alone.jsonl")
     settings = ModelSettings(str(model_folder), loading)
     with pytest.raises(InputError, match=r"in\.jsonl, row 51") as raised:
-        score_with_ray(settings, source, tmp_path / "out.jsonl", Workers(), rows_at_once=2)
+        score_file(settings, source, tmp_path / "out.jsonl", workers=Workers(), rows_at_once=2)
     assert str(raised.value) == str(expected.value)
     assert raised.value.as_dict() == expected.value.as_dict()
 
@@ -165,26 +166,17 @@ def test_parts_of_another_model_are_not_taken(pool, model_folder, loading, tmp_p
     settings = ModelSettings(str(model_folder), loading)
     pool.most = 1
     with pytest.raises(KeyboardInterrupt):
-        score_with_ray(settings, source, output, Workers(), rows_at_once=2)
+        score_file(settings, source, output, workers=Workers(), rows_at_once=2)
     steered = ModelSettings(str(model_folder), loading, {"tone": 0.0})
-    with pytest.raises(ArmormError, match="another model or input"):
-        score_with_ray(steered, source, output, Workers(), rows_at_once=2)
-
-
-def test_an_output_that_one_process_began_is_not_taken(pool, model_folder, loading, tmp_path):
-    (tmp_path / "out.jsonl.progress.json").write_text("{}")
-    settings = ModelSettings(str(model_folder), loading)
-    source = write(tmp_path / "in.jsonl", ROWS)
-    with pytest.raises(ArmormError, match="begun by one process"):
-        score_with_ray(settings, source, tmp_path / "out.jsonl", Workers())
+    with pytest.raises(ArmormError, match="another model, input or command"):
+        score_file(steered, source, output, workers=Workers(), rows_at_once=2)
 
 
 def test_a_model_that_cannot_be_loaded_is_named(pool, tmp_path):
     source = write(tmp_path / "in.jsonl", ROWS)
+    settings = ModelSettings(str(tmp_path / "no-such-folder"))
     with pytest.raises(ArmormError, match="no-such-folder"):
-        score_with_ray(
-            ModelSettings(str(tmp_path / "no-such-folder")), source, tmp_path / "out", Workers()
-        )
+        score_file(settings, source, tmp_path / "out", workers=Workers())
 
 
 def test_features_of_pairs_are_the_same_bytes(pool, tiny_folder, loading, tmp_path):
@@ -198,7 +190,7 @@ def test_features_of_pairs_are_the_same_bytes(pool, tiny_folder, loading, tmp_pa
     extract_features(rows, load_backbone(recipe, tmp_path), tmp_path / "alone", shard_responses=5)
     made: list[Any] = []
     options = {"options": StoreOptions(shard_responses=5), "on_summary": made.append}
-    with features.ray_extraction(recipe, tmp_path, Workers()) as make_store:
+    with extraction_on_ray(recipe, tmp_path, Workers()) as make_store:
         pool.most = 3
         with pytest.raises(KeyboardInterrupt):
             make_store(rows, path=tmp_path / "shared", **options)
@@ -226,8 +218,6 @@ def test_ranges_hold_each_row_once_with_its_number(tmp_path_factory, data):
     file = tmp_path_factory.mktemp("ranges") / "in.jsonl"
     file.write_text("\n".join(lines) + data.draw(st.sampled_from(["", "\n"])))
     ranges = list(cut_file(file, data.draw(st.integers(1, 7))))
-    if ranges and data.draw(st.booleans()):
-        ranges = merge_ranges(ranges, data.draw(st.integers(1, 5)))
     rows = [row for part in ranges for row in range_rows(part)]
     expected = list(file_rows(file))
     assert [row.row for row in rows] == [row.row for row in expected]

@@ -22,23 +22,21 @@ import ray
 
 from armorm import InputError, Recipe, extract_features
 from armorm.errors import ArmormError
-from armorm.evaluation.scoring import score_file
+from armorm.evaluation.scoring import ModelSettings, score_file
 from armorm.features import StoreOptions
-from armorm.scaling.features import ray_extraction
-from armorm.scaling.pool import MOST_ATTEMPTS, Workers, ray_pool
-from armorm.scaling.scoring import ModelSettings, score_with_ray
-from armorm.training.run_backbone import load_backbone
+from armorm.jobs.pools import MOST_ATTEMPTS, Workers, ray_pool
+from armorm.training.run_backbone import extraction_on_ray, load_backbone
 from tests.features.rows import OBJECTIVES, hashes, make_rated
-from tests.scaling.light_jobs import SCORING, TWO, LightJob
+from tests.jobs.light_jobs import SCORING, TWO, LightJob
 
 DRIVER = """
 import sys
 from pathlib import Path
-from armorm.scaling.scoring import ModelSettings, score_with_ray
-from tests.scaling.light_jobs import SCORING, TWO
+from armorm.evaluation.scoring import ModelSettings, score_file
+from tests.jobs.light_jobs import SCORING, TWO
 model, pattern, output = sys.argv[1:]
 settings = ModelSettings(model, {"dtype": "float32", "device": "cpu"})
-score_with_ray(settings, pattern, Path(output), TWO, **SCORING)
+score_file(settings, pattern, Path(output), **SCORING)
 """
 
 
@@ -89,7 +87,7 @@ def test_features_are_the_same_bytes_though_a_worker_was_killed(tiny_folder, loa
 
     killer = threading.Thread(target=kill)
     killer.start()
-    with ray_extraction(recipe, tmp_path, TWO) as make_store:
+    with extraction_on_ray(recipe, tmp_path, TWO) as make_store:
         make_store(rows, path=folder, on_summary=made.append, **options)
     killer.join(timeout=1)
     assert 5 <= killed_at[0] < whole.manifest.shards
@@ -131,13 +129,13 @@ def test_scores_are_the_same_bytes_though_a_worker_and_then_the_driver_were_kill
     assert not output.exists()
 
     settings = ModelSettings(str(model_folder), loading)
-    summary = score_with_ray(settings, pattern, output, TWO, **SCORING)
-    assert 256 * 2 <= summary.resumed_at < summary.rows == 2700
+    summary = score_file(settings, pattern, output, **SCORING)
+    assert 32 * 2 <= summary.resumed_at < summary.rows == 2700
     assert not parts.exists()
 
     alone = [tmp_path / "alone.a", tmp_path / "alone.b"]
     for source, target in zip((lines, table), alone, strict=True):
-        score_file(model, source, target, **SCORING)
+        score_file(model, source, target, **{**SCORING, "workers": None})
     for ending in ("", ".invalid"):
         files = [target.with_name(f"{target.name}{ending}") for target in alone]
         joined = b"".join(file.read_bytes() for file in files)
