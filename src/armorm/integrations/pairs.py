@@ -12,7 +12,7 @@ from typing import Any, Literal
 from armorm.conversations import Conversation, located_in, validate_prompt
 from armorm.conversations.messages import Tally
 from armorm.data.sources import file_rows
-from armorm.errors import InputError, LeftOutError, RecipeError
+from armorm.errors import InputError, RecipeError, SkippedRowError
 from armorm.files import exclusive, json_line, open_atomically, refuse_same_file
 from armorm.integrations.completions import completion_text
 
@@ -114,12 +114,12 @@ def write_pairs(
                     raise raw.fields
                 pair = _pair(*_candidates(raw.fields), penalty, choice, generator)
                 if pair["margin"] <= min_margin:
-                    raise LeftOutError(
+                    raise SkippedRowError(
                         "rewards", pair["margin"], f"margin not above {min_margin:g}", ""
                     )
                 lines.write(json_line(pair))
                 tally.kept += 1
-            except LeftOutError as error:
+            except SkippedRowError as error:
                 tally.skip(error.reason)
             except InputError as error:
                 if not skip_invalid:
@@ -139,18 +139,18 @@ def _pair(
     """Return the pair of one row.
 
     Raises:
-        LeftOutError: The row has fewer than two responses, or the two are equally good.
+        SkippedRowError: The row has fewer than two responses, or the two are equally good.
         InputError: A margin is not finite.
     """
     if len(texts) < 2:
-        raise LeftOutError("responses", len(texts), "fewer than two responses", "")
+        raise SkippedRowError("responses", len(texts), "fewer than two responses", "")
     values = [r - penalty * len(text) for r, text in zip(rewards, texts, strict=True)]
     chosen, rejected = choose_pair(values, choice, generator)
     margin = values[chosen] - values[rejected]
     if not math.isfinite(margin):
         raise InputError("rewards", rewards, "too large to be subtracted", "Check the rewards.")
     if margin == 0 or texts[chosen] == texts[rejected]:
-        raise LeftOutError("rewards", margin, "a tie", "")
+        raise SkippedRowError("rewards", margin, "a tie", "")
     return {
         "prompt": [dict(message) for message in prompt],
         "chosen": [{"role": "assistant", "content": texts[chosen]}],
