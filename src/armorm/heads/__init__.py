@@ -3,7 +3,7 @@
 from armorm.heads.bradley_terry import BradleyTerryHead, fit_bradley_terry_head
 from armorm.heads.debiasing import VerbosityDebiasing, fit_debiasing
 from armorm.heads.gate_training import CurvePoint, GateTraining, fit_gate
-from armorm.heads.gating import GatingNetwork, RewardPairs
+from armorm.heads.gating import Gate, GatingNetwork, RewardPairs, released_gate
 from armorm.heads.influence import Influence, most_influential_rows
 from armorm.heads.options import PAPER_ALPHAS, DebiasingOptions, GateOptions, HeadOptions
 from armorm.heads.regression import RewardHead, fit_reward_head, held_out_errors
@@ -15,6 +15,7 @@ __all__ = [
     "BradleyTerryHead",
     "CurvePoint",
     "DebiasingOptions",
+    "Gate",
     "GateOptions",
     "GateTraining",
     "GatingNetwork",
@@ -32,4 +33,5 @@ __all__ = [
     "fit_uncertainty",
     "held_out_errors",
     "most_influential_rows",
+    "released_gate",
 ]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from armorm.errors import ArmormError, StoreError
 from armorm.files import write_atomically
-from armorm.heads.gating import GatingNetwork, RewardPairs, bradley_terry_loss, margins
+from armorm.heads.gating import Gate, GatingNetwork, RewardPairs, bradley_terry_loss, margins
 from armorm.heads.options import GateOptions, Precision
 from armorm.progress import progress_bar
 
@@ -54,7 +54,7 @@ class GateTraining:
         curve: Points of the training curve.
     """
 
-    gate: GatingNetwork
+    gate: Gate
     beta: float
     step: int
     curve: list[CurvePoint] = field(default_factory=list)
@@ -64,6 +64,7 @@ def fit_gate(
     pairs: RewardPairs,
     options: GateOptions | None = None,
     *,
+    gate: Callable[[int, int], Gate] | None = None,
     seed: int = 0,
     device: str = "cpu",
     validation: RewardPairs | None = None,
@@ -81,6 +82,8 @@ def fit_gate(
     Args:
         pairs: What to learn from.
         options: Shape of the gate and course of the training; default the paper's.
+        gate: Class of the gate, called with the numbers of features and objectives; default a
+            :class:`GatingNetwork` of the shape that ``options`` give.
         seed: Seed of the initial weights and of the order of the pairs.
         device: Device to train on, as torch names it.
         validation: Pairs that decide which step's weights are kept, and when to stop; default a
@@ -100,7 +103,7 @@ def fit_gate(
         raise ArmormError("There are no preference pairs to train the gate on.")
     if validation is None and options.validation_fraction > 0:
         pairs, validation = pairs.split(options.validation_fraction, seed)
-    training = _Training(pairs, validation, options, seed, device, checkpoint)
+    training = _Training(pairs, validation, options, gate, seed, device, checkpoint)
     with progress_bar(description, options.steps, "steps", show_progress) as advance:
         advance(training.step)
         while training.step < options.steps and not training.is_stopped():
@@ -121,6 +124,7 @@ class _Training:
         pairs: RewardPairs,
         validation: RewardPairs | None,
         options: GateOptions,
+        make_gate: Callable[[int, int], Gate] | None,
         seed: int,
         device: str,
         checkpoint: Path | None,
@@ -133,24 +137,17 @@ class _Training:
         self.point_every = options.evaluate_every or max(1, options.steps // 20)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            gate = GatingNetwork(
-                pairs.prompts.shape[1],
-                pairs.differences.shape[1],
-                options.hidden_dim,
-                options.n_hidden,
-                options.temperature,
-            )
+            shape = pairs.prompts.shape[1], pairs.differences.shape[1]
+            gate = make_gate(*shape) if make_gate else _paper_gate(*shape, options)
         self.gate = gate.to(self.device)
+        self.trained = [weight for weight in self.gate.parameters() if weight.requires_grad]
         self.forward: nn.Module = self.gate
         if options.compile:
             self.forward = cast(nn.Module, torch.compile(self.gate))
         self.log_beta = nn.Parameter(torch.tensor(options.beta, device=self.device).log())
         self.optimizer = torch.optim.AdamW(
             [
-                {
-                    "params": list(self.gate.layers.parameters()),
-                    "weight_decay": options.weight_decay,
-                },
+                {"params": self.trained, "weight_decay": options.weight_decay},
                 {"params": [self.log_beta], "weight_decay": 0.0},
             ],
             lr=options.learning_rate,
@@ -164,7 +161,7 @@ class _Training:
         self.order: Tensor | None = None
         self.order_of = -1
         self.checkpoint = checkpoint
-        self.fingerprint = _fingerprint(pairs, validation, options, seed, device)
+        self.fingerprint = _fingerprint(pairs, validation, options, seed, device, gate)
         if checkpoint is not None and checkpoint.exists():
             self._take_up(checkpoint)
 
@@ -271,11 +268,17 @@ class _Training:
         state = self.optimizer.state_dict()
         state["state"] = {
             number: _with_prefix(tensors, f"optimizer.{number}.")
-            for number in range(len(list(self.gate.layers.parameters())) + 1)
+            for number in range(len(self.trained) + 1)
         }
         self.optimizer.load_state_dict(state)
         self.step, self.best_step = int(record["step"]), int(record["best_step"])
         self.curve = [CurvePoint(**point) for point in json.loads(record["curve"])]
+
+
+def _paper_gate(features: int, objectives: int, options: GateOptions) -> GatingNetwork:
+    return GatingNetwork(
+        features, objectives, options.hidden_dim, options.n_hidden, options.temperature
+    )
 
 
 def _read_checkpoint(file: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
@@ -323,8 +326,9 @@ def _fingerprint(
     options: GateOptions,
     seed: int,
     device: str,
+    gate: Gate,
 ) -> str:
-    course = {**options.model_dump(mode="json"), "seed": seed, "device": device}
+    course = {**options.model_dump(mode="json"), "seed": seed, "device": device, "gate": str(gate)}
     digest = hashlib.sha256(json.dumps(course, sort_keys=True).encode())
     for part in (pairs, validation):
         if part is not None:

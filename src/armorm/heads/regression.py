@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,15 @@ EXHAUSTIVE = 512
 
 TRIED_AT_ONCE = 3
 """Penalties solved together, from the largest down, where not all are tried."""
+
+
+@runtime_checkable
+class StoredFeatures(Protocol):
+    """Features of responses as :class:`armorm.FeatureStore` gives them."""
+
+    def responses(self) -> Any: ...  # an Arrow table with a column held_out
+
+    def response_features(self) -> Iterator[Any]: ...  # tensors of shape (responses, features)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +70,21 @@ class RewardHead:
         weight = self.weight.astype(np.float32)
         rewards: npt.NDArray[np.float32] = np.asarray(features, np.float32) @ weight.T
         return rewards
+
+    def rewards_of(
+        self, store: StoredFeatures, *, held_out: bool | None = None
+    ) -> Float[np.ndarray, "responses objectives"]:
+        """Return predicted unit rewards of the responses of a feature store, read shard by shard.
+
+        Args:
+            store: Features of responses.
+            held_out: Keep only responses that are held out (true) or not (false); default all.
+        """
+        shards = [self.rewards(shard.float().numpy()) for shard in store.response_features()]
+        rewards: npt.NDArray[np.float64] = np.concatenate(shards).astype(np.float64)
+        if held_out is None:
+            return rewards
+        return rewards[store.responses()["held_out"].to_numpy() == held_out]
 
 
 def fit_reward_head(
