@@ -10,6 +10,7 @@ from scipy.stats import pearsonr, spearmanr
 
 from armorm import ArmormError, fit_debiasing
 from armorm.heads import DebiasingOptions
+from armorm.heads.debiasing import _root_among
 
 SOLVE = DebiasingOptions(negative="solve")
 
@@ -82,3 +83,51 @@ def test_a_confounder_that_nothing_can_take_out_leaves_the_reward_and_says_so():
     fitted = fit_debiasing(rewards, 0, confounder=length)
     assert fitted.penalties[1] == 0.0
     assert fitted.after[1] == fitted.before[1] == pytest.approx(1.0)
+    assert fitted.outcomes == ("subtracted", "no root")
+
+
+def _oracle(reward, subtracted, length, reach=50.0, points=20_001):
+    """Penalties at which the rank correlation changes its sign, on a fine grid."""
+    grid = np.linspace(-reach, reach, points)
+    left = np.array([spearmanr(reward - p * subtracted, length).statistic for p in grid])
+    return grid[:-1][np.sign(left[:-1]) != np.sign(left[1:])]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_of_several_roots_with_a_measured_confounder_the_nearest_is_found(seed):
+    """Correlations that rise and fall: each part of the rows turns at a penalty of its own."""
+    generator = np.random.default_rng(seed)
+    rows = 300
+    length = generator.normal(size=rows)
+    subtracted = generator.normal(size=rows) * np.exp(2 * generator.normal(size=rows))
+    reward = 0.3 * length + subtracted * generator.choice([-2.0, 0.5, 3.0], rows)
+    roots = _oracle(reward, subtracted, length)
+    fitted = fit_debiasing(np.stack([subtracted, reward], axis=1), 0, SOLVE, confounder=length)
+    penalty = fitted.penalties[1]
+    assert (fitted.outcomes[1] == "solved") or not len(roots)
+    if len(roots):
+        assert abs(spearmanr(reward - penalty * subtracted, length).statistic) < 0.01
+        assert abs(penalty) <= 1.1 * np.abs(roots).min() + 0.1
+
+
+def test_two_roots_between_two_points_of_the_scan_are_found():
+    dip = _root_among(lambda penalty: (penalty - 1.1) ** 2 - 0.001, 0.0, 1.0, 2.0)
+    assert dip == pytest.approx(1.1 - 0.001**0.5)
+    assert _root_among(lambda penalty: (penalty - 1.1) ** 2 + 0.001, 0.0, 1.0, 2.0) is None
+
+
+def test_pearson_with_a_measured_confounder_is_solved_in_closed_form():
+    rewards = _rewards(5)
+    length = rewards[:, 0] ** 2 + np.random.default_rng(1).normal(size=4000)
+    fitted = fit_debiasing(
+        rewards, 0, DebiasingOptions(correlation="pearson", negative="solve"), confounder=length
+    )
+    debiased = rewards @ fitted.transform
+    for column in range(1, 5):
+        assert abs(pearsonr(debiased[:, column], length).statistic) < 1e-10
+
+
+def test_an_objective_that_the_head_cannot_predict_is_warned_of():
+    rewards = _rewards(6)
+    assert fit_debiasing(rewards, 0, held_out_spearman=0.9).warning is None
+    assert "0.05" in fit_debiasing(rewards, 0, held_out_spearman=0.05).warning

@@ -1,19 +1,23 @@
-"""Verbosity debiasing: take out of each reward what correlates with verbosity.
+"""Verbosity debiasing: remove from each reward the part that correlates with verbosity.
 
 Paper, equations 2 and 3: r'_i = r_i - lambda_i r_verbosity, with lambda_i such that the
-correlation of r'_i and r_verbosity over a reference set is zero.  The correlation never grows
-with lambda (each pair of rows can only turn from concordant to discordant), so it has one root,
-found by bracketing and Brent's method instead of the published grid of 24 values.
+correlation of r'_i and a confounder over a reference set is zero.  The confounder is the verbosity
+reward itself (the paper's) or a measured quantity such as a token count; what is subtracted is a
+predicted reward, so that the transform stays a matrix.
 
-What is subtracted is always a predicted reward, so that the transform stays a matrix; what is
-brought to zero may also be the correlation with a measured confounder, such as a token count.
+Where the verbosity reward is the confounder, Spearman's correlation never grows with lambda (each
+pair of rows can only turn from concordant to discordant), so it has one root.  With a measured
+confounder it may have several: the one nearest zero changes the rewards least and is taken.
+Pearson's correlation has one root in closed form in either case.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,12 +29,20 @@ from armorm.errors import ArmormError
 from armorm.heads.options import Correlation, DebiasingOptions
 
 TOLERANCE = 1e-6
-"""A correlation below this is zero."""
+"""Correlations below this count as zero."""
+
+LOW_SPEARMAN = 0.3
+"""Held-out rank correlation of an objective below which subtracting it subtracts mostly noise."""
+
+MANY_ROWS = 20_000
+"""Above this a correlation is smooth in the penalty, and is scanned in wider steps."""
+
+Outcome = Literal["subtracted", "kept", "solved", "no root"]
 
 
 @dataclass(frozen=True, slots=True)
 class VerbosityDebiasing:
-    """The transform that takes verbosity out of the rewards.
+    """Transform that removes verbosity from the rewards.
 
     Attributes:
         transform: T, so that r' = r T (docs/method.md). Shape (objectives, objectives).
@@ -40,8 +52,17 @@ class VerbosityDebiasing:
         correlation: Kind of correlation that was brought to zero.
         before: Correlation of each r_i with the confounder on the reference set. Shape
             (objectives,).
-        after: The same of each r'_i; 0 for the verbosity objective. Shape (objectives,).  Above
-            the tolerance only where the reward was kept or no penalty brings it to zero.
+        after: The same of each r'_i; 0 for the verbosity objective. Shape (objectives,).
+        outcomes: Outcome for each objective: ``subtracted`` (the verbosity objective), ``kept``
+            (its correlation was not positive), ``solved``, or ``no root`` (no penalty brings the
+            correlation to zero, and the reward is as it was).
+        warning: Reason to doubt the penalties; ``None`` if there is none.
+
+    Example:
+        >>> import numpy as np
+        >>> debiasing = VerbosityDebiasing.none(objectives=2)
+        >>> np.array([[0.5, 0.7]]) @ debiasing.transform
+        array([[0.5, 0.7]])
     """
 
     transform: Float[np.ndarray, "objectives objectives"]
@@ -50,6 +71,15 @@ class VerbosityDebiasing:
     correlation: Correlation
     before: Float[np.ndarray, " objectives"]
     after: Float[np.ndarray, " objectives"]
+    outcomes: tuple[Outcome, ...]
+    warning: str | None = None
+
+    @classmethod
+    def none(cls, objectives: int) -> VerbosityDebiasing:
+        """Return the identity transform, for models without a verbosity objective."""
+        zeros = np.zeros(objectives)
+        kept: tuple[Outcome, ...] = ("kept",) * objectives
+        return cls(np.eye(objectives), zeros, 0, "spearman", zeros, zeros, kept)
 
 
 def fit_debiasing(
@@ -58,6 +88,7 @@ def fit_debiasing(
     options: DebiasingOptions | None = None,
     *,
     confounder: Float[np.ndarray, " rows"] | None = None,
+    held_out_spearman: float | None = None,
 ) -> VerbosityDebiasing:
     """Find the penalty of every objective on a reference set.
 
@@ -67,9 +98,22 @@ def fit_debiasing(
         options: The options ``correlation`` and ``negative`` are used.
         confounder: Values that the correlation is measured with, such as the length of each
             response; default the verbosity reward itself (the paper's).
+        held_out_spearman: Rank correlation of the verbosity objective's predictions with its
+            ratings on held-out rows; a low one gives a warning in the result.
 
     Raises:
         ArmormError: there are too few rows, or the confounder is constant over them.
+
+    Example:
+        >>> import numpy as np
+        >>> generator = np.random.default_rng(0)
+        >>> verbosity = generator.normal(size=1000)
+        >>> helpfulness = 0.5 * verbosity + generator.normal(size=1000)
+        >>> debiasing = fit_debiasing(np.stack([helpfulness, verbosity], axis=1), verbosity=1)
+        >>> debiasing.penalties.round(2), debiasing.outcomes
+        (array([0.56, 1.  ]), ('solved', 'subtracted'))
+        >>> debiasing.before.round(2), abs(debiasing.after).round(4)
+        (array([0.45, 1.  ]), array([0., 0.]))
     """
     options = options or DebiasingOptions()
     rewards = np.asarray(rewards, dtype=np.float64)
@@ -81,26 +125,57 @@ def fit_debiasing(
             f"Debiasing needs a reference set on which verbosity varies; it has {rows} rows."
         )
     correlate = _correlation_with(measured, options.correlation)
-    penalties = np.zeros(objectives)
-    penalties[verbosity] = 1.0
     columns = np.ascontiguousarray(rewards.T)
+
+    def root(column: int) -> float | None:
+        reward = columns[column]
+        if options.correlation == "pearson":
+            return _pearson_root(reward, subtracted, measured)
+        if confounder is None:
+            return _only_root(reward, subtracted, correlate)
+        return _nearest_root(reward, subtracted, correlate)
+
     with ThreadPoolExecutor() as pool:  # most of the time goes into sorting, which leaves the GIL
         before = np.array(list(pool.map(correlate, columns)))
         leans = before != 0 if options.negative == "solve" else before > 0
         solved = [i for i in range(objectives) if i != verbosity and leans[i]]
-        roots = list(pool.map(lambda i: _root(columns[i], subtracted, correlate), solved))
-    after = np.where(np.arange(objectives) == verbosity, 0.0, before)
-    for i, (penalty, left) in zip(solved, roots, strict=True):
-        penalties[i], after[i] = penalty, left
-    transform = np.eye(objectives)
-    transform[verbosity] -= penalties
-    return VerbosityDebiasing(transform, penalties, verbosity, options.correlation, before, after)
+        roots = dict(zip(solved, pool.map(root, solved), strict=True))
+        penalties = np.array([roots.get(i) or 0.0 for i in range(objectives)])
+        penalties[verbosity] = 1.0
+        transform = np.eye(objectives)
+        transform[verbosity] -= penalties
+        changed = columns - penalties[:, None] * subtracted
+        after = np.array(list(pool.map(correlate, changed)))
+    after[verbosity] = 0.0
+    outcomes: tuple[Outcome, ...] = tuple(
+        "subtracted"
+        if i == verbosity
+        else "kept"
+        if i not in roots
+        else "no root"
+        if roots[i] is None
+        else "solved"
+        for i in range(objectives)
+    )
+    return VerbosityDebiasing(
+        transform,
+        penalties,
+        verbosity,
+        options.correlation,
+        before,
+        after,
+        outcomes,
+        _warning(held_out_spearman),
+    )
 
 
-def no_debiasing(objectives: int, verbosity: int = 0) -> VerbosityDebiasing:
-    """The identity transform, for models without a verbosity objective."""
-    zeros = np.zeros(objectives)
-    return VerbosityDebiasing(np.eye(objectives), zeros, verbosity, "spearman", zeros, zeros)
+def _warning(spearman: float | None) -> str | None:
+    if spearman is None or spearman >= LOW_SPEARMAN:
+        return None
+    return (
+        f"The head predicts the subtracted objective badly (held-out Spearman {spearman:.2f}): "
+        "subtracting it subtracts mostly noise. Debias by an objective that it predicts, or not."
+    )
 
 
 def correlations(
@@ -150,36 +225,108 @@ def _product_moment(
     return correlate
 
 
-def _root(
+def _pearson_root(
+    reward: Float[np.ndarray, " rows"],
+    subtracted: Float[np.ndarray, " rows"],
+    measured: Float[np.ndarray, " rows"],
+) -> float | None:
+    """The penalty at which cov(reward - penalty * subtracted, measured) is zero."""
+    centred = measured - measured.mean()
+    shared = float(centred @ (subtracted - subtracted.mean()))
+    if abs(shared) <= 1e-12 * np.linalg.norm(centred) * np.linalg.norm(subtracted):
+        return None
+    return float(centred @ (reward - reward.mean())) / shared
+
+
+def _only_root(
     reward: Float[np.ndarray, " rows"],
     subtracted: Float[np.ndarray, " rows"],
     correlate: Callable[[npt.NDArray[np.float64]], float],
-) -> tuple[float, float]:
-    """The penalty at which the correlation of reward - penalty * subtracted crosses zero.
-
-    Returns:
-        The penalty, and the correlation that is left.  Where nothing crosses zero (a measured
-        confounder that the subtracted reward does not follow), penalty 0.
-    """
-    left: dict[float, float] = {}
-
-    def residual(penalty: float) -> float:
-        if penalty not in left:
-            left[penalty] = correlate(reward - penalty * subtracted)
-        return 0.0 if abs(left[penalty]) < TOLERANCE else left[penalty]
-
-    # The least-squares slope is the root for Pearson, and close to it for Spearman.
-    centred = subtracted - subtracted.mean()
-    slope = float(centred @ reward / (centred @ centred))
-    reach = max(abs(slope), float(np.std(reward) / np.std(subtracted)), 1e-12)
+) -> float | None:
+    """The root of a correlation that never grows with the penalty."""
+    residual = _residual(reward, subtracted, correlate)
+    slope, reach = _scales(reward, subtracted)
     low, high = slope - 0.1 * reach, slope + 0.1 * reach
-    for _ in range(40):
+    for _ in range(60):
         if residual(low) >= 0 >= residual(high):
-            break
+            return _brent(residual, low, high)
         low, high = (low - reach, high) if residual(low) < 0 else (low, high + reach)
         reach *= 2
-    else:
-        return 0.0, correlate(reward)
-    penalty = float(scipy.optimize.brentq(residual, low, high, xtol=1e-14, rtol=1e-14, maxiter=200))
-    residual(penalty)
-    return penalty, left[penalty]
+    return None
+
+
+def _nearest_root(
+    reward: Float[np.ndarray, " rows"],
+    subtracted: Float[np.ndarray, " rows"],
+    correlate: Callable[[npt.NDArray[np.float64]], float],
+) -> float | None:
+    """The root nearest zero of a correlation that may rise and fall with the penalty.
+
+    Both directions are scanned from zero in growing steps, to four orders of magnitude beyond the
+    rewards' scales, where the correlation no longer changes.  A change of sign encloses a root.
+    So may a point whose correlation is nearer zero than its neighbours': the lowest point between
+    them is looked for, since two roots can lie within one step.
+    """
+    residual = _residual(reward, subtracted, correlate)
+    _, reach = _scales(reward, subtracted)
+    growth = 1.25 if len(reward) > MANY_ROWS else 1.05
+    step, points = reach * (growth - 1) / 2, [0.0]
+    while points[-1] < 1e4 * reach:
+        points = [points[0] - step, *points, points[-1] + step]
+        found = [
+            root
+            for outwards in (points[:3][::-1], points[-3:])
+            if (root := _root_among(residual, *outwards)) is not None
+        ]
+        if found:
+            return min(found, key=abs)
+        step *= growth
+    return None
+
+
+def _root_among(
+    residual: Callable[[float], float], first: float, middle: float, last: float
+) -> float | None:
+    """The root nearest zero among three points in outward order; the last one is new."""
+    if residual(middle) * residual(last) <= 0:
+        return _brent(residual, middle, last)
+    sign = np.sign(residual(last))
+    if sign * residual(middle) >= min(sign * residual(first), sign * residual(last)):
+        return None
+    lowest = scipy.optimize.minimize_scalar(
+        lambda penalty: sign * residual(penalty),
+        bounds=(min(first, last), max(first, last)),
+        method="bounded",
+        options={"maxiter": 40},
+    ).x
+    if sign * residual(float(lowest)) > 0:
+        return None
+    return _brent(residual, min(first, middle, key=abs), float(lowest))
+
+
+def _residual(
+    reward: Float[np.ndarray, " rows"],
+    subtracted: Float[np.ndarray, " rows"],
+    correlate: Callable[[npt.NDArray[np.float64]], float],
+) -> Callable[[float], float]:
+    """The correlation that a penalty leaves, remembered; 0 within the tolerance."""
+
+    @functools.cache
+    def residual(penalty: float) -> float:
+        left = correlate(reward - penalty * subtracted)
+        return 0.0 if abs(left) < TOLERANCE else left
+
+    return residual
+
+
+def _scales(
+    reward: Float[np.ndarray, " rows"], subtracted: Float[np.ndarray, " rows"]
+) -> tuple[float, float]:
+    """The least-squares slope, near which the roots are, and the size of a sensible penalty."""
+    centred = subtracted - subtracted.mean()
+    slope = float(centred @ reward / (centred @ centred))
+    return slope, max(abs(slope), float(np.std(reward) / np.std(subtracted)), 1e-12)
+
+
+def _brent(residual: Callable[[float], float], one: float, other: float) -> float:
+    return float(scipy.optimize.brentq(residual, one, other, xtol=1e-14, rtol=1e-14, maxiter=200))

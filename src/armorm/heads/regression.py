@@ -118,7 +118,7 @@ def fit_reward_head(
         >>> statistics.update(x, y, folds=np.arange(200) % 5)
         >>> head = fit_reward_head(statistics)
         >>> head.alphas, head.weight.round(2)
-        ((0.1,), array([[ 1.  , -0.01, -1.99,  0.5 ]]))
+        ((0.0001,), array([[ 0.99,  0.  , -1.99,  0.5 ]]))
     """
     alphas = (options or HeadOptions()).alphas
     names = names or [f"objective {i}" for i in range(statistics.objectives)]

@@ -38,7 +38,6 @@ from armorm.heads import (
     fit_debiasing,
     fit_gate,
 )
-from armorm.heads.debiasing import no_debiasing
 from armorm.heads.gating import margins
 from armorm.model import RewardModel
 from armorm.model.checkpoint import Heads
@@ -328,7 +327,7 @@ def debias(
     section = recipe.debiasing
     objectives = recipe.objective_set()
     if section.objective is None:
-        return no_debiasing(len(objectives))
+        return VerbosityDebiasing.none(len(objectives))
     responses = reference_responses(recipe, pairs)
     return fit_debiasing(
         rewards[responses],
