@@ -16,7 +16,7 @@ from armorm.evaluation.accuracy import MethodAccuracy
 from armorm.evaluation.debiasing_report import DebiasingReport
 from armorm.features.store import PairIndex
 from armorm.finite import nonfinite_rows
-from armorm.heads import CurvePoint, GatingNetwork, RewardPairs, VerbosityDebiasing
+from armorm.heads import CurvePoint, Gate, RewardPairs, VerbosityDebiasing
 from armorm.heads.debiasing import correlations
 from armorm.heads.gating import margins
 from armorm.heads.metrics import (
@@ -266,9 +266,9 @@ def preference_metrics(
     rewards: Float[np.ndarray, "responses objectives"],
     debiasing: VerbosityDebiasing,
     reward_pairs: RewardPairs,
-    gate: GatingNetwork,
+    gate: Gate,
     beta: float,
-    fixed: GatingNetwork,
+    fixed: Gate,
     bradley_terry: Float[np.ndarray, " held_out"],
     planted: Mapping[str, str],
 ) -> PreferenceMetrics:

@@ -78,8 +78,8 @@ class VerbosityDebiasing:
     def none(cls, objectives: int) -> VerbosityDebiasing:
         """Return the identity transform, for models without a verbosity objective."""
         zeros = np.zeros(objectives)
-        kept: tuple[Outcome, ...] = ("kept",) * objectives
-        return cls(np.eye(objectives), zeros, 0, "spearman", zeros, zeros, kept)
+        kept: list[Outcome] = ["kept"] * objectives
+        return cls(np.eye(objectives), zeros, 0, "spearman", zeros, zeros, tuple(kept))
 
 
 def fit_debiasing(

@@ -88,7 +88,7 @@ def fit_gate(
         device: Device to train on, as torch names it.
         validation: Pairs that decide which step's weights are kept, and when to stop; default a
             share ``options.validation_fraction`` of the prompts of ``pairs``.
-        checkpoint: A file that training is taken up from and saved to at every point of the
+        checkpoint: File that training is resumed from and saved to at every point of the
             curve: after a kill, the same call ends with the same weights.
         on_point: Called with every new point of the curve.
         show_progress: Draw a progress bar on standard error.
@@ -97,6 +97,18 @@ def fit_gate(
     Raises:
         ArmormError: there are no pairs, or the loss stops being finite.
         StoreError: the checkpoint is of another run.
+
+    Example:
+        >>> import torch
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> prompts = torch.eye(2)  # two prompts, each decided by an objective of its own
+        >>> prompt = torch.arange(200) % 2
+        >>> differences = torch.randn(200, 2, generator=generator)
+        >>> differences *= differences[torch.arange(200), prompt].sign()[:, None]
+        >>> pairs = RewardPairs(prompts, prompt, differences)
+        >>> options = GateOptions(hidden_dim=8, n_hidden=1, steps=200, learning_rate=0.01)
+        >>> fit_gate(pairs, options).gate(prompts).argmax(dim=1).tolist()
+        [0, 1]
     """
     options = options or GateOptions()
     if len(pairs) == 0:
@@ -163,7 +175,7 @@ class _Training:
         self.checkpoint = checkpoint
         self.fingerprint = _fingerprint(pairs, validation, options, seed, device, gate)
         if checkpoint is not None and checkpoint.exists():
-            self._take_up(checkpoint)
+            self._resume(checkpoint)
 
     def take_step(self) -> None:
         """One gradient step."""
@@ -254,7 +266,7 @@ class _Training:
         content: bytes = save({k: v.contiguous().cpu() for k, v in tensors.items()}, record)
         return content
 
-    def _take_up(self, file: Path) -> None:
+    def _resume(self, file: Path) -> None:
         tensors, record = _read_checkpoint(file)
         if record.get("fingerprint") != self.fingerprint:
             raise StoreError(

@@ -37,6 +37,17 @@ class Gate(nn.Module):
 
     Attributes:
         logit_scale: Sum of the coefficients of a prompt. Shape (1,).
+
+    Example:
+        >>> import torch
+        >>> class LinearGate(Gate):
+        ...     def __init__(self, features, objectives):
+        ...         super().__init__()
+        ...         self.linear = torch.nn.Linear(features, objectives)
+        ...     def logits(self, prompts):
+        ...         return self.linear(prompts)
+        >>> LinearGate(4, 3)(torch.zeros(2, 4)).shape
+        torch.Size([2, 3])
     """
 
     def __init__(self, temperature: float = 1.0) -> None:
@@ -144,6 +155,12 @@ class RewardPairs:
         prompts: Feature of each distinct prompt. Shape (prompts, features).
         prompt: Prompt number of each pair. Shape (pairs,).
         differences: r'(chosen) - r'(rejected), after debiasing. Shape (pairs, objectives).
+
+    Example:
+        >>> import torch
+        >>> pairs = RewardPairs(torch.zeros(2, 4), torch.tensor([0, 0, 1]), torch.ones(3, 5))
+        >>> len(pairs)
+        3
     """
 
     prompts: Float[Tensor, "prompts features"]

@@ -21,7 +21,12 @@ PAPER_ALPHAS = tuple(10.0**power for power in range(-4, 5))
 
 
 class HeadOptions(Options):
-    """Options of stage 1, the ridge regression of every objective."""
+    """Options of stage 1, the ridge regression of every objective.
+
+    Example:
+        >>> HeadOptions(alphas=(0.1, 1.0)).folds
+        5
+    """
 
     alphas: tuple[NonNegativeFloat, ...] = Field(default=PAPER_ALPHAS, min_length=1)
     """Penalties to choose from, per objective; 0 gives the minimum-norm solution."""
@@ -34,7 +39,12 @@ class HeadOptions(Options):
 
 
 class DebiasingOptions(Options):
-    """Options of the debiasing: which objective is subtracted from the others, and how much."""
+    """Options of the debiasing: which objective is subtracted from the others, and how much.
+
+    Example:
+        >>> DebiasingOptions(objective="helpsteer-verbosity").correlation
+        'spearman'
+    """
 
     objective: str | None = None
     """Objective that is subtracted; null keeps the rewards as they are."""
@@ -51,7 +61,12 @@ class DebiasingOptions(Options):
 
 
 class GateOptions(Options):
-    """Options of stage 2, the gate. The defaults are the paper's."""
+    """Options of stage 2, the gate. The defaults are the paper's.
+
+    Example:
+        >>> GateOptions(steps=500).hidden_dim
+        1024
+    """
 
     hidden_dim: int = Field(default=1024, ge=1, le=65_536)
     """Width of the hidden layers."""

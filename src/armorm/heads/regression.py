@@ -84,7 +84,8 @@ class RewardHead:
         rewards: npt.NDArray[np.float64] = np.concatenate(shards).astype(np.float64)
         if held_out is None:
             return rewards
-        return rewards[store.responses()["held_out"].to_numpy() == held_out]
+        rows = np.asarray(store.responses()["held_out"].to_numpy()) == held_out
+        return np.asarray(rewards[rows])
 
 
 def fit_reward_head(

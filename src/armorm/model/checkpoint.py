@@ -26,7 +26,7 @@ from torch import Tensor
 from armorm.errors import CheckpointError
 from armorm.features import Backbone, resolve_model_folder
 from armorm.files import read_json, write_atomically, write_json
-from armorm.heads import GatingNetwork
+from armorm.heads import Gate, GatingNetwork, released_gate
 from armorm.hub import HEAD_PREFIXES, MODELING_FILE, modeling_source
 from armorm.model.card import model_card
 from armorm.model.self_check import SelfCheck
@@ -73,7 +73,7 @@ class Heads:
     objectives: ObjectiveSet
     weight: Float[Tensor, "k hidden"]
     transform: Float[Tensor, "k k"]
-    gate: GatingNetwork
+    gate: Gate
     beta: float | None = None
     debiasing: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
@@ -100,6 +100,7 @@ def save_checkpoint(
     path: Path, backbone: Backbone, heads: Heads, self_check: SelfCheck, license_id: str | None
 ) -> None:
     """Write a model folder that this package and transformers alone can load."""
+    released_gate(heads.gate)  # refused before anything is written
     path.mkdir(parents=True, exist_ok=True)
     _save_tensors(path, backbone, heads)
     write_json(path / "config.json", _config(backbone, heads))
@@ -216,6 +217,7 @@ def _save_tokenizer(path: Path, backbone: Backbone) -> None:
 def _config(backbone: Backbone, heads: Heads) -> dict[str, Any]:
     config: dict[str, Any] = backbone.model.config.to_dict()
     inherited = {name: value for name, value in config.items() if name not in NOT_INHERITED}
+    gate = released_gate(heads.gate)
     family = type(backbone.model).__name__.removesuffix("Model")
     names = heads.objectives.names
     module = MODELING_FILE.removesuffix(".py")
@@ -231,9 +233,9 @@ def _config(backbone: Backbone, heads: Heads) -> dict[str, Any]:
             "AutoModelForSequenceClassification": f"{module}.RewardModelWithGating",
         },
         "num_objectives": len(names),
-        "gating_temperature": heads.gate.temperature,
-        "gating_hidden_dim": heads.gate.hidden_dim,
-        "gating_n_hidden": heads.gate.n_hidden,
+        "gating_temperature": gate.temperature,
+        "gating_hidden_dim": gate.hidden_dim,
+        "gating_n_hidden": gate.n_hidden,
         **backbone.encoder.rule.as_config(),
         "bos_token_id": tokenizer.bos_token_id,
         "pad_token_id": tokenizer.pad_token_id,

@@ -26,7 +26,7 @@ from armorm.conversations import (
 from armorm.errors import ArmormError, InputError, NonFiniteError
 from armorm.features import Backbone, BackboneOptions, FeatureBackbone, load_engine, merge_prompts
 from armorm.files import sha256_of_json
-from armorm.heads import GatingNetwork
+from armorm.heads import Gate
 from armorm.model.checkpoint import Heads, load_checkpoint, save_checkpoint
 from armorm.model.explanation import (
     Comparison,
@@ -170,7 +170,7 @@ class RewardModel:
         return self.heads.objectives
 
     @property
-    def gate(self) -> GatingNetwork:
+    def gate(self) -> Gate:
         return self.heads.gate
 
     def steer(self, factors: Mapping[str, float] | Steering) -> RewardModel:
