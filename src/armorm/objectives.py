@@ -13,9 +13,10 @@ from typing import Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from armorm.errors import InputError, RecipeError, did_you_mean
+from armorm.settings import Options
 
 Direction = Literal["higher", "lower", "neutral"]
 
@@ -38,7 +39,7 @@ def as_number(value: object) -> float | None:
         return math.inf if value > 0 else -math.inf
 
 
-class Objective(BaseModel):
+class Objective(Options):
     """One named, rated quality with its scale.
 
     A rating r on the scale is the unit reward (r - unit_zero) / (unit_one - unit_zero).
@@ -51,28 +52,24 @@ class Objective(BaseModel):
         >>> errors = Objective(name="acme-errors", maximum=10, direction="lower")
         >>> errors.to_reward(0.0), errors.to_reward(5.0)
         (1.0, 0.5)
-
-    Attributes:
-        name: Unique name, by custom ``dataset-quality``.
-        minimum: Smallest rating that can occur.
-        maximum: Largest rating that can occur.
-        unit_zero: The rating that maps to reward 0.  Default: the worse end of the scale.
-        unit_one: The rating that maps to reward 1.  Default: the better end of the scale.
-        dataset: Where its ratings come from.
-        direction: ``higher`` or ``lower``, whichever is better, or ``neutral`` (verbosity).
-        description: One sentence for people who read explanations.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     name: str = Field(min_length=1)
+    """Unique name, by custom dataset-quality."""
     minimum: float = 0.0
+    """Smallest rating that can occur."""
     maximum: float = 1.0
+    """Largest rating that can occur."""
     unit_zero: float = math.nan
+    """Rating that maps to reward 0. Default: the worse end of the scale."""
     unit_one: float = math.nan
+    """Rating that maps to reward 1. Default: the better end of the scale."""
     dataset: str | None = None
+    """Dataset that its ratings come from."""
     direction: Direction = "higher"
+    """Ratings that are better: higher, lower, or neutral for neither (verbosity)."""
     description: str = ""
+    """One sentence for people who read explanations."""
 
     @model_validator(mode="before")
     @classmethod
