@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from armorm import Recipe, train
-from armorm.errors import ArmormError, MissingExtraError
-from armorm.training import checks, features_stage
+from armorm.errors import ArmormError, MissingExtraError, OutputError
+from armorm.training import checks, features_stage, fit_gate_stage, fit_head_stage
 from tests.commands import write
 
 OBJECTIVES = [
@@ -101,3 +103,36 @@ def test_a_missing_extra_is_named_first(data, monkeypatch):
     ):
         with pytest.raises(MissingExtraError, match=rf"armorm\[{extra}\]"):
             train(recipe_of(data, override), data / "run")
+
+
+def test_an_output_that_cannot_be_written_is_named_first(data):
+    (data / "file").write_text("x")
+    (data / "taken" / "metrics.json").mkdir(parents=True)
+    (data / "other").mkdir()
+    (data / "other" / "model").write_text("x")
+    for output in (data / "file", data / "file" / "run", data / "taken", data / "other"):
+        with pytest.raises(OutputError):
+            train(recipe_of(data), output)
+
+
+@pytest.mark.parametrize("command", [train, features_stage, fit_head_stage, fit_gate_stage])
+def test_a_second_run_in_a_folder_is_refused_at_once(data, command):
+    """The lock is held by a process of its own, as another `armorm train` would hold it."""
+    run = data / "run"
+    code = (
+        "import sys, pathlib; from armorm.files import exclusive\n"
+        "with exclusive(pathlib.Path(sys.argv[1]), 'training'): print('held', flush=True); input()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(run)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(ArmormError, match=rf"in use by process {holder.pid} .*training"):
+            command(recipe_of(data), run)
+    finally:
+        holder.communicate("\n")

@@ -32,7 +32,7 @@ def check_before_reading(recipe: Recipe, run: RunFolder) -> None:
     for purpose, package, extra, is_needed in needed:
         if is_needed and find_spec(package) is None:
             raise MissingExtraError(purpose, extra)
-    run.path.mkdir(parents=True, exist_ok=True)
+    run.check_writable()
 
 
 def check_rows(recipe: Recipe, rated: Loaded[RatedResponse], pairs: Loaded[PreferencePair]) -> None:

@@ -95,7 +95,7 @@ def features_stage(
         ArmormError: See :func:`read_data`; or the folder is in use by another process.
     """
     run = RunFolder.of(output)
-    with nullcontext():
+    with run.locked("extracting features"):
         _extract(recipe, run, backbone, data, make_store, show_progress)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -89,7 +88,7 @@ def fit_gate_stage(
         ArmormError: No pair is held out, or the folder is in use by another process.
     """
     run = RunFolder.of(output)
-    with nullcontext():
+    with run.locked("training the gate"):
         return _fit_gate(recipe, run, backbone, show_progress)
 
 

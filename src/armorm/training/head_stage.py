@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,7 @@ def fit_head_stage(recipe: Recipe, output: str | Path | RunFolder) -> RewardHead
         ArmormError: The folder is in use by another process.
     """
     run = RunFolder.of(output)
-    with nullcontext():
+    with run.locked("fitting the head"):
         return _fit_head(recipe, run)
 
 

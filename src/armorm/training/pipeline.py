@@ -11,7 +11,6 @@ Each stage reads the files of the earlier ones in the run folder, so each can be
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 
 from armorm.features import Process
@@ -43,7 +42,7 @@ def train(recipe: Recipe, output: str | Path, *, show_progress: bool = False) ->
     """
     Process.current().require_alone()
     run = RunFolder.of(output)
-    with nullcontext():
+    with run.locked("training"):
         data = read_data(recipe, run, show_progress=show_progress)
         if recipe.pretraining is not None:
             pretrain_stage(recipe, run, data=data, show_progress=show_progress)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+
+from armorm.features import Process
+from armorm.files import check_output_file, exclusive, writing
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,3 +104,28 @@ class RunFolder:
     def report(self) -> Path:
         """Figures of the run for people."""
         return self.path / "report.html"
+
+    def locked(self, doing: str) -> AbstractContextManager[None]:
+        """Return a lock on the folder: a second run in it is refused at once.
+
+        Of several processes that extract features together, the first one holds it.
+        """
+        return exclusive(self.path, doing) if Process.current().is_first else nullcontext()
+
+    def check_writable(self) -> None:
+        """Check that every output of a run can be written, before hours of work.
+
+        Raises:
+            OutputError: An output cannot be written, or something else has its name.
+        """
+        files = (self.recipe, self.data_report, self.held_out_pairs, self.metrics, self.report)
+        for file in files:
+            check_output_file(file)
+        for folder in (self.path, self.features, self.head, self.model):
+            with writing(folder):
+                if folder.is_dir():
+                    probe = folder / f".writable.{os.getpid()}.tmp"
+                    probe.touch()
+                    probe.unlink()
+                elif folder is self.path or folder.exists():
+                    folder.mkdir(parents=True)
