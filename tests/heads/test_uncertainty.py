@@ -147,7 +147,8 @@ def test_influence_equals_leaving_the_row_out_and_fitting_again():
     asked = np.random.default_rng(3).normal(size=12)
     objective = 2
     factor = uncertainty.factors[uncertainty.group[objective]]
-    blocks = [(x[:25], y[:25, objective]), (x[25:], y[25:, objective])]
+    once = np.ones(60, int)
+    blocks = [(x[i], y[i, objective], once[i]) for i in (slice(0, 25), slice(25, 60))]
     found = most_influential_rows(asked, blocks, factor, head.weight[objective], top=4)
     rated = np.flatnonzero(~np.isnan(y[:, objective]))
     whole = Ridge(alpha=2.0, fit_intercept=False).fit(x[rated], y[rated, objective])
@@ -163,6 +164,24 @@ def test_influence_equals_leaving_the_row_out_and_fitting_again():
         assert influence.rating == y[influence.row, objective]
         fitted = whole.predict(x[[influence.row]])[0]
         assert influence.predicted == pytest.approx(fitted, rel=1e-8)
+
+
+def test_influence_of_a_repeated_row_is_that_of_all_its_copies():
+    x, y, _ = _data(rows=60)
+    copies = np.ones(60, int)
+    copies[[40, 50]] = 3, 2
+    every = np.repeat(np.arange(60), copies)
+    head, uncertainty = _fit(x[every], y[every])
+    asked = np.random.default_rng(3).normal(size=12)
+    factor = uncertainty.factors[uncertainty.group[0]]
+    found = most_influential_rows(asked, [(x, y[:, 0], copies)], factor, head.weight[0], top=60)
+    whole = Ridge(alpha=2.0, fit_intercept=False).fit(x[every], y[every, 0])
+    for influence in found:
+        rest = every[every != influence.row]
+        without = Ridge(alpha=2.0, fit_intercept=False).fit(x[rest], y[rest, 0])
+        effect = whole.predict([asked])[0] - without.predict([asked])[0]
+        assert influence.effect == pytest.approx(effect, rel=1e-7)
+        assert influence.copies == copies[influence.row]
 
 
 def test_too_few_rows_to_tell_the_noise_is_said():

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from armorm.conversations import (
     Conversation,
@@ -45,6 +45,7 @@ class InfluentialRow:
         effect: Prediction with the row minus without it, in the raters' units.
         rating: The row's own rating.
         predicted: What the head predicts for the row.
+        copies: Copies of the row in the data, which the effect counts together.
         prompt: Its conversation, where the data can still be read.
         response: Its response, likewise.
     """
@@ -54,6 +55,7 @@ class InfluentialRow:
     effect: float
     rating: float
     predicted: float
+    copies: int
     prompt: tuple[Message, ...] | None
     response: str | None
 
@@ -179,25 +181,33 @@ class _TrainingRows:
         folders = [run / "features" / "rated", *sorted((run / "features").glob("add-*"))]
         self.stores = [FeatureStore.open(folder) for folder in folders]
         self.searched = 0
-        known = statistics.copies()
-        self.used = [_used(store, known) for store in self.stores]
-        self.elsewhere = known.total()
+        left = statistics.copies()
+        used = [_used(store, left) for store in self.stores]
+        self.elsewhere = left.total()
+        found = statistics.copies() - left
+        self.copies = [
+            _first_copies(store, rows, found) for store, rows in zip(self.stores, used, strict=True)
+        ]
 
     def blocks(
         self, column: int
-    ) -> Iterator[tuple[Float[np.ndarray, "_ features"], Float[np.ndarray, " _"]]]:
-        """Features and unit rewards of one objective, NaN for rows that the head has not seen."""
-        for store, used in zip(self.stores, self.used, strict=True):
-            rewards = np.where(used, store.ratings()[0][:, column], np.nan)
-            self.searched += int((~np.isnan(rewards)).sum())
+    ) -> Iterator[
+        tuple[Float[np.ndarray, "_ features"], Float[np.ndarray, " _"], Int[np.ndarray, " _"]]
+    ]:
+        """Features, unit rewards of one objective and copies of each row; NaN for rows that the
+        head has not seen, and for further copies of a row."""
+        for store, copies in zip(self.stores, self.copies, strict=True):
+            rewards = np.where(copies > 0, store.ratings()[0][:, column], np.nan)
+            self.searched += int(copies[~np.isnan(rewards)].sum())
             start = 0
             for shard in store.response_features():
-                yield shard.float().numpy(), rewards[start : start + len(shard)]
+                rows = slice(start, start + len(shard))
+                yield shard.float().numpy(), rewards[rows], copies[rows]
                 start += len(shard)
 
     def lines(self, numbers: list[int]) -> list[dict[str, Any]]:
         """The index lines of rows, by their number through all blocks."""
-        starts = np.cumsum([0, *(len(used) for used in self.used)])
+        starts = np.cumsum([0, *(len(copies) for copies in self.copies)])
         lines = []
         for number in numbers:
             store = int(np.searchsorted(starts, number, side="right")) - 1
@@ -216,6 +226,17 @@ def _used(store: FeatureStore, known: Counter[str]) -> npt.NDArray[np.bool_]:
             known[key] -= 1
             used[number] = True
     return used
+
+
+def _first_copies(
+    store: FeatureStore, used: npt.NDArray[np.bool_], found: Counter[str]
+) -> npt.NDArray[np.int64]:
+    """Number of copies that a row stands for: all of them at the first one, 0 at the others."""
+    copies = np.zeros(len(used), np.int64)
+    keys = store.responses()["content_key"].to_pylist()
+    for number in np.flatnonzero(used):
+        copies[number] = found.pop(keys[number], 0)
+    return copies
 
 
 def _texts(recipe: Recipe, keys: Collection[str]) -> dict[str, RatedResponse]:
@@ -244,6 +265,7 @@ def _described(
         effect=influence.effect * (objective.unit_one - objective.unit_zero),
         rating=objective.to_rating(influence.rating),
         predicted=objective.to_rating(influence.predicted),
+        copies=influence.copies,
         prompt=None if text is None else text.prompt,
         response=None if text is None else text.response,
     )
