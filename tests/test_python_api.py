@@ -12,14 +12,14 @@ import torch
 from armorm import Backbone, Gate, GateOptions, RewardModel, RewardPairs, fit_gate
 from armorm.errors import CheckpointError
 from armorm.heads.gating import margins
-from armorm.model.checkpoint import Heads
+from armorm.model import Heads
 from armorm.quickstart import QUICKSTART_OBJECTIVES
 
 PAPER = """
 import torch
 from armorm import Backbone, GateOptions, RewardModel, RewardPairs, RidgeStatistics, extract_features, fit_debiasing, fit_gate, fit_reward_head
 from armorm.data import DataSource, HeldOut, read_preferences, read_rated
-from armorm.model.checkpoint import Heads
+from armorm.model import Heads
 from armorm.quickstart import QUICKSTART_OBJECTIVES as objectives
 
 source, backbone = DataSource(catalog="quickstart", limit=400), Backbone.from_pretrained("builtin", device="cpu")

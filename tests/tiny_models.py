@@ -8,7 +8,7 @@ import torch
 
 from armorm import Objective, ObjectiveSet
 from armorm.heads import GatingNetwork
-from armorm.model.checkpoint import Heads
+from armorm.model import Heads
 
 OBJECTIVES = ObjectiveSet(
     [

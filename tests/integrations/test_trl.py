@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from armorm import Backbone, Objective, ObjectiveSet, RewardModel
 from armorm.heads import GatingNetwork
-from armorm.model.checkpoint import Heads
+from armorm.model import Heads
 from tests.commands import write
 from tests.tiny import TinyTemplate, tiny_tokenizer
 

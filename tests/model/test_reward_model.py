@@ -116,7 +116,7 @@ def test_best_of_takes_the_highest_score(model):
 def test_steering_scales_coefficients_and_leaves_the_model_alone(model):
     before = model.score([conversation("Paris")])
     steered = model.steer({"tone": 0.0, "safe": 2.0}).score([conversation("Paris")])
-    expected = before.coefficients * torch.tensor([0.0, 2.0, 1.0])
+    expected = before.gating * torch.tensor([0.0, 2.0, 1.0]) @ model.heads.transform.T
     torch.testing.assert_close(steered.coefficients, expected)
     torch.testing.assert_close(model.score([conversation("Paris")]).score, before.score)
     with pytest.raises(RecipeError, match="no objective 'ton'"):
@@ -188,11 +188,6 @@ def test_a_damaged_folder_is_refused_by_name(model, tmp_path, change, message):
 def test_a_plain_backbone_is_not_taken_for_a_reward_model(tiny_folder):
     with pytest.raises(CheckpointError, match="not a gated reward model"):
         RewardModel.from_pretrained(tiny_folder, device="cpu")
-
-
-def test_a_steered_model_is_not_saved(model, tmp_path):
-    with pytest.raises(ArmormError, match="steered"):
-        model.steer({"tone": 0}).save_pretrained(tmp_path / "m")
 
 
 def test_a_folder_without_known_objectives_is_refused(model, tmp_path):

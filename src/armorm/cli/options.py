@@ -15,7 +15,7 @@ from armorm.features.options import BackboneOptions
 if TYPE_CHECKING:
     from armorm.evaluation.scoring import ModelSettings, ScoringSummary
     from armorm.jobs.pools import Workers
-    from armorm.model import RewardModel
+    from armorm.model import RewardModel, Steering
 
 TEXT_HELP = "Text, or @FILE."
 
@@ -78,8 +78,9 @@ WorkerGpus = Annotated[
 Steer = Annotated[
     list[str] | None,
     typer.Option(
-        help="Factor on an objective: helpsteer-verbosity=0. Repeatable.",
-        metavar="NAME=FACTOR",
+        help="Factor on the gate: helpsteer-coherence=0. Also weights.NAME=1, mixture=0.5, "
+        "debiasing=0, debiasing.NAME=0.5, add.NAME=0.1, renormalise=true. Repeatable.",
+        metavar="[SETTING.]NAME=NUMBER",
         rich_help_panel="Model",
     ),
 ]
@@ -102,7 +103,8 @@ class Loading(BackboneOptions):
 
         hide_library_progress()
         model = RewardModel.from_pretrained(name, **self.arguments())
-        return model.steer(steering_factors(steer)) if steer else model
+        steering = parse_steering(steer)
+        return model if steering is None else model.steer(steering)
 
     def judge(
         self, name: str, steer: list[str] | None, workers: Workers | None
@@ -112,7 +114,7 @@ class Loading(BackboneOptions):
 
         if workers is None:
             return self.load(name, steer)
-        return ModelSettings(name, self.arguments(), steering_factors(steer))
+        return ModelSettings(name, self.arguments(), parse_steering(steer))
 
 
 def show_progress(quiet: bool) -> bool:
@@ -175,13 +177,8 @@ def report_scoring(summary: ScoringSummary, output: Path, as_json: bool) -> None
         print_scoring(summary.as_dict(), output)
 
 
-def steering_factors(steer: list[str] | None) -> dict[str, float]:
-    """Parse the items of ``--steer``."""
-    factors = {}
-    for item in steer or ():
-        name, _, factor = item.rpartition("=")
-        try:
-            factors[name] = float(factor)
-        except ValueError:
-            raise RecipeError(f"--steer {item}: write it as objective=factor.") from None
-    return factors
+def parse_steering(items: list[str] | None) -> Steering | None:
+    """Return the steering of ``--steer``, or ``None`` if the option is not given."""
+    from armorm.model import Steering
+
+    return Steering.parse(items) if items else None

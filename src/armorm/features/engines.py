@@ -21,6 +21,10 @@ class FeatureBackbone(Protocol):
         """Encoder of conversations into token ids with their prompt boundary."""
 
     @property
+    def folder(self) -> Path:
+        """Local folder that the model was loaded from."""
+
+    @property
     def identity(self) -> dict[str, Any]:
         """Everything that a feature depends on; costly on first use."""
 

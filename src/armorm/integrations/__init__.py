@@ -1,20 +1,15 @@
-"""The doors to everyone else's tools: TRL, OpenRLHF, verl, NeMo-RL, and files of candidates.
+"""Rewards for TRL, OpenRLHF, verl and NeMo-RL, and files of candidate responses.
 
-All of them are plain functions over a :class:`~armorm.RewardModel`; none needs the tool it serves.
+All of it is plain functions of a :class:`~armorm.RewardModel`; none imports the tool it serves.
 """
 
 from armorm.integrations.candidates import annotate_file, best_of_file
 from armorm.integrations.completions import CompletionScorer, ScoredCompletions
-from armorm.integrations.frameworks import (
-    nemo_rl_rewards,
-    openrlhf_answer,
-    openrlhf_reward_func,
-    verl_batch_compute_score,
-    verl_compute_score,
-    verl_row,
-)
+from armorm.integrations.nemo_rl import nemo_rl_rewards
+from armorm.integrations.openrlhf import openrlhf_answer, openrlhf_reward_func
 from armorm.integrations.pairs import PairChoice, choose_pair, write_pairs
 from armorm.integrations.trl import trl_reward_funcs
+from armorm.integrations.verl import verl_batch_compute_score, verl_compute_score, verl_row
 
 __all__ = [
     "CompletionScorer",

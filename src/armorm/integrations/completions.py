@@ -1,51 +1,57 @@
-"""Scoring completions the way RL trainers hand them over: two lists, many completions a prompt."""
+"""Scores of completions in the form of RL trainers: two lists, many completions to a prompt."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from armorm.conversations import (
-    EncodedPrompt,
-    Message,
-    OverlongError,
-    located_in,
-    prompt_key,
-    validate_prompt,
-)
+from armorm.conversations import EncodedPrompt, OverlongError, located_in, validate_prompt
 from armorm.errors import InputError
 from armorm.model import RewardModel, Rewards
 
 Component = Literal["contributions", "rewards"]
-"""What a per-objective reward is.
+"""Kind of a reward per objective.
 
-``contributions`` sum to the score: what an objective adds to it, gate and debiasing included.
-``rewards`` are the objectives' unit rewards as regressed, for trainers that weigh them themselves.
+``contributions`` sum to the score: parts of it, with gate, debiasing and steering included.
+``rewards`` are the unit rewards as regressed, for trainers that weigh them themselves.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredCompletions:
-    """Scores of a batch, in the order it was given.
+    """Scores of a batch, in the order of the batch.
 
     Attributes:
-        rewards: Of the completions that could be scored. Row i belongs to ``positions[i]``.
-        positions: Where they stand in the batch.
+        rewards: Scores of the completions that have one. Row i belongs to ``positions[i]``.
+        positions: Their positions in the batch.
         size: Length of the batch.
+        refused: Error of each completion without a score, by position: it is too long, or its
+            score is not a finite number.
     """
 
     rewards: Rewards | None
     positions: tuple[int, ...]
     size: int
+    refused: Mapping[int, InputError]
 
     def scores(self) -> list[float | None]:
-        """The score of each completion; ``None`` where it is too long to be read whole."""
+        """Return the score of each completion; ``None`` where there is none."""
         return self._spread([] if self.rewards is None else self.rewards.score.tolist())
 
+    def all_scores(self, field: str) -> list[float]:
+        """Return the score of each completion.
+
+        Raises:
+            InputError: A completion has none; it is named by ``field`` and its one-based position.
+        """
+        for position in sorted(self.refused):
+            raise replace(self.refused[position], field=field, row=position + 1)
+        return [] if self.rewards is None else self.rewards.score.tolist()
+
     def components(self, component: Component) -> dict[str, list[float | None]]:
-        """Objective name to one value per completion; ``None`` where there is none."""
+        """Return one value per completion for each objective; ``None`` where there is none."""
         if self.rewards is None:
             return {}
         table = getattr(self.rewards, component).T.tolist()
@@ -62,13 +68,13 @@ class ScoredCompletions:
 
 
 class CompletionScorer:
-    """Scores batches of prompts and completions, each prompt's gate evaluated once.
+    """Scorer of batches of prompts and completions, with one forward pass per prompt.
 
-    The last batch is remembered, so that several reward functions asked about the same batch
-    share one forward pass.
+    The last batch is remembered, so that several reward functions that are asked about the same
+    batch share the computation.  It may be called from several threads.
 
     Args:
-        model: The reward model; steered, if steering is wanted.
+        model: The reward model, with its steering.
     """
 
     def __init__(self, model: RewardModel) -> None:
@@ -79,16 +85,19 @@ class CompletionScorer:
         """Score ``completions[i]`` as the answer to ``prompts[i]``.
 
         A prompt is a list of messages or the text of one user turn; a completion is text or a
-        list with one assistant message.  An empty completion is scored as the model sees it: RL
+        list with one assistant message.  An empty completion is scored like any other, since RL
         policies produce them.
 
         Raises:
-            InputError: a prompt or completion of another form; ``row`` is its position.
+            InputError: A prompt or completion of another form; ``row`` is its position.
         """
         given = (list(prompts), list(completions))
-        if self._last is None or self._last[:2] != given:
-            self._last = (*given, self._score(*given))
-        return self._last[2]
+        last = self._last  # read once: another thread may replace it at any time
+        if last is not None and last[:2] == given:
+            return last[2]
+        scored = self._score(*given)
+        self._last = (*given, scored)
+        return scored
 
     def _score(self, prompts: list[Any], completions: list[Any]) -> ScoredCompletions:
         if len(prompts) != len(completions):
@@ -98,38 +107,41 @@ class CompletionScorer:
                 f"there are {len(prompts)} prompts",
                 "Give one prompt per completion.",
             )
-        groups = _group_by_prompt(prompts, completions)
         encoded: list[EncodedPrompt] = []
         positions: list[int] = []
-        for prompt, members in groups:
-            for position, text in members:
-                conversation = encode_if_it_fits(self.model, prompt, [text])
-                if conversation is not None:
-                    encoded.append(conversation)
-                    positions.append(position)
+        refused: dict[int, InputError] = {}
+        for position, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+            try:
+                messages = located_in("prompt", validate_prompt, prompt)
+                text = located_in("completion", completion_text, completion)
+                encoded.append(self.model.backbone.encoder.encode(messages, [text]))
+                positions.append(position)
+            except OverlongError as error:
+                reason = f"longer than {self.model.backbone.encoder.max_length} tokens"
+                refused[position] = replace(error, value=text, reason=reason)
+            except InputError as error:
+                raise error.at(None, position + 1) from None
         if not encoded:
-            return ScoredCompletions(None, (), len(prompts))
+            return ScoredCompletions(None, (), len(prompts), refused)
         rewards = self.model.score_encoded(encoded, keep_nonfinite=True)
-        finite = rewards.finite
-        kept = tuple(itertools.compress(positions, finite.tolist()))
-        return ScoredCompletions(rewards.where(finite), kept, len(prompts))
-
-
-def encode_if_it_fits(
-    model: RewardModel, prompt: Sequence[Message], responses: Sequence[str]
-) -> EncodedPrompt | None:
-    """The ids of a prompt with its responses; ``None`` where one is longer than the model reads."""
-    try:
-        return model.backbone.encoder.encode(prompt, responses)
-    except OverlongError:
-        return None
+        finite = rewards.finite.tolist()
+        for position, score, good in zip(positions, rewards.score.tolist(), finite, strict=True):
+            if not good:
+                refused[position] = InputError(
+                    "score", score, "not a finite number", "Load the model in float32 or bfloat16."
+                )
+        kept = tuple(itertools.compress(positions, finite))
+        return ScoredCompletions(rewards.where(rewards.finite), kept, len(prompts), refused)
 
 
 def completion_text(value: object) -> str:
-    """The text of a completion: text, or a list with one assistant message. It may be empty.
+    """Return the text of a completion, which may be empty.
+
+    Args:
+        value: Text, or a list with one assistant message.
 
     Raises:
-        InputError: anything else.
+        InputError: Anything else.
     """
     if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 1:
         message = value[0]
@@ -140,17 +152,3 @@ def completion_text(value: object) -> str:
             "", value, "not text, nor a list with one assistant message", "Send the text alone."
         )
     return value
-
-
-def _group_by_prompt(
-    prompts: list[Any], completions: list[Any]
-) -> list[tuple[tuple[Message, ...], list[tuple[int, str]]]]:
-    groups: dict[str, tuple[tuple[Message, ...], list[tuple[int, str]]]] = {}
-    for position, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
-        try:
-            messages = located_in("prompt", validate_prompt, prompt)
-            text = located_in("completion", completion_text, completion)
-        except InputError as error:
-            raise error.at(None, position + 1) from None
-        groups.setdefault(prompt_key(messages), (messages, []))[1].append((position, text))
-    return list(groups.values())

@@ -1,13 +1,15 @@
-"""The reward model as one object: score, explain, compare, steer, save and load."""
+"""Reward models as one object: score, explain, compare, steer, save and load."""
 
-from armorm.model.explanation import Comparison, Explanation
+from armorm.model.answers import Comparison, Explanation, Rewards, RewardUncertainty
+from armorm.model.layout import Heads
 from armorm.model.reward_model import RewardModel
-from armorm.model.rewards import Rewards, RewardUncertainty, Steering
+from armorm.model.steering import Steering
 from armorm.model.uncertainty import ModelUncertainty
 
 __all__ = [
     "Comparison",
     "Explanation",
+    "Heads",
     "ModelUncertainty",
     "RewardModel",
     "RewardUncertainty",

@@ -1,7 +1,9 @@
-"""The model card: README.md of a model folder, written by huggingface_hub's own classes."""
+"""Model card: README.md of a model folder, written by huggingface_hub's own classes."""
 
 from __future__ import annotations
 
+import html
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +14,8 @@ from armorm.objectives import ObjectiveSet
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 PAPER = "arxiv:2406.12845"
+# Characters that begin markup inside a line of Markdown.
+_MARKUP = re.compile(r"[`*\[\]()!|\\~#$@:{}]|(?<!\w)_|_(?!\w)")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -22,34 +26,45 @@ def model_card(
     debiasing: Mapping[str, Any],
     training: Mapping[str, Any],
     license_id: str | None,
+    steering: Mapping[str, Any] | None = None,
 ) -> str:
-    """The card as Markdown with a YAML header.
+    """Return the card as Markdown with a YAML header.
+
+    Every text that comes from a recipe or a dataset is escaped: a name is shown, whatever it is.
 
     Args:
         objectives: Names and scales.
-        backbone: Name of the backbone; a path on this machine is left out.
+        backbone: Name of the backbone; a path on this machine is not shown.
         debiasing: The debiasing report; its penalties are shown.
         training: The training record; its metrics and data sources are shown.
-        license_id: Licence identifier of the hub; ``None`` leaves it unsaid.
+        license_id: Licence identifier of the hub; ``None`` shows that it is not stated.
+        steering: Steering that the folder was saved with.
     """
     from huggingface_hub import ModelCard
 
     metrics = training.get("metrics", {})
+    penalties = debiasing.get("penalties", {})
     base_model = backbone if HUB_ID.fullmatch(backbone) and not Path(backbone).exists() else None
     card = ModelCard.from_template(
         _card_data(training, base_model, license_id),
         template_path=str(TEMPLATE),
         name=_name(base_model),
         objectives=[
-            {**objective.model_dump(), "name": _cell(objective.name)} for objective in objectives
+            {
+                **objective.model_dump(),
+                "name": plain(objective.name),
+                "dataset": plain(objective.dataset or "–"),
+                "penalty": penalties.get(objective.name),
+            }
+            for objective in objectives
         ],
-        penalties=debiasing.get("penalties", {}),
-        debiased_objective=debiasing.get("objective"),
+        debiased_objective=plain(str(debiasing.get("objective") or "verbosity")),
+        steering=None if steering is None else plain(json.dumps(steering, ensure_ascii=False)),
         held_out=metrics.get("pairs", {}).get("held_out"),
         accuracy=_percentages(metrics.get("accuracy", {})),
         accuracy_shorter_won=_percentages(metrics.get("accuracy_shorter_won", {})),
         sources=_sources(training),
-        license_id=license_id,
+        license_id=None if license_id is None else plain(license_id),
         backbone=base_model,
     )
     return str(card)
@@ -93,23 +108,24 @@ def _data_sections(training: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _hub_datasets(training: Mapping[str, Any]) -> list[str]:
-    named = {s["dataset"] for s in _data_sections(training) if s.get("dataset")}
-    entries = [catalog_entry(s["catalog"]) for s in _data_sections(training) if s.get("catalog")]
-    return sorted(named | {entry.hub_id for entry in entries if HUB_ID.fullmatch(entry.hub_id)})
+    sections = _data_sections(training)
+    named = {section["dataset"] for section in sections if section.get("dataset")}
+    named |= {catalog_entry(s["catalog"]).hub_id for s in sections if s.get("catalog")}
+    return sorted(filter(HUB_ID.fullmatch, named))
 
 
 def _sources(training: Mapping[str, Any]) -> list[str]:
-    """Each source once: hub names as they are, of a file no more than its name."""
+    """Return each source once: hub names in full, of a file only its name."""
     names = []
     for section in _data_sections(training):
         if section.get("dataset"):
-            names.append(f"`{section['dataset']}`")
+            names.append(_code(section["dataset"]))
         elif section.get("catalog"):
             entry = catalog_entry(section["catalog"])
             name = entry.hub_id if HUB_ID.fullmatch(entry.hub_id) else entry.name
             names.append(f"`{name}` ({entry.licence}): {entry.about}")
         elif section.get("path"):
-            names.append(f"the file `{Path(section['path']).name}`")
+            names.append(f"the file {_code(Path(section['path']).name)}")
     return sorted(set(names))
 
 
@@ -119,5 +135,17 @@ def _percentages(shares: Mapping[str, float | None]) -> dict[str, str]:
     }
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+def plain(text: str) -> str:
+    """Return Markdown and HTML that show a text as it is, on one line and in one table cell.
+
+    Example:
+        >>> plain("<b>|*x*")
+        '&lt;b&gt;&#124;&#42;x&#42;'
+    """
+    line = html.escape(" ".join(text.split()), quote=False)
+    line = _MARKUP.sub(lambda match: f"&#{ord(match[0])};", line)
+    return "".join(c if c.isprintable() else f"&#{ord(c)};" for c in line)
+
+
+def _code(name: str) -> str:
+    return f"`{name}`" if re.fullmatch(r"[\w./@+-]+", name) else plain(name)

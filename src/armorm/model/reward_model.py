@@ -1,8 +1,7 @@
-"""A trained ArmoRM with its gate, as one object."""
+"""Reward models: scores, explanations, comparisons and steering, from a folder and to a folder."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from armorm.conversations import (
@@ -23,35 +20,56 @@ from armorm.conversations import (
     validate_prompt,
     validate_response,
 )
-from armorm.errors import ArmormError, InputError, NonFiniteError
-from armorm.features import Backbone, BackboneOptions, FeatureBackbone, load_engine, merge_prompts
-from armorm.files import sha256_of_json
-from armorm.heads import Gate
-from armorm.model.checkpoint import Heads, load_checkpoint, save_checkpoint
-from armorm.model.explanation import (
-    Comparison,
-    Explanation,
-    ObjectiveDifference,
-    ObjectiveShare,
+from armorm.errors import ArmormError, InputError, NonFiniteError, RecipeError
+from armorm.features import (
+    Backbone,
+    BackboneFeatures,
+    BackboneOptions,
+    FeatureBackbone,
+    load_engine,
+    merge_prompts,
 )
-from armorm.model.rewards import Rewards, Steering
-from armorm.model.self_check import PROMPT, RESPONSE, SelfCheck
-from armorm.model.uncertainty import ModelUncertainty, no_uncertainty, remove_uncertainty
+from armorm.files import sha256_of_files, sha256_of_json
+from armorm.heads import Gate
+from armorm.hub import HEAD_PREFIXES
+from armorm.hub.weights import sample_hash, stored_tensors
+from armorm.model.answers import Comparison, Explanation, Rewards
+from armorm.model.explaining import comparison_of, explanation_of
+from armorm.model.layout import METADATA_FILE, Heads
+from armorm.model.loading import load_checkpoint
+from armorm.model.saving import save_model
+from armorm.model.self_check import PROMPT, RESPONSE, SelfCheck, hash_ids, sample_state
+from armorm.model.steering import Steering
+from armorm.model.uncertainty import ModelUncertainty, no_uncertainty
 from armorm.objectives import ObjectiveSet
 
 
 class RewardModel:
-    """Scores responses by many objectives, and says why.
+    """A frozen language model with many reward objectives, and a gate that weighs them by prompt.
 
-    score = gating . (rewards @ transform) = coefficients . rewards, where rewards are the
-    regression layer's predictions at the last token, and gating reads the prompt alone
-    (paper, equation 4).
+    score = coefficients . rewards, where rewards are the regression layer's predictions at the last
+    token, and coefficients = transform @ gate(prompt), which steering may change (paper, equation
+    4; :mod:`armorm.model.steering`).
+
+    Its methods may be called from several threads; the backbone computes for one at a time.
 
     Args:
         backbone: The frozen language model.
-        heads: Regression layer, transform, gate and what they were trained on.
-        steering: Factors on the coefficients.
-        uncertainty: How sure the head is; ``None`` where that is not known.
+        heads: Regression layer, transform, gate and their training record.
+        steering: Changes to the weights of the objectives.
+        uncertainty: Statistics of the ratings, for standard deviations; ``None`` if unknown.
+
+    Example:
+        >>> from armorm import RewardModel
+        >>> model = RewardModel.from_pretrained(example_model)
+        >>> model.objectives.names
+        ('helpfulness', 'correctness', 'verbosity')
+        >>> best, rewards = model.best_of("What is 2 plus 3?", ["2 plus 3 is 5.", "No idea."])
+        >>> best == int(rewards.score.argmax())
+        True
+        >>> steered = model.steer({"correctness": 2.0})
+        >>> steered.steering
+        Steering(factors={'correctness': 2.0})
     """
 
     def __init__(
@@ -65,7 +83,8 @@ class RewardModel:
         self.heads = heads
         self.steering = steering or Steering()
         self.uncertainty = uncertainty
-        self._factors = self.steering.vector(heads.objectives)
+        total = float(heads.gate.logit_scale)
+        self._compiled = self.steering.compile(heads.objectives, heads.transform, total)
 
     @classmethod
     def from_pretrained(
@@ -81,13 +100,13 @@ class RewardModel:
         Args:
             name_or_path: A folder written by :meth:`save_pretrained`, or a released checkpoint.
             options: How the backbone is loaded and run, and by which engine.
-            verify: Score the conversation whose ids and score were saved with the model, and
-                refuse the model if they differ.
+            verify: Compare weights, tokenizer and the answer to a fixed conversation with what was
+                saved in the folder (:mod:`armorm.model.self_check`).
             **fields: Fields of ``options`` to replace (``dtype``, ``device``, ``max_length``,
                 ``engine`` …); see :meth:`armorm.Backbone.from_pretrained`.
 
         Raises:
-            CheckpointError: the folder is not a complete gated reward model, or fails its own
+            CheckpointError: The folder is not a complete gated reward model, or fails its own
                 self-check.
         """
         options = BackboneOptions.of(options, fields)
@@ -95,10 +114,12 @@ class RewardModel:
         backbone = load_engine(checkpoint.folder, options)
         checkpoint.heads.check_fits(backbone.hidden_size, str(name_or_path))
         uncertainty = ModelUncertainty.in_folder(checkpoint.folder)
-        model = cls(backbone, checkpoint.heads, uncertainty=uncertainty)
+        model = cls(backbone, checkpoint.heads, checkpoint.steering, uncertainty)
         if verify and checkpoint.self_check is not None:
             checkpoint.self_check.verify(
-                model.self_check(), str(name_or_path), quantized=backbone.quantized
+                model.self_check(checkpoint.folder, checkpoint.fingerprint),
+                str(name_or_path),
+                quantized=backbone.quantized,
             )
         return model
 
@@ -107,27 +128,26 @@ class RewardModel:
 
         The folder also loads without this package, by
         ``AutoModelForSequenceClassification.from_pretrained(path, trust_remote_code=True)``.
+        Steering is written into ``reward_transform_matrix``, so that every program that reads the
+        folder scores as this model does; loaded by this package, the model is steered as before.
 
         Args:
-            path: The folder.
+            path: The folder. An older model of this package in it is replaced when the new one is
+                complete; a folder with other files is refused.
             license_id: For the model card, as the hub spells it (``apache-2.0``, ``llama3`` …).
 
         Raises:
-            ArmormError: the model is steered (a folder holds the weights as they were trained), or
-                another engine than transformers holds its weights.
+            ArmormError: The steering renormalises, or another engine than transformers holds the
+                weights.
+            OutputError: The folder holds other files, or cannot be written.
         """
-        if self.steering.factors:
-            raise ArmormError("A steered model cannot be saved. Save the model it was made from.")
         if not isinstance(self.backbone, Backbone):
             raise ArmormError(
                 "The engine holds the weights in a form of its own, so it cannot save them. Load "
                 "the model with engine='transformers'."
             )
-        save_checkpoint(Path(path), self.backbone, self.heads, self.self_check(), license_id)
-        if self.uncertainty is None:
-            remove_uncertainty(Path(path))
-        else:
-            self.uncertainty.save(Path(path))
+        stored = replace(self.heads, transform=self._compiled.as_transform())
+        save_model(Path(path), self, self.backbone, stored, license_id)
 
     def push_to_hub(
         self,
@@ -137,12 +157,12 @@ class RewardModel:
         private: bool = True,
         token: str | None = None,
     ) -> str:
-        """Upload the model folder to the Hugging Face hub; returns the address of the commit.
+        """Upload the model folder to the Hugging Face hub and return the address of the commit.
 
         Args:
-            repo_id: ``name`` or ``organisation/name``; made if it is not there.
+            repo_id: ``name`` or ``organisation/name``; created if it does not exist.
             license_id: See :meth:`save_pretrained`.
-            private: Whether a repository made now is private.
+            private: Create a private repository.
             token: Default: the one ``hf auth login`` stored.
         """
         from tempfile import TemporaryDirectory
@@ -158,25 +178,61 @@ class RewardModel:
             )
         return str(commit)
 
-    def self_check(self) -> SelfCheck:
-        """What this model makes of the fixed conversation of its self-check."""
-        encoder = self.backbone.encoder.without_limit()
-        encoded = encoder.encode(PROMPT, [RESPONSE])
-        rewards = self.score_encoded([encoded])
-        return SelfCheck.of(encoded, rewards, self.backbone.dtype)
+    def self_check(self, folder: Path, fingerprint: str) -> SelfCheck:
+        """Answer the fixed conversation of the self-check.
+
+        Args:
+            folder: Model folder that holds the weights.
+            fingerprint: Hash of its heads.
+        """
+        encoded = self.backbone.encoder.without_limit().encode(PROMPT, [RESPONSE])
+        features = self.backbone.features([encoded])
+        rewards = self._combine(features, [0])
+        self._check_finite(rewards)
+        return SelfCheck(
+            prompt=tuple({**message} for message in PROMPT),
+            response=RESPONSE,
+            heads_sha256=fingerprint,
+            weights_sha256=_hash_weights(folder),
+            ids_sha256=hash_ids(encoded),
+            states=(
+                sample_state(features.prompts[0].tolist()),
+                sample_state(features.responses[0].tolist()),
+            ),
+            score=float(rewards.score[0]),
+            magnitude=float(rewards.contributions[0].abs().sum()),
+            dtype=self.backbone.dtype,
+        )
 
     @property
     def objectives(self) -> ObjectiveSet:
+        """Names and scales of the objectives."""
         return self.heads.objectives
 
     @property
     def gate(self) -> Gate:
+        """The gating network."""
         return self.heads.gate
 
-    def steer(self, factors: Mapping[str, float] | Steering) -> RewardModel:
-        """The same model with some objectives counting more, less, or not at all."""
-        steering = factors if isinstance(factors, Steering) else Steering(dict(factors))
-        return RewardModel(self.backbone, self.heads, steering, self.uncertainty)
+    def steer(
+        self, factors: Mapping[str, float] | Steering | None = None, **knobs: Any
+    ) -> RewardModel:
+        """Return the same model with other weights of the objectives.
+
+        It shares the backbone and the heads with this one, whose own steering it does not inherit.
+
+        Args:
+            factors: A :class:`~armorm.Steering`, or factors by objective.
+            **knobs: Other attributes of :class:`~armorm.Steering`, such as ``weights``.
+
+        Raises:
+            RecipeError: An unknown objective, or a value that cannot be used.
+        """
+        if not isinstance(factors, Steering):
+            factors = Steering.from_dict({"factors": factors or {}, **knobs})
+        elif knobs:
+            raise RecipeError("steer: give a Steering, or its settings, not both.")
+        return RewardModel(self.backbone, self.heads, factors, self.uncertainty)
 
     def score(self, conversations: Sequence[Conversation], *, uncertainty: bool = False) -> Rewards:
         """Score conversations, each a list of messages that ends with the assistant's.
@@ -237,76 +293,59 @@ class RewardModel:
         except NonFiniteError as error:
             raise replace(error, field=f"responses[{error.positions[0]}]", row=None) from None
 
-    def best_of(self, prompt: Conversation | str, responses: Sequence[str]) -> tuple[int, Rewards]:
-        """The position of the best response, and the scores of all; the first of equals wins."""
+    def best_of(
+        self,
+        prompt: Conversation | str,
+        responses: Sequence[str],
+        *,
+        floors: Mapping[str, float] | None = None,
+    ) -> tuple[int, Rewards]:
+        """Return the position of the best response, the first of equal ones, and all scores.
+
+        Args:
+            prompt: Messages, or the text of one user turn.
+            responses: Texts.
+            floors: Least unit reward of some objectives: a response below any of them loses to
+                every response that is not, such as ``{"safety": 0.5}``.
+        """
         rewards = self.score_responses(prompt, responses)
-        return int(torch.argmax(rewards.score)), rewards
+        return rewards.ranking(floors)[0], rewards
 
     def explain(self, conversation: Conversation) -> Explanation:
-        """Take the score of one conversation apart."""
+        """Return the score of one conversation with the contribution of every objective."""
         rewards = self.score([conversation], uncertainty=self.uncertainty is not None)
-        ratings = self.objectives.to_ratings(rewards.rewards.numpy())[0]
-        sure = rewards.uncertainty
-        spans = [abs(objective.unit_one - objective.unit_zero) for objective in self.objectives]
-        shares = [
-            ObjectiveShare(
-                objective=name,
-                reward=float(rewards.rewards[0, i]),
-                rating=float(ratings[i]),
-                gating=float(rewards.gating[0, i]),
-                coefficient=float(rewards.coefficients[0, i]),
-                contribution=float(rewards.contributions[0, i]),
-                deviation=None if sure is None else float(sure.deviations[0, i]) * spans[i],
-            )
-            for i, name in enumerate(rewards.objectives)
-        ]
-        shares.sort(key=lambda share: -abs(share.contribution))
-        explanation = Explanation(float(rewards.score[0]), tuple(shares))
-        if sure is None:
-            return explanation
-        return replace(
-            explanation,
-            deviation=float(sure.score[0]),
-            novelty=float(sure.novelty[0]),
-            novel=bool(sure.novel[0]) if sure.usual_novelty is not None else None,
-        )
+        return explanation_of(rewards, self.objectives)
 
     def compare(self, prompt: Conversation | str, a: str, b: str) -> Comparison:
-        """Which of two responses is preferred, and what each objective adds to the margin."""
+        """Compare two responses and return what each objective adds to the margin."""
         rewards = self.score_responses(prompt, [a, b])
-        ratings = self.objectives.to_ratings(rewards.rewards.numpy())
-        differences = [
-            ObjectiveDifference(
-                objective=name,
-                coefficient=float(rewards.coefficients[0, i]),
-                rating_a=float(ratings[0, i]),
-                rating_b=float(ratings[1, i]),
-                reward_a=float(rewards.rewards[0, i]),
-                reward_b=float(rewards.rewards[1, i]),
-                contribution=float(rewards.contributions[0, i] - rewards.contributions[1, i]),
-            )
-            for i, name in enumerate(rewards.objectives)
-        ]
-        differences.sort(key=lambda difference: -abs(difference.contribution))
-        margin = float(rewards.score[0] - rewards.score[1])
-        return Comparison(
-            score_a=float(rewards.score[0]),
-            score_b=float(rewards.score[1]),
-            margin=margin,
-            probability=self.preference_probability(margin),
-            preferred="a" if margin > 0 else "b" if margin < 0 else "tie",
-            objectives=tuple(differences),
-        )
+        probability = self.preference_probability(float(rewards.score[0] - rewards.score[1]))
+        return comparison_of(rewards, self.objectives, probability)
 
     def fingerprint(self) -> str:
-        """A hash of everything a score depends on."""
-        heads = hashlib.sha256(save_safetensors(self.heads.tensors())).hexdigest()
-        settings = [self.gate.temperature, dict(self.steering.factors)]
-        return sha256_of_json([self.backbone.identity, heads, settings])
+        """Return a hash of everything that a score depends on.
+
+        Of the backbone's weights only samples are hashed (:func:`armorm.hub.weights.sample_hash`).
+        """
+        folder = self.backbone.folder
+        others = [file for file in _settings_files(folder) if file.name != METADATA_FILE]
+        return sha256_of_json(
+            [
+                _hash_weights(folder),
+                sha256_of_files(others),
+                self.backbone.encoder.template,
+                [type(self.backbone).__name__, self.backbone.dtype],
+                self.heads.fingerprint(),
+                self.steering.as_dict(),
+            ]
+        )
 
     def preference_probability(self, margin: float) -> float | None:
-        """sigmoid(beta * margin); ``None`` where the model folder does not tell beta."""
-        if self.heads.beta is None:
+        """Return sigmoid(beta * margin), the probability that the first response is preferred.
+
+        It is ``None`` if the model folder holds no beta, or steering changed the scale of scores.
+        """
+        if self.heads.beta is None or not self.steering.keeps_scale:
             return None
         return 0.5 * (1.0 + math.tanh(0.5 * self.heads.beta * margin))
 
@@ -338,8 +377,7 @@ class RewardModel:
         # their position, by rounding.
         merged = merge_prompts(encoded)
         features = self.backbone.features(merged.prompts)
-        gating = self.gate(features.prompts)[merged.owners]
-        rewards = self._combine(features.responses, gating)
+        rewards = self._combine(features, merged.owners)
         if uncertainty:
             assert self.uncertainty is not None
             self.uncertainty.check_belongs(self.heads.weight)
@@ -363,12 +401,13 @@ class RewardModel:
                 positions=bad,
             )
 
-    def _combine(
-        self, responses: Float[Tensor, "n hidden"], gating: Float[Tensor, "n k"]
-    ) -> Rewards:
-        # In float64, since kernels round a row by where it stands: equal responses must tie.
-        rewards = (responses.double() @ self.heads.weight.double().T).float()
-        coefficients = gating @ self.heads.transform.T * self._factors
+    @torch.inference_mode()
+    def _combine(self, features: BackboneFeatures, owners: Sequence[int]) -> Rewards:
+        """Return the scores of responses, each with the position of its prompt."""
+        gating = self.gate(features.prompts)[list(owners)]
+        # In float64, since kernels round a row by its position: equal responses must tie.
+        rewards = (features.responses.double() @ self.heads.weight.double().T).float()
+        coefficients = self._compiled.coefficients(gating)
         contributions = coefficients * rewards
         return Rewards(
             score=contributions.double().sum(dim=-1).float(),
@@ -377,4 +416,16 @@ class RewardModel:
             coefficients=coefficients,
             contributions=contributions,
             objectives=self.objectives.names,
+            steering=None if self.steering.is_neutral else self.steering,
         )
+
+
+def _hash_weights(folder: Path) -> str:
+    tensors = stored_tensors(folder)
+    return sample_hash(tensors, [name for name in tensors if not name.startswith(HEAD_PREFIXES)])
+
+
+def _settings_files(folder: Path) -> list[Path]:
+    """Return the files that the tokenizer and the architecture are read from."""
+    patterns = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
+    return sorted(file for pattern in patterns for file in folder.glob(pattern))

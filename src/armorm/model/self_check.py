@@ -1,88 +1,129 @@
-"""A known answer that travels with a model, so that a wrong score cannot be a silent one.
+"""Answer to a fixed conversation, saved with a model, so that wrong scores cannot be silent.
 
-A folder can load without complaint and still score wrongly: another tokenizer, a changed chat
-template, a doubled BOS token, a config value that this version of a library reads differently.
-So a saved model remembers what it made of one fixed conversation, and loading asks again.
+A folder can load without an error and still score wrongly: other weights, another tokenizer, a
+changed chat template, a doubled BOS token, a config value that this version of a library reads
+differently, renamed objectives.  So a saved model records, and loading compares,
+
+- exactly: hashes of the heads with their objectives, of samples of the backbone's stored weights,
+  and of the fixed conversation's token ids;
+- within what its number format allows: the hidden states that the heads read.  The score itself is
+  compared in float32 only.  It is a smooth function of the states and of heads known to be right,
+  and a gate can enlarge the rounding of bfloat16 a hundredfold.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
 
 from pydantic import BaseModel, ConfigDict
 
 from armorm.conversations import EncodedPrompt, Message
 from armorm.errors import CheckpointError
 from armorm.files import sha256_of_json
-from armorm.model.rewards import Rewards
 
 PROMPT: tuple[Message, ...] = ({"role": "user", "content": "Name a prime number, and say why."},)
 RESPONSE = "7 is prime: only 1 and 7 divide it."
 
-TOLERANCE = {"float32": 1e-3}
-"""Share of the summed contributions by which a score may differ between machines and kernels."""
-LOW_PRECISION_TOLERANCE = 5e-2
+# Allowed length of the difference of two states, divided by the length of the saved one.  Measured
+# on models of 6 to 32 layers: 1e-5 between kernels in float32, 0.02 in bfloat16, 0.003 in float16.
+STATE_TOLERANCE = {"float32": 5e-3, "float16": 5e-2}
+LOW_PRECISION_TOLERANCE = 0.2
+QUANTIZED_TOLERANCE = 0.5
+
+# Allowed difference of two scores in float32, divided by the sum of the absolute contributions.
+SCORE_TOLERANCE = 1e-3
+
+# Numbers of each state that are saved, evenly spaced.
+_STATE_SAMPLE = 64
 
 
 class SelfCheck(BaseModel):
-    """What a model made of one conversation.
+    """Answer of a model to one conversation, with hashes of what the answer depends on.
 
     Attributes:
-        prompt: The conversation's prompt.
+        prompt: Messages of the conversation's prompt.
         response: Its response.
+        heads_sha256: Hash of the heads, the objectives, their scales, and beta.
+        weights_sha256: Hash of samples of the backbone's stored weights.
         ids_sha256: Hash of the token ids and the boundary.
+        states: Samples of the two hidden states that the heads read: prompt, response.
         score: The score.
-        magnitude: Sum of the absolute contributions, the yardstick for rounding.
-        dtype: In which the backbone ran.
+        magnitude: Sum of the absolute contributions to the score.
+        dtype: Number format of the backbone.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     prompt: tuple[dict[str, str], ...]
     response: str
+    heads_sha256: str
+    weights_sha256: str
     ids_sha256: str
+    states: tuple[tuple[float, ...], tuple[float, ...]]
     score: float
     magnitude: float
     dtype: str
 
-    @classmethod
-    def of(cls, encoded: EncodedPrompt, rewards: Rewards, dtype: str) -> SelfCheck:
-        """The check made from the fixed conversation's ids and score."""
-        return cls(
-            prompt=tuple({**message} for message in PROMPT),
-            response=RESPONSE,
-            ids_sha256=hash_ids(encoded),
-            score=float(rewards.score[0]),
-            magnitude=float(rewards.contributions[0].abs().sum()),
-            dtype=dtype,
-        )
-
     def verify(self, found: SelfCheck, name: str, *, quantized: bool = False) -> None:
-        """Compare with what the loaded model makes of the same conversation.
+        """Compare with the answer of the loaded model to the same conversation.
 
         Raises:
-            CheckpointError: the ids or the score are not those saved with the model.
+            CheckpointError: The answer is not the one that was saved.
         """
         if found.ids_sha256 != self.ids_sha256:
-            raise CheckpointError(
+            raise _refusal(
                 f"{name}: the self-check's token ids are not those the model was saved with. Its "
-                "tokenizer, chat template or BOS handling has changed, so every score would be "
-                "wrong. Restore the folder's tokenizer files, or load with verify=False to look."
+                "tokenizer, chat template or BOS handling has changed"
             )
-        if quantized:  # coarser by design, and how much depends on the method
-            return
-        tolerance = max(
-            TOLERANCE.get(dtype, LOW_PRECISION_TOLERANCE) for dtype in (self.dtype, found.dtype)
-        )
-        if not abs(found.score - self.score) <= tolerance * max(self.magnitude, 1e-6):
-            raise CheckpointError(
+        dtypes = {self.dtype, found.dtype}
+        allowed = SCORE_TOLERANCE * max(self.magnitude, 1e-6)
+        precise = dtypes == {"float32"} and not quantized
+        if precise and not abs(found.score - self.score) <= allowed:
+            raise _refusal(
                 f"{name}: the self-check scores {found.score:.6g}, but the model was saved with "
-                f"{self.score:.6g} ({found.dtype} against {self.dtype}). Weights or config have "
-                "changed, or this version of transformers reads them differently. Load with "
-                "verify=False to look."
+                f"{self.score:.6g}. Its weights or config have changed"
             )
+        tolerance = max(STATE_TOLERANCE.get(dtype, LOW_PRECISION_TOLERANCE) for dtype in dtypes)
+        tolerance = QUANTIZED_TOLERANCE if quantized else tolerance
+        difference = max(map(_relative_difference, found.states, self.states))
+        if not difference <= tolerance:
+            raise _refusal(
+                f"{name}: the self-check's hidden states differ by {difference:.2g} of their "
+                f"length from those the model was saved with ({found.dtype} against {self.dtype}; "
+                f"allowed {tolerance:g}). Its weights or config have changed"
+            )
+        if found.heads_sha256 != self.heads_sha256:
+            raise _refusal(
+                f"{name}: the heads, objectives, scales or beta are not those the model was saved "
+                "with (self-check). One of its files has changed"
+            )
+        if found.weights_sha256 != self.weights_sha256:
+            raise _refusal(
+                f"{name}: the weights are not those the model was saved with (self-check). One of "
+                "its files has changed"
+            )
+
+
+def sample_state(state: list[float]) -> tuple[float, ...]:
+    """Return evenly spaced numbers of a hidden state, rounded to seven digits."""
+    step = max(len(state) // _STATE_SAMPLE, 1)
+    return tuple(float(f"{number:.6e}") for number in state[::step])
 
 
 def hash_ids(encoded: EncodedPrompt) -> str:
-    value: Any = [encoded.sequences[0], encoded.boundary]
-    return sha256_of_json(value)
+    """Return a hash of the token ids and the boundary of one conversation."""
+    return sha256_of_json([encoded.sequences[0], encoded.boundary])
+
+
+def _relative_difference(found: tuple[float, ...], saved: tuple[float, ...]) -> float:
+    if len(found) != len(saved):
+        return math.inf
+    return math.dist(found, saved) / max(math.hypot(*saved), 1e-12)
+
+
+def _refusal(difference: str) -> CheckpointError:
+    return CheckpointError(
+        f"{difference}, or this version of transformers reads them differently, so every score "
+        "would be wrong. Restore the folder or export the model again; to look at it all the same, "
+        "load it with verify=False (--no-verify)."
+    )

@@ -1,7 +1,7 @@
-"""The uncertainty of a model's head, in a folder of its own inside the model folder.
+"""Uncertainty of a model's head, in a folder of its own inside the model folder.
 
 It is not beside the weights, because engines that serve a model take every safetensors file there
-for weights.  It is read when it is first asked for, so that plain scoring does not wait for it.
+for weights.  It is read on first use, so that plain scoring does not wait for it.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from armorm.errors import ArmormError, CheckpointError, StoreError
 from armorm.files import write_atomically
 from armorm.heads import HeadUncertainty
 from armorm.heads.uncertainty import fingerprint_of_weight
-from armorm.model.rewards import RewardUncertainty
+from armorm.model.answers import RewardUncertainty
 
 PLACE = Path("uncertainty") / "head.safetensors"
 
 
 class ModelUncertainty:
-    """How sure a model is of its rewards; read from the model folder on first use.
+    """Uncertainty of a model's rewards, read from the model folder on first use.
 
     Args:
-        source: The uncertainty itself, or the file that holds it.
+        source: The statistics, or the file that holds them.
     """
 
     def __init__(self, source: HeadUncertainty | Path) -> None:
@@ -34,15 +34,15 @@ class ModelUncertainty:
 
     @classmethod
     def in_folder(cls, folder: Path) -> ModelUncertainty | None:
-        """What a model folder holds, not yet read; ``None`` where it holds none."""
+        """Return the uncertainty that a model folder holds, not yet read, or ``None``."""
         return cls(folder / PLACE) if (folder / PLACE).is_file() else None
 
     @cached_property
     def head(self) -> HeadUncertainty:
-        """The statistics behind it.
+        """Statistics of the rated rows.
 
         Raises:
-            StoreError: the file is damaged.
+            StoreError: The file is damaged.
         """
         if isinstance(self._source, HeadUncertainty):
             return self._source
@@ -52,7 +52,7 @@ class ModelUncertainty:
             raise StoreError(f"{self._source}: {error} Export the model again.") from error
 
     def check_belongs(self, weight: Float[Tensor, "k hidden"]) -> None:
-        """Raise CheckpointError unless it was fitted together with this regression layer."""
+        """Raise CheckpointError unless it was fitted with this regression layer."""
         if self.head.weight_sha256 != fingerprint_of_weight(weight.numpy()):
             raise CheckpointError(
                 f"{PLACE} belongs to another regression layer than the model's. Run `armorm "
@@ -62,7 +62,12 @@ class ModelUncertainty:
     def of(
         self, features: Float[Tensor, "n hidden"], coefficients: Float[Tensor, "n k"]
     ) -> RewardUncertainty:
-        """The uncertainty of n responses, from their features and the coefficients in use."""
+        """Return the uncertainty of n responses.
+
+        Args:
+            features: Features of the responses.
+            coefficients: Weights of the rewards in the score.
+        """
         finite = features.isfinite().all(dim=1, keepdim=True)
         inputs = torch.where(finite, features, 0.0).double().cpu().numpy()  # LAPACK stops at NaN
         deviations = self.head.deviations(inputs)
@@ -80,13 +85,8 @@ class ModelUncertainty:
         write_atomically(folder / PLACE, self.head.to_bytes())
 
 
-def remove_uncertainty(folder: Path) -> None:
-    """What an earlier save left must not speak of the weights that are there now."""
-    (folder / PLACE).unlink(missing_ok=True)
-
-
 def no_uncertainty() -> ArmormError:
-    """The error of a question that this model folder cannot answer."""
+    """Return the error for a model folder without uncertainty."""
     return ArmormError(
         f"The model has no {PLACE}, so it cannot say how sure it is. It is written by `armorm "
         "train` unless the recipe says `head.uncertainty: false`, or the ratings are too few "

@@ -38,8 +38,7 @@ from armorm.heads import (
     fit_gate,
 )
 from armorm.heads.gating import margins
-from armorm.model import RewardModel
-from armorm.model.checkpoint import Heads
+from armorm.model import Heads, RewardModel
 from armorm.training.curve_log import curve_log
 from armorm.training.head_stage import load_head, rewards_of_responses
 from armorm.training.recipe import Recipe

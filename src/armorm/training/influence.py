@@ -27,7 +27,7 @@ from armorm.features import FeatureStore
 from armorm.features.shards import content_key
 from armorm.heads import Influence, RewardHead, most_influential_rows
 from armorm.heads.uncertainty import ridge_factor
-from armorm.model.checkpoint import load_checkpoint
+from armorm.model.loading import load_checkpoint
 from armorm.objectives import Objective
 from armorm.training.head_stage import load_head
 from armorm.training.recipe import Recipe

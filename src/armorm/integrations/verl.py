@@ -1,0 +1,91 @@
+"""Rewards for verl: its custom reward functions, and rows that carry the prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from armorm.errors import InputError
+from armorm.integrations.completions import CompletionScorer, Component
+from armorm.model import RewardModel
+
+
+def verl_compute_score(
+    model: RewardModel, component: Component | None = "contributions"
+) -> Callable[..., dict[str, float]]:
+    """Return a custom reward function (``reward.custom_reward_function.path``).
+
+    verl does not pass the prompt, so a row must carry it in ``extra_info["prompt"]`` as messages:
+    :func:`verl_row` copies it there.
+
+    Args:
+        model: The reward model. A steered model rewards as it is steered.
+        component: Kind of the per-objective values, or ``None`` for none.
+
+    Returns:
+        ``compute_score(data_source, solution_str, ground_truth, extra_info)``, which answers
+        ``{"score": number, objective: number, …}``; verl logs what is beside the score. It raises
+        InputError if the prompt is missing, or the response cannot be scored.
+    """
+    batch = verl_batch_compute_score(model, component)
+
+    def compute_score(
+        data_source: str | None = None,
+        solution_str: str = "",
+        ground_truth: Any = None,
+        extra_info: Mapping[str, Any] | None = None,
+        **_: Any,
+    ) -> dict[str, float]:
+        return batch([data_source], [solution_str], [ground_truth], [extra_info])[0]
+
+    return compute_score
+
+
+def verl_batch_compute_score(
+    model: RewardModel, component: Component | None = "contributions"
+) -> Callable[..., list[dict[str, float]]]:
+    """Return the same for verl's batch reward manager: plural names, one forward pass for all."""
+    scorer = CompletionScorer(model)
+
+    def compute_scores(
+        data_sources: Sequence[str | None] | None = None,
+        solution_strs: Sequence[str] = (),
+        ground_truths: Sequence[Any] | None = None,
+        extra_infos: Sequence[Mapping[str, Any] | None] = (),
+        **_: Any,
+    ) -> list[dict[str, float]]:
+        del data_sources, ground_truths
+        prompts = [_prompt(info, row) for row, info in enumerate(extra_infos, start=1)]
+        scored = scorer(prompts, solution_strs)
+        columns: dict[str, Sequence[Any]] = {"score": scored.all_scores("solution_str")}
+        if component is not None:
+            columns |= scored.components(component)
+        rows = zip(*columns.values(), strict=True)
+        return [dict(zip(columns, row, strict=True)) for row in rows]
+
+    return compute_scores
+
+
+def verl_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a dataset row for verl, with its prompt copied to where the reward function reads."""
+    info = dict(row.get("extra_info") or {})
+    return {
+        **row,
+        "data_source": row.get("data_source", "armorm"),
+        "reward_model": row.get("reward_model", {"style": "model", "ground_truth": ""}),
+        "extra_info": {**info, "prompt": row["prompt"]},
+    }
+
+
+def _prompt(info: Mapping[str, Any] | None, row: int) -> Any:
+    prompt = (info or {}).get("prompt")
+    if prompt is None:
+        raise InputError(
+            "extra_info.prompt",
+            None,
+            "missing, and verl does not pass the prompt otherwise",
+            "Make the rows with armorm.integrations.verl_row.",
+            row=row,
+        )
+    # Parquet readers return lists as arrays.
+    return prompt.tolist() if hasattr(prompt, "tolist") else prompt

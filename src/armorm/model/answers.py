@@ -1,0 +1,303 @@
+"""Answers of a reward model: scores with their parts, explanations, comparisons."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from armorm.errors import InputError, did_you_mean
+from armorm.model.steering import Steering
+
+
+@dataclass(frozen=True, slots=True)
+class RewardUncertainty:
+    """Standard deviations and novelty of n responses (:mod:`armorm.heads.uncertainty`).
+
+    Attributes:
+        deviations: Standard deviation of a new rating around the prediction, in unit rewards.
+            Shape (n, k).
+        score: Standard deviation of the score, for given coefficients. Shape (n,).
+        novelty: Distance of the response's features from those of the rated rows; 1 is typical.
+            Shape (n,).
+        usual_novelty: 99th percentile of the novelty of held-out rated rows, if known.
+    """
+
+    deviations: Float[Tensor, "n k"]
+    score: Float[Tensor, " n"]
+    novelty: Float[Tensor, " n"]
+    usual_novelty: float | None
+
+    @property
+    def novel(self) -> Bool[Tensor, " n"]:
+        """True where the novelty exceeds the usual one, so that the rewards are guesses."""
+        limit = torch.inf if self.usual_novelty is None else self.usual_novelty
+        return self.novelty > limit
+
+    def where(self, rows: Bool[Tensor, " n"] | Int[Tensor, " m"]) -> RewardUncertainty:
+        """Return the rows that a mask or positions select."""
+        return RewardUncertainty(
+            self.deviations[rows], self.score[rows], self.novelty[rows], self.usual_novelty
+        )
+
+    def as_dicts(self, objectives: Sequence[str]) -> list[dict[str, object]]:
+        """Return one JSON-ready record per row."""
+        columns = (self.deviations, self.score, self.novelty, self.novel)
+        per_row = zip(*(column.tolist() for column in columns), strict=True)
+        return [
+            {
+                "deviations": dict(zip(objectives, deviations, strict=True)),
+                "score_deviation": score,
+                "novelty": novelty,
+                "novel": novel,
+            }
+            for deviations, score, novelty, novel in per_row
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Rewards:
+    """Scores of n responses, each a sum over k objectives.
+
+    In every row ``score = contributions.sum()`` up to rounding, ``contributions = coefficients *
+    rewards``, and without steering ``coefficients = transform @ gating``.
+
+    Attributes:
+        score: The scalar reward. Shape (n,).
+        rewards: Predicted unit reward of each objective: 0 and 1 are the worse and the better end
+            of its scale. Shape (n, k).
+        gating: Output of the gate. Shape (n, k).
+        coefficients: Weight of each reward in the score, debiasing and steering included.
+            Shape (n, k).
+        contributions: Part of the score that comes from each objective. Shape (n, k).
+        objectives: Names of the k columns.
+        uncertainty: Standard deviations and novelty, where they were asked for.
+        steering: The steering that shaped the scores; ``None`` without any.
+
+    Example:
+        >>> from armorm import RewardModel
+        >>> model = RewardModel.from_pretrained(example_model)
+        >>> rewards = model.score_responses("What is 2 plus 3?", ["2 plus 3 is 5.", "No idea."])
+        >>> rewards.objectives
+        ('helpfulness', 'correctness', 'verbosity')
+        >>> rewards.score.shape, rewards.contributions.shape
+        (torch.Size([2]), torch.Size([2, 3]))
+        >>> torch.allclose(rewards.contributions.sum(dim=1), rewards.score, atol=1e-5)
+        True
+    """
+
+    score: Float[Tensor, " n"]
+    rewards: Float[Tensor, "n k"]
+    gating: Float[Tensor, "n k"]
+    coefficients: Float[Tensor, "n k"]
+    contributions: Float[Tensor, "n k"]
+    objectives: tuple[str, ...]
+    uncertainty: RewardUncertainty | None = None
+    steering: Steering | None = None
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+    @property
+    def finite(self) -> Bool[Tensor, " n"]:
+        """True for each row whose numbers are all finite; no other row holds a score."""
+        tables = [self.score[:, None], self.rewards, self.coefficients]
+        if self.uncertainty is not None:
+            more = self.uncertainty
+            tables += [more.deviations, more.score[:, None], more.novelty[:, None]]
+        finite: Tensor = torch.cat(tables, dim=1).isfinite().all(dim=1)
+        return finite
+
+    def where(self, rows: Bool[Tensor, " n"] | Int[Tensor, " m"]) -> Rewards:
+        """Return the rows that a mask or positions select."""
+        return replace(
+            self,
+            score=self.score[rows],
+            rewards=self.rewards[rows],
+            gating=self.gating[rows],
+            coefficients=self.coefficients[rows],
+            contributions=self.contributions[rows],
+            uncertainty=None if self.uncertainty is None else self.uncertainty.where(rows),
+        )
+
+    def split(self, sizes: Sequence[int]) -> list[Rewards]:
+        """Return consecutive parts of these lengths, such as the responses to each prompt."""
+        ends = list(itertools.accumulate(sizes, initial=0))
+        return [self.where(torch.arange(*span)) for span in itertools.pairwise(ends)]
+
+    def ranking(self, floors: Mapping[str, float] | None = None) -> list[int]:
+        """Return the rows from the best to the worst; of equal ones the first comes first.
+
+        Args:
+            floors: Least unit reward of some objectives. A row below any of them comes after all
+                rows that are not, whatever its score.
+
+        Raises:
+            InputError: A floor names no objective, or is not a number.
+        """
+        below = torch.zeros(len(self), dtype=torch.bool)
+        for name, floor in (floors or {}).items():
+            if name not in self.objectives:
+                hint = did_you_mean(name, self.objectives)
+                raise InputError("floors", name, "not an objective of the model", hint)
+            if not floor == floor:  # NaN
+                raise InputError(f"floors.{name}", floor, "not a number", "")
+            below |= self.rewards[:, self.objectives.index(name)] < floor
+        scores = self.score.tolist()
+        return sorted(range(len(self)), key=lambda row: (bool(below[row]), -scores[row]))
+
+    def as_dicts(self) -> list[dict[str, object]]:
+        """Return one JSON-ready record per row.
+
+        It holds ``score``, and ``rewards``, ``gating`` and ``coefficients`` as ``{objective:
+        number}``; with uncertainty also ``deviations`` per objective and ``score_deviation``,
+        ``novelty`` and ``novel``; under steering also ``steering``.
+        """
+        nothing: list[dict[str, object]] = [{} for _ in range(len(self))]
+        more = nothing if self.uncertainty is None else self.uncertainty.as_dicts(self.objectives)
+        steering = {} if self.steering is None else {"steering": self.steering.as_dict()}
+        tables = (self.rewards, self.gating, self.coefficients)
+        per_row = zip(*(table.tolist() for table in (self.score, *tables)), more, strict=True)
+        names = self.objectives
+        return [
+            {
+                "score": score,
+                "rewards": dict(zip(names, rewards, strict=True)),
+                "gating": dict(zip(names, gating, strict=True)),
+                "coefficients": dict(zip(names, coefficients, strict=True)),
+                **uncertainty,
+                **steering,
+            }
+            for score, rewards, gating, coefficients, uncertainty in per_row
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectiveShare:
+    """Contribution of one objective to a score.
+
+    Attributes:
+        objective: Name of the objective.
+        reward: Predicted unit reward.
+        rating: The prediction in the raters' units (such as HelpSteer points).
+        gating: Output of the gate.
+        coefficient: Weight of the reward in the score, debiasing and steering included.
+        contribution: ``coefficient * reward``; the contributions sum to the score.
+        deviation: Standard deviation of a new rating around ``rating``, in its units; ``None``
+            if the model folder holds no uncertainty.
+    """
+
+    objective: str
+    reward: float
+    rating: float
+    gating: float
+    coefficient: float
+    contribution: float
+    deviation: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A score with the contribution of every objective, the largest first.
+
+    Attributes:
+        score: The score.
+        objectives: Contributions of the objectives.
+        deviation: Standard deviation of the score; ``None``, like the next two, if the model
+            folder holds no uncertainty.
+        novelty: Distance of the response's features from those of the rated rows; 1 is typical.
+        novel: True if the novelty exceeds that of 99 % of held-out rated rows, so that the
+            rewards are guesses.
+        steering: The steering that shaped the score; ``None`` without any.
+
+    Example:
+        >>> from armorm import RewardModel
+        >>> model = RewardModel.from_pretrained(example_model)
+        >>> explanation = model.explain([
+        ...     {"role": "user", "content": "What is 2 plus 3?"},
+        ...     {"role": "assistant", "content": "2 plus 3 is 5."},
+        ... ])
+        >>> total = sum(share.contribution for share in explanation.objectives)
+        >>> abs(total - explanation.score) < 1e-5
+        True
+    """
+
+    score: float
+    objectives: tuple[ObjectiveShare, ...]
+    deviation: float | None = None
+    novelty: float | None = None
+    novel: bool | None = None
+    steering: Steering | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready record; ``steering`` is in it only where there is some."""
+        return _record(self, self.steering)
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectiveDifference:
+    """Contribution of one objective to the difference of two scores.
+
+    Attributes:
+        objective: Name of the objective.
+        coefficient: Weight of the reward for this prompt; the same for both responses.
+        rating_a: Prediction for a, in the raters' units.
+        rating_b: Prediction for b, in the raters' units.
+        reward_a: Predicted unit reward of a.
+        reward_b: Predicted unit reward of b.
+        contribution: ``coefficient * (reward_a - reward_b)``; these sum to the margin.
+    """
+
+    objective: str
+    coefficient: float
+    rating_a: float
+    rating_b: float
+    reward_a: float
+    reward_b: float
+    contribution: float
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two responses to one prompt, with the contribution of every objective, the largest first.
+
+    Attributes:
+        score_a: Score of a.
+        score_b: Score of b.
+        margin: ``score_a - score_b``.
+        probability: Bradley–Terry probability that a is preferred; ``None`` if the model folder
+            holds no learned scale beta, or steering changed the scale of the scores.
+        preferred: ``a``, ``b`` or ``tie``.
+        objectives: Contributions of the objectives to the margin.
+        steering: The steering that shaped the scores; ``None`` without any.
+
+    Example:
+        >>> from armorm import RewardModel
+        >>> model = RewardModel.from_pretrained(example_model)
+        >>> comparison = model.compare("What is 2 plus 3?", "2 plus 3 is 5.", "2 plus 3 is 5.")
+        >>> comparison.preferred, comparison.margin, comparison.probability
+        ('tie', 0.0, 0.5)
+    """
+
+    score_a: float
+    score_b: float
+    margin: float
+    probability: float | None
+    preferred: Literal["a", "b", "tie"]
+    objectives: tuple[ObjectiveDifference, ...]
+    steering: Steering | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready record; ``steering`` is in it only where there is some."""
+        return _record(self, self.steering)
+
+
+def _record(answer: Explanation | Comparison, steering: Steering | None) -> dict[str, Any]:
+    record = asdict(replace(answer, steering=None))
+    del record["steering"]
+    return record if steering is None else {**record, "steering": steering.as_dict()}

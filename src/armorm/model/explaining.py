@@ -1,0 +1,77 @@
+"""Explanations and comparisons, made from scores."""
+
+from __future__ import annotations
+
+from armorm.model.answers import (
+    Comparison,
+    Explanation,
+    ObjectiveDifference,
+    ObjectiveShare,
+    Rewards,
+)
+from armorm.objectives import ObjectiveSet
+
+
+def explanation_of(rewards: Rewards, objectives: ObjectiveSet) -> Explanation:
+    """Return the explanation of the first score."""
+    ratings = objectives.to_ratings(rewards.rewards.numpy())[0].tolist()
+    sure = rewards.uncertainty
+    shares = [
+        ObjectiveShare(
+            objective=objective.name,
+            reward=float(rewards.rewards[0, i]),
+            rating=ratings[i],
+            gating=float(rewards.gating[0, i]),
+            coefficient=float(rewards.coefficients[0, i]),
+            contribution=float(rewards.contributions[0, i]),
+            deviation=None
+            if sure is None
+            else float(sure.deviations[0, i]) * abs(objective.unit_one - objective.unit_zero),
+        )
+        for i, objective in enumerate(objectives)
+    ]
+    shares.sort(key=lambda share: -abs(share.contribution))
+    return Explanation(
+        score=float(rewards.score[0]),
+        objectives=tuple(shares),
+        deviation=None if sure is None else float(sure.score[0]),
+        novelty=None if sure is None else float(sure.novelty[0]),
+        novel=None if sure is None or sure.usual_novelty is None else bool(sure.novel[0]),
+        steering=rewards.steering,
+    )
+
+
+def comparison_of(
+    rewards: Rewards, objectives: ObjectiveSet, probability: float | None
+) -> Comparison:
+    """Return the comparison of the first score with the second.
+
+    Args:
+        rewards: Scores of two responses to one prompt.
+        objectives: Names and scales.
+        probability: Probability that the first is preferred.
+    """
+    ratings = objectives.to_ratings(rewards.rewards.numpy()).tolist()
+    differences = [
+        ObjectiveDifference(
+            objective=name,
+            coefficient=float(rewards.coefficients[0, i]),
+            rating_a=ratings[0][i],
+            rating_b=ratings[1][i],
+            reward_a=float(rewards.rewards[0, i]),
+            reward_b=float(rewards.rewards[1, i]),
+            contribution=float(rewards.contributions[0, i] - rewards.contributions[1, i]),
+        )
+        for i, name in enumerate(objectives.names)
+    ]
+    differences.sort(key=lambda difference: -abs(difference.contribution))
+    score_a, score_b = rewards.score.tolist()
+    return Comparison(
+        score_a=score_a,
+        score_b=score_b,
+        margin=score_a - score_b,
+        probability=probability,
+        preferred="a" if score_a > score_b else "b" if score_b > score_a else "tie",
+        objectives=tuple(differences),
+        steering=rewards.steering,
+    )

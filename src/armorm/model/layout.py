@@ -1,0 +1,135 @@
+"""Layout of a model folder: the released ArmoRM files, and ``armorm.json`` beside them.
+
+``config.json`` is the backbone's config plus ``num_objectives``, ``gating_temperature``,
+``gating_hidden_dim`` and ``gating_n_hidden``; the safetensors hold the backbone under its own
+prefix, ``regression_layer.weight``, ``gating.layers.<i>.{weight,bias}``, ``gating.logit_scale``
+and ``reward_transform_matrix``.  ``armorm.json`` holds what the released layout has no key for:
+objectives and scales, beta, steering, the debiasing report, the training record and a self-check.
+
+A folder written here also carries ``modeling_armorm.py``, so that transformers alone can load it.
+Its ``model_type`` is ``armorm``: a library that does not know the gate refuses it by that name,
+while it would load ``llama`` with a freshly initialised head.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors.torch import save as save_safetensors
+from torch import Tensor
+
+from armorm.errors import CheckpointError
+from armorm.files import sha256_of_json
+from armorm.heads import Gate
+from armorm.hub import MODELING_FILE
+from armorm.model.self_check import SelfCheck
+from armorm.objectives import Objective, ObjectiveSet
+
+METADATA_FILE = "armorm.json"
+FORMAT_VERSION = 2
+ARCHITECTURE_SUFFIX = "ForRewardModelWithGating"
+
+# Values of the released checkpoint, whose config does not hold them.
+RELEASED_TEMPERATURE = 10.0
+RELEASED_HIDDEN_DIM = 1024
+RELEASED_N_HIDDEN = 3
+
+# Everything that saving a model writes; a folder with any other file is never replaced.
+_OWN_FILES = re.compile(
+    r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|config\.json|README\.md|"
+    r"armorm\.json|uncertainty/head\.safetensors|tokenizer\.(json|model)|tokenizer_config\.json|"
+    r"special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt|"
+    r"(additional_chat_templates/)?[\w-]+\.jinja|[\w-]+\.tiktoken|" + re.escape(MODELING_FILE)
+)
+
+
+class Metadata(BaseModel):
+    """The contents of ``armorm.json``.
+
+    Attributes:
+        format_version: Version of these keys.
+        written_by: Name and version of the program.
+        objectives: Names and scales.
+        beta: Learned scale of the Bradley–Terry model.
+        steering: Steering that ``reward_transform_matrix`` contains.
+        unsteered_transform: The matrix without it.
+        debiasing: Report of the debiasing.
+        training: Record of the training.
+        self_check: Answer to a fixed conversation, and hashes.
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    format_version: Literal[2] = 2
+    written_by: str = ""
+    objectives: list[Objective]
+    beta: Annotated[float, Field(gt=0)] | None = None
+    steering: dict[str, Any] | None = None
+    unsteered_transform: list[list[float]] | None = None
+    debiasing: dict[str, Any] = {}
+    training: dict[str, Any] = {}
+    self_check: SelfCheck | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """All parts of a reward model except its backbone.
+
+    Attributes:
+        objectives: Names and scales of the k objectives.
+        weight: Regression layer W, in float32. Shape (k, hidden).
+        transform: T of the debiasing, in float32. Shape (k, k).
+        gate: The gating network.
+        beta: Learned scale of the Bradley–Terry model; ``None`` if unknown.
+        debiasing: Report of the debiasing.
+        training: Record of the training.
+    """
+
+    objectives: ObjectiveSet
+    weight: Float[Tensor, "k hidden"]
+    transform: Float[Tensor, "k k"]
+    gate: Gate
+    beta: float | None = None
+    debiasing: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors under the names of the released checkpoint."""
+        gate = {f"gating.{name}": tensor for name, tensor in self.gate.state_dict().items()}
+        return {
+            "regression_layer.weight": self.weight,
+            "reward_transform_matrix": self.transform,
+            **gate,
+        }
+
+    def fingerprint(self) -> str:
+        """Return a hash of everything that turns hidden states into named, scaled scores."""
+        tensors = {name: tensor.contiguous() for name, tensor in self.tensors().items()}
+        return sha256_of_json(
+            [
+                hashlib.sha256(save_safetensors(tensors)).hexdigest(),
+                [objective.model_dump(mode="json") for objective in self.objectives],
+                self.gate.temperature,
+                self.beta,
+            ]
+        )
+
+    def check_fits(self, hidden_size: int, name: str) -> None:
+        """Raise CheckpointError unless the heads read features of this length."""
+        if self.weight.shape[1] != hidden_size:
+            raise CheckpointError(
+                f"{name}: regression_layer.weight reads {self.weight.shape[1]} features, but the "
+                f"backbone has {hidden_size}."
+            )
+
+
+def is_model_folder(folder: Path) -> bool:
+    """Return True for a folder that holds a model written by this package and nothing else."""
+    files = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if not file.is_dir()]
+    return METADATA_FILE in files and all(map(_OWN_FILES.fullmatch, files))
