@@ -160,13 +160,13 @@ def course(history: list[dict], name: str) -> list[float]:
     return [entry[name] for entry in history if name in entry]
 
 
-def test_grpo_raises_the_reward_and_steering_verbosity_away_shortens_answers(
+def test_grpo_raises_the_reward_and_steering_against_verbosity_shortens_answers(
     reward_folder, policy, prompts, tmp_path
 ):
     steps = 40
     biased = run_grpo(reward_folder, policy, prompts, tmp_path / "biased", steps)
     steered = run_grpo(
-        reward_folder, policy, prompts, tmp_path / "steered", steps, "--steer", "verbosity=0"
+        reward_folder, policy, prompts, tmp_path / "steered", steps, "--steer", "verbosity=-1"
     )
     lengths = {}
     for name, history in (("biased", biased), ("steered", steered)):
