@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from armorm.data.catalog import catalog_entry
+from armorm.data.catalog import CatalogEntry, catalog_entry
+from armorm.errors import RecipeError
 from armorm.objectives import ObjectiveSet
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
@@ -110,8 +111,17 @@ def _data_sections(training: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _hub_datasets(training: Mapping[str, Any]) -> list[str]:
     sections = _data_sections(training)
     named = {section["dataset"] for section in sections if section.get("dataset")}
-    named |= {catalog_entry(s["catalog"]).hub_id for s in sections if s.get("catalog")}
+    entries = [_entry(section["catalog"]) for section in sections if section.get("catalog")]
+    named |= {entry.hub_id for entry in entries if entry is not None}
     return sorted(filter(HUB_ID.fullmatch, named))
+
+
+def _entry(name: str) -> CatalogEntry | None:
+    """Return a dataset of the catalogue; None if it was registered in another program only."""
+    try:
+        return catalog_entry(name)
+    except RecipeError:
+        return None
 
 
 def _sources(training: Mapping[str, Any]) -> list[str]:
@@ -121,9 +131,12 @@ def _sources(training: Mapping[str, Any]) -> list[str]:
         if section.get("dataset"):
             names.append(_code(section["dataset"]))
         elif section.get("catalog"):
-            entry = catalog_entry(section["catalog"])
+            entry = _entry(section["catalog"])
+            if entry is None:
+                names.append(plain(section["catalog"]))
+                continue
             name = entry.hub_id if HUB_ID.fullmatch(entry.hub_id) else entry.name
-            names.append(f"`{name}` ({entry.licence}): {entry.about}")
+            names.append(f"{plain(name)} ({plain(entry.licence)}): {plain(entry.about)}")
         elif section.get("path"):
             names.append(f"the file {_code(Path(section['path']).name)}")
     return sorted(set(names))
