@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from armorm import Backbone
+from armorm import Backbone, Recipe, train
 from tests.tiny import TEMPLATES, save_tiny_backbone
 
 torch.set_num_threads(1)
@@ -24,3 +24,11 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_backbone(tiny_folder: Path) -> Backbone:
     return Backbone.from_pretrained(tiny_folder, dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def quickstart_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of the quickstart, trained once for all tests that look at it."""
+    folder = tmp_path_factory.mktemp("quickstart") / "run"
+    train(Recipe.load(Path(__file__).parents[1] / "recipes" / "quickstart.yaml"), folder)
+    return folder

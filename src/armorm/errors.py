@@ -13,7 +13,16 @@ from typing import Any
 
 
 class ArmormError(Exception):
-    """Base class of all deliberate errors of this package."""
+    """Base class of all deliberate errors of this package.
+
+    Example:
+        >>> from armorm import ArmormError, Backbone
+        >>> try:
+        ...     Backbone.from_pretrained("no/such-folder", dtype="float31")
+        ... except ArmormError as error:
+        ...     print(str(error)[:34])
+        dtype = 'float31': Input should be
+    """
 
 
 class RecipeError(ArmormError, ValueError):
@@ -50,6 +59,12 @@ class MissingExtraError(ArmormError, ImportError):
 @dataclass(eq=False)
 class InputError(ArmormError, ValueError):
     """One invalid value in the input, named by file, row, field and value.
+
+    Example:
+        >>> from armorm import InputError
+        >>> error = InputError("ratings.tone", 9, "outside the scale 0 to 4", "Correct the rating.")
+        >>> print(error.at("rated.jsonl", 3))
+        rated.jsonl, row 3: ratings.tone = 9: outside the scale 0 to 4. Correct the rating.
 
     Attributes:
         field: Path of the field inside the row, such as ``messages[2].content``.
@@ -132,7 +147,7 @@ def shorten(value: Any, limit: int = 80) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A sentence that names the nearest known names, or all of them when none is near."""
+    """Return a sentence that names the nearest known names, or all of them when none is near."""
     names = list(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if near:

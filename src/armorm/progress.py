@@ -18,7 +18,8 @@ SECONDS_A_LINE = 30.0
 class Advance(Protocol):
     """Function that adds to what is done, and to the tokens that took."""
 
-    def __call__(self, amount: float, tokens: float = 0.0) -> None: ...
+    def __call__(self, amount: float, tokens: float = 0.0) -> None:
+        """Add to the amount that is done, and to the tokens that it took."""
 
 
 @contextmanager

@@ -87,7 +87,7 @@ def show(
 def _samples(
     entry: CatalogEntry, rows: int, split: str | None, root: Path | None
 ) -> dict[str, Any]:
-    """A sample of each kind of rows, or the reason why there is none."""
+    """Return a sample of each kind of rows, or the reason why there is none."""
     from armorm.data.catalog import sample
 
     kinds: list[Literal["rated", "preferences"]] = []

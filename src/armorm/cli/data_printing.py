@@ -180,7 +180,7 @@ def print_manifest(manifest: Mapping[str, Any], output: Path) -> None:
 
 
 def print_check(report: Mapping[str, Any]) -> None:
-    """What is wrong with files, the worst first."""
+    """Print the faults of files, the worst first."""
     table = Table(title="Checked files")
     table.add_column("file", overflow="fold")
     table.add_column("kind")

@@ -13,7 +13,7 @@ from armorm.errors import shorten
 
 
 def print_head_errors(report: Mapping[str, Any]) -> None:
-    """The least held-out error of every objective, and the penalty that gives it."""
+    """Print the least held-out error of every objective, and the penalty that gives it."""
     table = Table(title="Mean squared error in unit rewards, from the statistics")
     table.add_column("objective")
     for title in ("fold left out", "alpha", "source left out", "alpha"):
@@ -31,7 +31,7 @@ def print_head_errors(report: Mapping[str, Any]) -> None:
 
 
 def print_influence(report: Mapping[str, Any]) -> None:
-    """The rows that pushed a prediction most, and what each one did to it."""
+    """Print the rows that pushed a prediction most, with the effect of each one."""
     table = Table(
         title=f"{escape(report['objective'])}: predicted {report['prediction']:.2f}",
         show_lines=True,

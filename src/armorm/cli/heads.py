@@ -111,7 +111,10 @@ def influence(
     ] = True,
     as_json: Json = False,
 ) -> None:
-    """The training rows that pushed a prediction most: exact effects of leaving each one out."""
+    """List the training rows that pushed a prediction most.
+
+    The effects are exact: those of leaving each row out.
+    """
     from armorm.training import head_influence
 
     hide_library_progress()

@@ -87,7 +87,7 @@ Steer = Annotated[
 
 
 class Loading(BackboneOptions):
-    """How a command loads a reward model."""
+    """Loading of a reward model by a command."""
 
     verify: bool = True
     """Score the conversation that was saved with the model, and refuse the model if the score

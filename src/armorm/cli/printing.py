@@ -192,7 +192,7 @@ def _recovery_table(preferences: PreferenceMetrics) -> Table:
 
 
 def print_data(account: Mapping[str, Any]) -> None:
-    """What was read, kept and left out."""
+    """Print the numbers of rows read, kept and skipped."""
     table = Table(title="Data")
     for column in ("kind", "read", "kept", "too long", "prompts"):
         table.add_column(column, justify="left" if column == "kind" else "right")
@@ -207,6 +207,7 @@ def print_data(account: Mapping[str, Any]) -> None:
 
 
 def print_scoring(summary: Mapping[str, Any], output: Path) -> None:
+    """Print the numbers of rows scored and skipped."""
     rate = summary["scored"] / max(summary["seconds"], 1e-9)
     console.print(
         f"{summary['scored']:,} of {summary['rows']:,} rows scored into {escape(str(output))} "
@@ -220,6 +221,7 @@ def print_scoring(summary: Mapping[str, Any], output: Path) -> None:
 
 
 def print_pairs(summary: Mapping[str, Any], output: Path) -> None:
+    """Print the numbers of pairs and of rows without one."""
     console.print(
         f"{summary['pairs']:,} pairs from {summary['rows']:,} rows into {escape(str(output))}"
     )
@@ -228,7 +230,7 @@ def print_pairs(summary: Mapping[str, Any], output: Path) -> None:
 
 
 def print_explanation(explanation: Explanation) -> None:
-    """A score as the sum of its contributions, with what is known of its uncertainty."""
+    """Print a score as the sum of its contributions, with what is known of its uncertainty."""
     table = Table(title=f"Score {explanation.score:.4f}", show_footer=True)
     table.add_column("objective", footer="score", no_wrap=True)
     table.add_column("rating", justify="right", no_wrap=True)
@@ -261,7 +263,7 @@ def print_explanation(explanation: Explanation) -> None:
 
 
 def print_comparison(comparison: Comparison) -> None:
-    """A margin as the sum of its contributions."""
+    """Print a margin as the sum of its contributions."""
     chance = ""
     if comparison.probability is not None:
         chance = f", P(a preferred) = {comparison.probability:.1%}"

@@ -1,4 +1,4 @@
-"""The prompt boundary: the token that closes the last user turn, where the gate reads.
+r"""The prompt boundary: the token that closes the last user turn, where the gate reads.
 
 It is the same rule wherever ids are all there is: in :meth:`RewardModel.score_ids`, in exported
 folders (whose modelling file has a twin of :meth:`BoundaryRule.find`), and in vLLM. A template is

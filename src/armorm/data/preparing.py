@@ -154,7 +154,7 @@ class PreparedSource:
 
     @property
     def is_current(self) -> bool:
-        """Whether the files that were read are unchanged, or gone."""
+        """Return true if the files that were read are unchanged, or gone."""
         hashes = {file: sha256_of(Path(file)) for file in self.inputs}
         return all(hashes[file] in (None, digest) for file, digest in self.inputs.items())
 

@@ -253,7 +253,7 @@ def _ratings_of(row: Mapping[str, Any], source: DataSource, objectives: Objectiv
 
 
 def _of_the_recipe(ratings: Mapping[str, Any], objectives: ObjectiveSet) -> Mapping[str, Any]:
-    """A dataset of the catalogue may rate more than the recipe asks for."""
+    """Return the ratings that the recipe asks for; a dataset of the catalogue may have more."""
     names = objectives.names
     asked = {name: value for name, value in ratings.items() if name in names}
     if not asked:

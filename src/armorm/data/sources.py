@@ -97,7 +97,7 @@ class DataSource(Options):
     limit: int | None = Field(default=None, ge=1, le=MOST_ROWS)
     """Largest number of rows to read, the first ones."""
     weight: float = Field(default=1.0, gt=0.0, le=LARGEST_WEIGHT)
-    """How much a training row counts.  Below 1 it is the share of rows kept, drawn by a hash of
+    """Weight of a training row. Below 1 it is the share of rows kept, drawn by a hash of
     the row; above 1 rows are repeated.  Held-out rows are not affected."""
     unit_ratings: bool = False
     """Read ratings as already mapped to [0, 1], as in the paper's merged training set."""

@@ -163,7 +163,7 @@ def _check_names(names: list[str]) -> None:
 def _numbered(
     batches: Iterable[Any], before: int, passed: int = 0
 ) -> Iterator[tuple[int, Fields | InputError]]:
-    """Number the rows after the first ``before``; ``batches`` begin after ``passed`` rows."""
+    """Yield numbered rows after the first ``before``; ``batches`` begin after ``passed`` rows."""
     for batch in batches:
         first = max(before - passed, 0)
         yield from enumerate(decoded_rows(batch[first:]), start=passed + first + 1)

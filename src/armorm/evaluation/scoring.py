@@ -34,7 +34,7 @@ ROWS_AT_ONCE = 256
 
 
 class RowWork(ABC):
-    """What becomes of each row of a file; a frozen dataclass whose fields are its settings."""
+    """Work on each row of a file; a frozen dataclass whose fields are its settings."""
 
     name: ClassVar[str]
     """Name in the progress bar."""

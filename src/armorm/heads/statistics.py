@@ -169,6 +169,7 @@ class RidgeStatistics:
 
     Example:
         >>> import numpy as np
+        >>> from armorm import RidgeStatistics, fit_reward_head
         >>> generator = np.random.default_rng(0)
         >>> x = generator.normal(size=(100, 3))
         >>> y = x @ [[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]]

@@ -72,7 +72,7 @@ def _splits(entry: CatalogEntry, split: str | None) -> tuple[str, ...]:
 def _checked_layout(
     entry: CatalogEntry, place: str, records: Iterator[Record | InputError]
 ) -> Iterator[tuple[int, Record | InputError]]:
-    """Number the records; refuse a dataset whose first one lacks columns."""
+    """Yield numbered records; refuse a dataset whose first one lacks columns."""
     checked = False
     for number, record in enumerate(records, start=1):
         if not checked and not isinstance(record, InputError):

@@ -1,0 +1,146 @@
+"""Every example of the package, the README and the docs runs, and shows the output it has.
+
+A fenced ``python`` or ``sh`` block is run in the order of its page unless the line before it says
+``<!-- not run: why -->``. Blocks and docstrings find the trained example as ``runs/quickstart``.
+"""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import armorm
+from armorm import Backbone, Objective, ObjectiveSet, RewardModel
+from tests.tiny_models import make_heads
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src"
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+BLOCK = re.compile(r"^(<!-- not run: .+ -->\n)?```(python|sh)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+QUESTIONS = {"what", "whether", "how", "of", "which", "who", "why", "where"}
+NEEDS_OTHERS = ("armorm.vllm_plugin", "armorm.features.vllm_backbone", "armorm.integrations.verl")
+
+
+@pytest.fixture
+def place(quickstart_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Change to a folder as a reader's is: recipes/ and runs/quickstart are there."""
+    (tmp_path / "runs").mkdir()
+    shutil.copytree(quickstart_run, tmp_path / "runs" / "quickstart")
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def example_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the folder that docstrings call ``example_model``: random heads, three objectives."""
+    folder = tmp_path_factory.mktemp("example") / "model"
+    backbone = Backbone.from_pretrained("builtin", device="cpu")
+    objectives = ObjectiveSet(
+        [Objective(name=name) for name in ("helpfulness", "correctness", "verbosity")]
+    )
+    heads = make_heads(backbone.hidden_size, objectives=objectives)
+    RewardModel(backbone, heads).save_pretrained(folder)
+    return str(folder)
+
+
+def modules() -> Iterator[str]:
+    """Yield the names of the modules that have an example in a docstring."""
+    for file in sorted(SOURCE.rglob("*.py")):
+        name = ".".join(file.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
+        if ">>>" in file.read_text(encoding="utf-8") and not name.startswith(NEEDS_OTHERS):
+            yield name
+
+
+def run_doctest(test: doctest.DocTest) -> None:
+    report: list[str] = []
+    doctest.DocTestRunner(optionflags=FLAGS).run(test, out=report.append)
+    assert not report, "".join(report)
+
+
+@pytest.mark.parametrize("name", modules())
+def test_examples_of_docstrings(place, example_model, name):
+    for test in doctest.DocTestFinder(exclude_empty=True).find(
+        importlib.import_module(name), extraglobs={"example_model": example_model}
+    ):
+        if test.examples:
+            run_doctest(test)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_examples_of_pages(place, page):
+    names: dict[str, object] = {}
+    for skipped, language, code in BLOCK.findall(page.read_text(encoding="utf-8")):
+        if skipped:
+            continue
+        if language == "sh":
+            run_shell(code)
+        elif ">>>" in code:
+            run_doctest(doctest.DocTestParser().get_doctest(code, names, page.name, None, 0))
+        else:
+            exec(compile(code, page.name, "exec"), names)
+
+
+def run_shell(code: str) -> None:
+    python = Path(sys.executable).parent
+    done = subprocess.run(
+        ["bash", "-euc", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PATH": f"{python}{os.pathsep}{os.environ['PATH']}"},
+    )
+    assert done.returncode == 0, f"{code}\n{done.stdout}{done.stderr}"
+
+
+WITHOUT_EXAMPLE = {"train"}
+"""Names to write an example for; a name that has one is taken out of this list."""
+
+UNPOLISHED = ("features", "heads", "hub", "integrations", "jobs", "model", "training")
+"""Packages with docstrings that still open with a question word, and vllm_plugin."""
+
+
+@pytest.mark.parametrize("name", sorted({*armorm.__all__} - WITHOUT_EXAMPLE))
+def test_each_public_name_has_an_example(name):
+    if not isinstance(getattr(armorm, name), str | int | tuple):
+        assert "Example:" in (getattr(armorm, name).__doc__ or "")
+
+
+def docstrings() -> Iterator[tuple[str, str]]:
+    for file in sorted(SOURCE.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                text = ast.get_docstring(node)
+                if text:
+                    yield f"{file.relative_to(SOURCE)}: {getattr(node, 'name', 'module')}", text
+
+
+def test_no_docstring_opens_with_a_question_word():
+    opened = [
+        place
+        for place, text in docstrings()
+        if text.split()[0].lower() in QUESTIONS
+        and not place.startswith(tuple(f"armorm/{name}/" for name in (*UNPOLISHED, "vllm_plugin")))
+    ]
+    assert opened == []
+
+
+def test_no_test_module_imports_another():
+    pattern = re.compile(r"(from|import) tests\.(\w+\.)*test_\w+")
+    importing = [
+        str(file.relative_to(ROOT))
+        for file in (ROOT / "tests").rglob("*.py")
+        if pattern.search(file.read_text(encoding="utf-8"))
+    ]
+    assert importing == []
