@@ -3,6 +3,9 @@
     pip install 'armorm' trl
     python examples/trl_grpo.py --model MODEL --policy POLICY --prompts prompts.jsonl -o runs/grpo
 
+Leave --per-objective (GDPO) off: it divides every component by its deviation within a prompt's
+group, where gate and debiasing coefficients are constant, and so erases them.
+
 ``prompts.jsonl`` holds rows of ``{"prompt": [{"role": "user", "content": "…"}]}``.
 """
 
@@ -17,7 +20,7 @@ from datasets import load_dataset
 from transformers import AutoModelForSequenceClassification
 from trl import GRPOConfig, GRPOTrainer
 
-from armorm import RewardModel
+from armorm import RewardModel, Steering
 from armorm.integrations import trl_reward_funcs
 
 
@@ -27,8 +30,8 @@ def reward_functions(arguments: argparse.Namespace) -> list[Any]:
         # `import armorm` above is what lets this load without remote code.
         return [AutoModelForSequenceClassification.from_pretrained(arguments.model)]
     model = RewardModel.from_pretrained(arguments.model)
-    steering = dict(item.rsplit("=", 1) for item in arguments.steer)
-    model = model.steer({name: float(factor) for name, factor in steering.items()})
+    if arguments.steer:
+        model = model.steer(Steering.parse(arguments.steer))
     return trl_reward_funcs(model, per_objective=arguments.per_objective)
 
 
@@ -59,9 +62,13 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--prompts", required=True, type=Path, help="JSON lines")
     parser.add_argument("-o", "--output", required=True, type=Path)
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--steer", action="append", default=[], help="objective=factor")
+    parser.add_argument("--steer", action="append", default=[], help="objective=factor …")
     kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--per-objective", action="store_true", help="one reward per objective")
+    kind.add_argument(
+        "--per-objective",
+        action="store_true",
+        help="GDPO, without the gate",
+    )
     kind.add_argument("--exported", action="store_true", help="hand TRL the model itself")
     return parser.parse_args(words)
 

@@ -26,7 +26,7 @@ from transformers import (
     pipeline,
 )
 
-from armorm import Backbone, RewardModel
+from armorm import Backbone, Objective, ObjectiveSet, RewardModel
 from armorm.hub.modeling_armorm import RewardModelWithGating
 from tests.tiny import TEMPLATES, save_tiny_released, tiny_tokenizer
 from tests.tiny_models import conversation, make_heads
@@ -395,3 +395,23 @@ def test_the_config_is_the_decoders_with_the_gates_beside_it(exported):
     assert config.backbone_config.rope_parameters["rope_theta"] == 10000.0
     with pytest.raises(AttributeError):
         _ = config.no_such_setting
+
+
+def test_names_from_data_are_shown_on_the_card_and_never_act(tiny_backbone, tmp_path):
+    hostile = "<script>alert(1)</script>\n# x | ![p](http://a/b.png) `c` *d*"
+    objectives = ObjectiveSet(
+        [Objective(name=hostile, dataset=hostile), Objective(name="safe_1"), Objective(name="v")]
+    )
+    heads = make_heads(objectives=objectives)
+    heads.debiasing.update({"objective": hostile, "penalties": {hostile: 0.5}})
+    section = {"dataset": f"{hostile}\n---\nlicense: mit"}
+    heads.training.update({"recipe": {"data": {"rated": [section]}}})
+    RewardModel(tiny_backbone, heads).save_pretrained(tmp_path / "m")
+    card = huggingface_hub.ModelCard.load(tmp_path / "m" / "README.md")
+    for markup in ("<script", "![p]", "\n# x", "`c`", "*d*", "| !"):
+        assert markup not in card.text
+    assert "&lt;script&gt;" in card.text
+    assert card.data.license is None
+    rows = [line for line in card.text.splitlines() if line.startswith("| ") and "0 to" in line]
+    assert [row.count("|") for row in rows] == [6, 6, 6]
+    assert "safe_1" in card.text

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -239,3 +242,47 @@ def test_a_folder_with_nan_in_its_heads_is_refused(model, tmp_path):
     for verify in (True, False):
         with pytest.raises(CheckpointError, match=r"gating.layers.0.bias holds .* not finite"):
             RewardModel.from_pretrained(tmp_path / "m", device="cpu", verify=verify)
+
+
+def test_eight_threads_get_the_scores_of_one(model):
+    texts = ["Paris", "Lyon , one two", "ok", "a b c d e", "yes", "one two three four"]
+    rows = [[conversation(text), conversation(f"{text} please")] for text in texts * 8]
+    expected = [model.score(row).score for row in rows]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda row: model.score(row).score, rows))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("ids", [[5, 9999, 3], [-1, 3]])
+def test_ids_outside_the_vocabulary_are_named(model, ids):
+    good = model.backbone.encoder.encode(PROMPT, ["Paris"]).sequences[0]
+    with pytest.raises(InputError, match="row 2: input_ids"):
+        model.score_ids([good, [*good[:-1], *ids, good[-1]]])
+
+
+def test_a_device_that_is_not_there_is_named(tiny_folder):
+    if not torch.cuda.is_available():
+        with pytest.raises(ArmormError, match="device = 'cuda' cannot be used"):
+            Backbone.from_pretrained(tiny_folder, device="cuda")
+    with pytest.raises(ArmormError, match="device = 'gpu' cannot be used"):
+        Backbone.from_pretrained(tiny_folder, device="gpu")
+
+
+def test_explaining_comparing_and_saving_do_not_hash_the_weights(model, tmp_path):
+    """In a process of its own: the type checks of these tests read every property."""
+    model.save_pretrained(tmp_path / "m")
+    program = f"""
+from armorm import RewardModel
+from armorm.features import backbone
+backbone.sha256_of_files = None
+model = RewardModel.from_pretrained({str(tmp_path / "m")!r}, device="cpu")
+model.explain([*{PROMPT!r}, {{"role": "assistant", "content": "Paris"}}])
+model.compare({PROMPT!r}, "Paris", "ok")
+model.save_pretrained({str(tmp_path / "n")!r})
+print(model.fingerprint() == RewardModel.from_pretrained({str(tmp_path / "m")!r}).fingerprint())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "True\n", done.stderr

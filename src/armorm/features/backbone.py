@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from armorm.conversations import ConversationEncoder, EncodedPrompt
-from armorm.errors import CheckpointError
+from armorm.errors import ArmormError, CheckpointError, RecipeError
 from armorm.features.options import BackboneDtype, BackboneOptions
 from armorm.features.processes import Process
 from armorm.features.running import BackboneFeatures, ModelRunner
 from armorm.files import sha256_of_files, sha256_of_json
 from armorm.hub import HEAD_PREFIXES, OTHER_HEADS
+from armorm.hub.weights import check_sizes, read_object, stored_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -105,7 +106,8 @@ class Backbone:
 
         options = BackboneOptions.of(options, fields)
         folder = resolve_model_folder(name_or_path, options.revision)
-        device = options.device or default_device()
+        device = check_device(options.device or default_device())
+        check_sizes(folder, read_object(folder / "config.json"), stored_tensors(folder))
         loading: dict[str, Any] = {
             "device_map": device,
             "trust_remote_code": options.trust_remote_code,
@@ -132,12 +134,17 @@ class Backbone:
             tokenizer = AutoTokenizer.from_pretrained(
                 folder, trust_remote_code=options.trust_remote_code
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{name_or_path} cannot be loaded: {error}") from error
-        _check_complete(str(name_or_path), report)
-        if options.compile_model:
-            model.compile(dynamic=True)
-        return cls(model, tokenizer, folder=folder, name=str(name_or_path), options=options)
+            _check_complete(str(name_or_path), report)
+            _check_ids(str(name_or_path), model, tokenizer)
+            if options.compile_model:
+                model.compile(dynamic=True)
+            return cls(model, tokenizer, folder=folder, name=str(name_or_path), options=options)
+        except ArmormError:
+            raise
+        # A malformed config, tokenizer or template can raise anything inside the libraries.
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise CheckpointError(f"{name_or_path} cannot be loaded. {reason}") from error
 
     @property
     def model(self) -> PreTrainedModel:
@@ -177,6 +184,12 @@ class Backbone:
     @property
     def hidden_size(self) -> int:
         return self.runner.hidden_size
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of token ids that the model has embeddings for."""
+        size: int = self.model.get_input_embeddings().weight.shape[0]
+        return size
 
     @property
     def quantized(self) -> bool:
@@ -266,6 +279,21 @@ def default_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def check_device(device: str) -> str:
+    """Return the device.
+
+    Raises:
+        RecipeError: There is no such device.
+    """
+    try:
+        kind = torch.device(device)
+        torch.empty(0, device=kind)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise RecipeError(f"device = {device!r} cannot be used here: {reason}") from error
+    return device
+
+
 def resolve_dtype(dtype: BackboneDtype, device: str) -> torch.dtype | str:
     """Return the dtype as transformers takes it; see :class:`BackboneOptions`."""
     if dtype == "auto":
@@ -312,6 +340,21 @@ def _check_complete(name: str, report: dict[str, Any]) -> None:
     if found:
         raise CheckpointError(
             f"{name} is not a complete backbone ({'; '.join(found)}). Weights are never made up."
+        )
+
+
+def _check_ids(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise CheckpointError if the tokenizer makes ids that have no embedding.
+
+    Added tokens are left to the encoder, since some published models have unused ones.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    added = set(tokenizer.get_added_vocab())
+    highest = max((i, t) for t, i in tokenizer.get_vocab().items() if t not in added)
+    if highest[0] >= rows:
+        raise CheckpointError(
+            f"{name}: the tokenizer has the token {highest[1]!r} with the id {highest[0]}, but the "
+            f"model has {rows} embeddings. Tokenizer and weights do not belong together."
         )
 
 

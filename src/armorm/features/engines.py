@@ -37,6 +37,10 @@ class FeatureBackbone(Protocol):
         """Length of a feature."""
 
     @property
+    def vocabulary_size(self) -> int:
+        """Number of token ids that the model has embeddings for."""
+
+    @property
     def quantized(self) -> bool:
         """True if the weights are coarser than their dtype, by design."""
 

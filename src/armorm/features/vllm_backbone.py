@@ -147,6 +147,12 @@ class VllmBackbone:
         return size
 
     @property
+    def vocabulary_size(self) -> int:
+        """Number of token ids that the model has embeddings for."""
+        size: int = self.llm.model_config.get_vocab_size()
+        return size
+
+    @property
     def quantized(self) -> bool:
         return self.llm.model_config.quantization is not None
 

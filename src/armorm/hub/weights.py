@@ -15,7 +15,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from armorm.errors import CheckpointError
+from armorm.errors import ArmormError, CheckpointError
+from armorm.files import read_json
 
 INDEX_FILE = "model.safetensors.index.json"
 
@@ -43,6 +44,18 @@ class StoredTensor:
     shape: tuple[int, ...]
     start: int
     size: int
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """Return the JSON object of a file of a model folder.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    try:
+        return read_json(file)
+    except (ArmormError, OSError, RecursionError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}") from error
 
 
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
@@ -77,6 +90,8 @@ def check_sizes(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, A
 
     A wrong size would otherwise be allocated, or a module for each of a billion layers be made.
     """
+    if not tensors:
+        return  # no weights to load, which the loader says itself
     longest = max((n for tensor in tensors.values() for n in tensor.shape), default=0)
     limits = {**dict.fromkeys(_SIZES, longest), "num_hidden_layers": len(tensors)}
     for name, limit in limits.items():

@@ -16,10 +16,9 @@ from torch import Tensor
 
 from armorm.errors import ArmormError, CheckpointError
 from armorm.features import resolve_model_folder
-from armorm.files import read_json
 from armorm.heads import GatingNetwork
 from armorm.hub import HEAD_PREFIXES
-from armorm.hub.weights import StoredTensor, check_sizes, stored_tensors
+from armorm.hub.weights import StoredTensor, check_sizes, read_object, stored_tensors
 from armorm.model.layout import (
     FORMAT_VERSION,
     METADATA_FILE,
@@ -65,7 +64,7 @@ def load_checkpoint(name_or_path: str | Path, revision: str | None = None) -> Ch
             malformed.
     """
     folder = resolve_model_folder(name_or_path, revision)
-    config = _read_object(folder / "config.json")
+    config = read_object(folder / "config.json")
     tensors = stored_tensors(folder)
     check_sizes(folder, config, tensors)
     if config.get("num_objectives") is None or "regression_layer.weight" not in tensors:
@@ -173,16 +172,6 @@ def _temperature(folder: Path, config: Mapping[str, Any]) -> float:
     return float(value)
 
 
-def _read_object(file: Path) -> dict[str, Any]:
-    try:
-        value: object = read_json(file)
-    except (ArmormError, OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file} cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{file} does not hold a JSON object.")
-    return value
-
-
 def _read_metadata(folder: Path, config: Mapping[str, Any], objectives: int) -> Metadata:
     file = folder / METADATA_FILE
     if not file.exists() and not file.is_symlink():
@@ -192,7 +181,7 @@ def _read_metadata(folder: Path, config: Mapping[str, Any], objectives: int) -> 
             f"{folder} has no {METADATA_FILE}, and its {objectives} objectives are not the paper's "
             f"{len(PAPER_OBJECTIVES)}, so their names and scales are unknown."
         )
-    content = _read_object(file)
+    content = read_object(file)
     version = content.get("format_version")
     if version != FORMAT_VERSION:
         raise CheckpointError(

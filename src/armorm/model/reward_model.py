@@ -279,10 +279,22 @@ class RewardModel:
         encoded = []
         for number, ids in enumerate(rows, start=1):
             try:
+                self._check_ids(ids)
                 encoded.append(encoder.from_ids(ids))
             except InputError as error:
                 raise error.at(None, number) from None
         return self.score_encoded(encoded)
+
+    def _check_ids(self, ids: Sequence[int]) -> None:
+        limit = self.backbone.vocabulary_size
+        for token in ids:
+            if not isinstance(token, int) or not 0 <= token < limit:
+                raise InputError(
+                    "input_ids",
+                    token,
+                    f"not a token id from 0 to {limit - 1}",
+                    "Use the tokenizer of this model.",
+                )
 
     def score_responses(self, prompt: Conversation | str, responses: Sequence[str]) -> Rewards:
         """Score several responses to one prompt. The prompt is a list of messages, or text."""
