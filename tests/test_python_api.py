@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,24 +17,8 @@ from armorm.heads.gating import margins
 from armorm.model import Heads
 from armorm.quickstart import QUICKSTART_OBJECTIVES
 
-PAPER = """
-import torch
-from armorm import Backbone, GateOptions, RewardModel, RewardPairs, RidgeStatistics, extract_features, fit_debiasing, fit_gate, fit_reward_head
-from armorm.data import DataSource, HeldOut, read_preferences, read_rated
-from armorm.model import Heads
-from armorm.quickstart import QUICKSTART_OBJECTIVES as objectives
-
-source, backbone = DataSource(catalog="quickstart", limit=400), Backbone.from_pretrained("builtin", device="cpu")
-rated = extract_features(read_rated([source], objectives, held_out=HeldOut()).rows, backbone, "rated", objectives=objectives)
-pairs = extract_features(read_preferences([source], held_out=HeldOut()).rows, backbone, "pairs")
-head = fit_reward_head(RidgeStatistics.of(rated), names=objectives.names)
-debiasing = fit_debiasing(head.rewards_of(pairs, held_out=False), objectives.column("helpdesk-verbosity"))
-options = GateOptions(hidden_dim=64, n_hidden=1, steps=200, batch_size=64, learning_rate=3e-3)
-gate = fit_gate(RewardPairs.of(pairs, head, debiasing), options)
-weight, transform = (torch.from_numpy(matrix).float() for matrix in (head.weight, debiasing.transform))
-model = RewardModel(backbone, Heads(objectives, weight, transform, gate.gate, gate.beta))
-model.save_pretrained("model")
-"""  # noqa: E501
+README = Path("README.md").read_text("utf-8")
+PAPER = re.search(r"## The paper in fifteen lines\n+```python\n(.*?)```", README, re.S)[1]
 
 
 def test_the_paper_takes_fifteen_lines_and_nothing_of_the_training_package(tmp_path):
@@ -41,8 +27,9 @@ def test_the_paper_takes_fifteen_lines_and_nothing_of_the_training_package(tmp_p
     import sys
     assert not any(name.startswith("armorm.training") for name in sys.modules)
     from armorm.heads.gating import margins
-    held = RewardPairs.of(pairs, head, debiasing, held_out=True)
+    held = armorm.RewardPairs.of(pairs, head, debiasing, held_out=True)
     print(float((margins(gate.gate, held) > 0).float().mean()), len(held))
+    model = armorm.RewardModel.of(backbone, objectives, head, debiasing, gate)
     print(model.score_responses("What is the capital of France?", ["Paris."]).score.item())
     """
     script = PAPER + textwrap.dedent(check)

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
+import torch
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save as save_safetensors
@@ -26,7 +28,7 @@ from torch import Tensor
 
 from armorm.errors import CheckpointError
 from armorm.files import sha256_of_json
-from armorm.heads import Gate
+from armorm.heads import Gate, GateTraining, RewardHead, VerbosityDebiasing
 from armorm.hub import MODELING_FILE
 from armorm.model.self_check import SelfCheck
 from armorm.objectives import Objective, ObjectiveSet
@@ -98,6 +100,37 @@ class Heads:
     beta: float | None = None
     debiasing: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        objectives: ObjectiveSet,
+        head: RewardHead,
+        debiasing: VerbosityDebiasing,
+        gate: GateTraining,
+        *,
+        debiasing_report: dict[str, Any] | None = None,
+        training: dict[str, Any] | None = None,
+    ) -> Heads:
+        """Return the heads that the two stages fitted.
+
+        Args:
+            objectives: Names and scales of the columns.
+            head: Regression layer of stage 1.
+            debiasing: Its debiasing.
+            gate: Gate of stage 2, with its scale beta.
+            debiasing_report: Report of the debiasing.
+            training: Record of the training.
+        """
+        return cls(
+            objectives,
+            torch.from_numpy(head.weight.astype(np.float32)),
+            torch.from_numpy(debiasing.transform.astype(np.float32)),
+            gate.gate,
+            gate.beta,
+            debiasing_report or {},
+            training or {},
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors under the names of the released checkpoint."""

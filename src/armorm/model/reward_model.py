@@ -30,7 +30,7 @@ from armorm.features import (
     merge_prompts,
 )
 from armorm.files import sha256_of_files, sha256_of_json
-from armorm.heads import Gate
+from armorm.heads import Gate, GateTraining, RewardHead, VerbosityDebiasing
 from armorm.hub import HEAD_PREFIXES
 from armorm.hub.weights import sample_hash, stored_tensors
 from armorm.model.answers import Comparison, Explanation, Rewards
@@ -85,6 +85,26 @@ class RewardModel:
         self.uncertainty = uncertainty
         total = float(heads.gate.logit_scale)
         self._compiled = self.steering.compile(heads.objectives, heads.transform, total)
+
+    @classmethod
+    def of(
+        cls,
+        backbone: FeatureBackbone,
+        objectives: ObjectiveSet,
+        head: RewardHead,
+        debiasing: VerbosityDebiasing,
+        gate: GateTraining,
+    ) -> RewardModel:
+        """Return the model that the two stages fitted on features of this backbone.
+
+        Args:
+            backbone: The frozen language model.
+            objectives: Names and scales of the head's columns.
+            head: See :func:`armorm.fit_reward_head`.
+            debiasing: See :func:`armorm.fit_debiasing`.
+            gate: See :func:`armorm.fit_gate`.
+        """
+        return cls(backbone, Heads.of(objectives, head, debiasing, gate))
 
     @classmethod
     def from_pretrained(

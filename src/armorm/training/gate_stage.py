@@ -298,15 +298,7 @@ def _heads(
         "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
         "metrics": metrics.as_dict(),
     }
-    return Heads(
-        objectives=objectives,
-        weight=torch.from_numpy(head.weight.astype(np.float32)),
-        transform=torch.from_numpy(debiasing.transform.astype(np.float32)),
-        gate=gate.gate,
-        beta=gate.beta,
-        debiasing=report,
-        training=record,
-    )
+    return Heads.of(objectives, head, debiasing, gate, debiasing_report=report, training=record)
 
 
 def _planted_objectives(recipe: Recipe) -> dict[str, str]:
