@@ -33,7 +33,7 @@ def armorm(*arguments: object) -> subprocess.CompletedProcess[str]:
 def invoke(*arguments: object) -> str:
     """Run a command in this process, for speed where the exit code is not the point."""
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 0, f"{result.output}{result.exception!r}"
     return result.stdout
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from armorm import Backbone, Recipe, train
+from armorm import Backbone
+from tests.commands import invoke
 from tests.tiny import TEMPLATES, save_tiny_backbone
 
 torch.set_num_threads(1)
@@ -28,7 +29,8 @@ def tiny_backbone(tiny_folder: Path) -> Backbone:
 
 @pytest.fixture(scope="session")
 def quickstart_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of the quickstart, trained once for all tests that look at it."""
+    """The run folder of the quickstart, trained once; the command's output is beside it."""
     folder = tmp_path_factory.mktemp("quickstart") / "run"
-    train(Recipe.load(Path(__file__).parents[1] / "recipes" / "quickstart.yaml"), folder)
+    recipe = Path(__file__).parents[1] / "recipes" / "quickstart.yaml"
+    (folder.parent / "output.txt").write_text(invoke("train", recipe, "-o", folder))
     return folder

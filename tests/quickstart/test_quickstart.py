@@ -16,15 +16,11 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("quickstart")
-    result = CliRunner().invoke(
-        app, ["train", str(ROOT / "recipes" / "quickstart.yaml"), "-o", str(folder)]
-    )
-    assert result.exit_code == 0, result.output
-    assert "Accuracy on held-out preference pairs" in result.output
-    assert "preferred" in result.output
-    return folder
+def run(quickstart_run: Path) -> Path:
+    output = (quickstart_run.parent / "output.txt").read_text()
+    assert "Accuracy on held-out preference pairs" in output
+    assert "preferred" in output
+    return quickstart_run
 
 
 @pytest.fixture(scope="module")

@@ -148,6 +148,7 @@ class Backbone:
 
     @property
     def model(self) -> PreTrainedModel:
+        """Return the transformers model."""
         return self.runner.model
 
     @model.setter
@@ -179,10 +180,12 @@ class Backbone:
 
     @property
     def device(self) -> torch.device:
+        """Return the device of the inputs."""
         return self.runner.device
 
     @property
     def hidden_size(self) -> int:
+        """Return the length of a hidden state."""
         return self.runner.hidden_size
 
     @property
@@ -193,6 +196,7 @@ class Backbone:
 
     @property
     def quantized(self) -> bool:
+        """Return true if the weights are quantised."""
         return hasattr(self.model.config, "quantization_config")
 
     def close(self) -> None:

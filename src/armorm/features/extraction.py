@@ -157,6 +157,7 @@ class BackboneSettings:
 
     @classmethod
     def of(cls, backbone: FeatureBackbone) -> BackboneSettings:
+        """Return the settings of a backbone."""
         return cls(backbone.identity, backbone.encoder.max_length, backbone.encoder.overlong)
 
 

@@ -35,6 +35,7 @@ class PromptTree:
 
     @property
     def tokens(self) -> int:
+        """Return the number of tokens."""
         return len(self.trunk) + sum(map(len, self.branches))
 
     @property
@@ -65,10 +66,12 @@ class Leaf:
 
     @property
     def ids(self) -> list[int]:
+        """Return the token ids of the whole conversation."""
         return self.tree.trunk + self.tree.branches[self.branch]
 
     @property
     def tokens(self) -> int:
+        """Return the number of tokens."""
         return len(self.tree.trunk) + len(self.tree.branches[self.branch])
 
     @property
@@ -95,10 +98,12 @@ class Piece:
 
     @property
     def leaves(self) -> list[Leaf]:
+        """Return the conversations of this part."""
         return [Leaf(self.tree, i) for i in self.branches]
 
     @property
     def tokens(self) -> int:
+        """Return the number of tokens."""
         trunk = len(self.tree.trunk) if self.begins else 0
         return trunk + sum(len(self.tree.branches[i]) for i in self.branches)
 

@@ -106,11 +106,13 @@ class ModelRunner:
 
     @property
     def device(self) -> torch.device:
+        """Return the device of the inputs."""
         device: torch.device = self.model.device
         return device
 
     @property
     def hidden_size(self) -> int:
+        """Return the length of a hidden state."""
         size: int = self.model.config.get_text_config().hidden_size
         return size
 

@@ -57,10 +57,12 @@ class TreeSpans:
 
     @property
     def has_trunk(self) -> bool:
+        """Return true if the tree has a trunk in this pack."""
         return self.trunk[1] > self.trunk[0]
 
     @property
     def all_branches(self) -> Span:
+        """Return the span from the first branch to the last."""
         return (self.branches[0][0], self.branches[-1][1])
 
 

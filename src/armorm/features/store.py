@@ -129,6 +129,7 @@ class FeatureStore:
 
     @property
     def objectives(self) -> ObjectiveSet:
+        """Return the rated objectives."""
         return ObjectiveSet(self.manifest.objectives)
 
     def response_features(self) -> Iterator[Float[Tensor, "responses hidden"]]:

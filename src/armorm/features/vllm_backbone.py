@@ -143,6 +143,7 @@ class VllmBackbone:
 
     @property
     def hidden_size(self) -> int:
+        """Return the length of a hidden state."""
         size: int = self.llm.model_config.get_hidden_size()
         return size
 
@@ -154,6 +155,7 @@ class VllmBackbone:
 
     @property
     def quantized(self) -> bool:
+        """Return true if the weights are quantised."""
         return self.llm.model_config.quantization is not None
 
     def close(self) -> None:

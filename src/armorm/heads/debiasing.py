@@ -183,7 +183,7 @@ def correlations(
     confounder: Float[np.ndarray, " rows"],
     kind: Correlation = "spearman",
 ) -> Float[np.ndarray, " objectives"]:
-    """Correlation of each reward column with a confounder; 0 where a column is constant."""
+    """Return the correlation of each reward column with a confounder; 0 for a constant column."""
     correlate = _correlation_with(np.asarray(confounder, np.float64), kind)
     return np.array([correlate(column) for column in np.asarray(rewards, np.float64).T])
 
@@ -191,7 +191,7 @@ def correlations(
 def _correlation_with(
     confounder: Float[np.ndarray, " rows"], kind: Correlation
 ) -> Callable[[npt.NDArray[np.float64]], float]:
-    """The correlation with a fixed confounder, which is ranked and centred only once."""
+    """Return the correlation with a fixed confounder, which is ranked and centred only once."""
     if kind == "pearson":
         return _product_moment(confounder)
     ranks = scipy.stats.rankdata(confounder)
@@ -230,7 +230,7 @@ def _pearson_root(
     subtracted: Float[np.ndarray, " rows"],
     measured: Float[np.ndarray, " rows"],
 ) -> float | None:
-    """The penalty at which cov(reward - penalty * subtracted, measured) is zero."""
+    """Return the penalty at which cov(reward - penalty * subtracted, measured) is zero."""
     centred = measured - measured.mean()
     shared = float(centred @ (subtracted - subtracted.mean()))
     if abs(shared) <= 1e-12 * np.linalg.norm(centred) * np.linalg.norm(subtracted):
@@ -243,7 +243,7 @@ def _only_root(
     subtracted: Float[np.ndarray, " rows"],
     correlate: Callable[[npt.NDArray[np.float64]], float],
 ) -> float | None:
-    """The root of a correlation that never grows with the penalty."""
+    """Find the root of a correlation that never grows with the penalty."""
     residual = _residual(reward, subtracted, correlate)
     slope, reach = _scales(reward, subtracted)
     low, high = slope - 0.1 * reach, slope + 0.1 * reach
@@ -260,7 +260,7 @@ def _nearest_root(
     subtracted: Float[np.ndarray, " rows"],
     correlate: Callable[[npt.NDArray[np.float64]], float],
 ) -> float | None:
-    """The root nearest zero of a correlation that may rise and fall with the penalty.
+    """Find the root nearest zero of a correlation that may rise and fall with the penalty.
 
     Both directions are scanned from zero in growing steps, to four orders of magnitude beyond the
     rewards' scales, where the correlation no longer changes.  A change of sign encloses a root.
@@ -287,7 +287,7 @@ def _nearest_root(
 def _root_among(
     residual: Callable[[float], float], first: float, middle: float, last: float
 ) -> float | None:
-    """The root nearest zero among three points in outward order; the last one is new."""
+    """Return the root nearest zero among three points in outward order; the last one is new."""
     if residual(middle) * residual(last) <= 0:
         return _brent(residual, middle, last)
     sign = np.sign(residual(last))
@@ -309,7 +309,7 @@ def _residual(
     subtracted: Float[np.ndarray, " rows"],
     correlate: Callable[[npt.NDArray[np.float64]], float],
 ) -> Callable[[float], float]:
-    """The correlation that a penalty leaves, remembered; 0 within the tolerance."""
+    """Return the correlation that a penalty leaves, cached; 0 within the tolerance."""
 
     @functools.cache
     def residual(penalty: float) -> float:
@@ -322,7 +322,7 @@ def _residual(
 def _scales(
     reward: Float[np.ndarray, " rows"], subtracted: Float[np.ndarray, " rows"]
 ) -> tuple[float, float]:
-    """The least-squares slope, near which the roots are, and the size of a sensible penalty."""
+    """Return the least-squares slope, near the roots, and the size of a sensible penalty."""
     centred = subtracted - subtracted.mean()
     slope = float(centred @ reward / (centred @ centred))
     return slope, max(abs(slope), float(np.std(reward) / np.std(subtracted)), 1e-12)

@@ -1,4 +1,4 @@
-"""The sums and the solves of stage 1 on a GPU, in float64 throughout.
+"""Sums and solves of stage 1 on a GPU, in float64 throughout.
 
 The arithmetic is that of :mod:`armorm.heads.statistics` and :mod:`armorm.heads.regression`; only
 where it happens differs.  What leaves the device is numpy's again.
@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 
 def float64_device() -> str | None:
-    """The GPU, where there is one that knows float64; ``None`` leaves the work to the CPU."""
+    """Return the GPU, if there is one with float64; ``None`` means the CPU."""
     return "cuda" if torch.cuda.is_available() else None
 
 
@@ -47,6 +47,7 @@ class DeviceSums:
         return np.asfortranarray(self._gram.tril().cpu().numpy())
 
     def moments(self) -> Float[np.ndarray, "features rated"]:
+        """Return X'R."""
         return np.asarray(self._moments.cpu().numpy())
 
 

@@ -1,4 +1,4 @@
-"""The training loop of stage 2: reproducible, resumable, and one gate evaluation per pair."""
+"""Training loop of stage 2: reproducible, resumable, and one gate evaluation per pair."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def fit_gate(
 
 
 class _Training:
-    """Everything that changes from step to step, and how it is saved."""
+    """State that changes from step to step, saved and restored."""
 
     def __init__(
         self,
@@ -178,7 +178,7 @@ class _Training:
             self._resume(checkpoint)
 
     def take_step(self) -> None:
-        """One gradient step."""
+        """Take one gradient step."""
         batch = self._batch()
         with _precision(self.options.precision, self.device):
             margin = margins(self.forward, self.pairs, batch)
@@ -191,7 +191,7 @@ class _Training:
         self.step += 1
 
     def _set_learning_rate(self) -> None:
-        """Cosine decay from the step number alone, so that resuming needs no more than that."""
+        """Return the learning rate: cosine decay from the step number alone, for exact resuming."""
         share = self.step / self.options.steps
         for group in self.optimizer.param_groups:
             group["lr"] = self.options.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
@@ -210,7 +210,7 @@ class _Training:
             write_atomically(self.checkpoint, self._state())
 
     def is_stopped(self) -> bool:
-        """Whether the validation loss has not improved for as long as we were told to wait."""
+        """Return true if the validation loss has not improved for ``patience`` points."""
         patience = self.options.patience
         if patience is None or self.validation is None:
             return False
@@ -229,7 +229,7 @@ class _Training:
         )
 
     def _batch(self) -> Tensor:
-        """The pairs of this step; a last short batch of a pass is left out."""
+        """Return the pairs of this step; a last short batch of a pass is not used."""
         size = min(self.options.batch_size, len(self.pairs))
         per_pass = len(self.pairs) // size
         number, place = divmod(self.step, per_pass)
@@ -252,7 +252,7 @@ class _Training:
         return {**weights, "log_beta": self.log_beta.detach().clone()}
 
     def _state(self) -> bytes:
-        """Everything that the next step depends on, as a safetensors file."""
+        """Return everything that the next step depends on, as a safetensors file."""
         tensors = {f"now.{key}": value for key, value in self._weights().items()}
         tensors |= {f"best.{key}": value for key, value in self.best.items()}
         for number, state in self.optimizer.state_dict()["state"].items():
@@ -311,7 +311,7 @@ def _is_best(curve: list[CurvePoint]) -> bool:
 
 
 def _on_device(pairs: RewardPairs, device: torch.device) -> RewardPairs:
-    """The pairs on the device; features that would fill half of it are brought batch by batch."""
+    """Return the pairs on the device; features that would fill half of it come batch by batch."""
     if device.type == "cpu":
         return pairs
     prompts = pairs.prompts
@@ -351,6 +351,6 @@ def _fingerprint(
 
 
 def _head_bytes(prompts: Float[Tensor, "prompts features"]) -> bytes:
-    """Enough of the features to tell two stores apart, without reading gigabytes."""
+    """Return enough of the features to distinguish two stores, without reading gigabytes."""
     sample = prompts[:: max(1, len(prompts) // 64)].float().contiguous()
     return bytes(sample.numpy().tobytes())

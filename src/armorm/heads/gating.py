@@ -138,13 +138,17 @@ def released_gate(gate: Gate) -> GatingNetwork:
 class PreferenceFeatures(Protocol):
     """Features of preference pairs as :class:`armorm.FeatureStore` gives them."""
 
-    def pairs(self) -> Any: ...  # numbers of chosen, rejected and prompt, and held_out
+    def pairs(self) -> Any:
+        """Return numbers of chosen, rejected and prompt, and held_out."""
 
-    def prompt_features(self) -> Tensor: ...
+    def prompt_features(self) -> Tensor:
+        """Return the features of the prompts."""
 
-    def responses(self) -> Any: ...  # an Arrow table with a column held_out
+    def responses(self) -> Any:
+        """Return an Arrow table with a column held_out."""
 
-    def response_features(self) -> Iterator[Any]: ...  # tensors of shape (responses, features)
+    def response_features(self) -> Iterator[Any]:
+        """Yield tensors of shape (responses, features)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 @dataclass(frozen=True, slots=True)
 class RegressionFit:
-    """How well one objective is predicted.
+    """Fit of the predictions of one objective.
 
     Attributes:
         r2: 1 - squared error / variance of the ratings; ``None`` below two distinct ratings.
@@ -31,7 +31,7 @@ def regression_fits(
     predicted: Float[np.ndarray, "rows objectives"],
     rewards: Float[np.ndarray, "rows objectives"],
 ) -> list[RegressionFit]:
-    """Fit of each objective over the rows that rate it (NaN where they do not)."""
+    """Return the fit of each objective over the rows that rate it (NaN where they do not)."""
     fits = []
     for prediction, reward in zip(predicted.T, rewards.T, strict=True):
         rated = ~np.isnan(reward)
@@ -59,7 +59,7 @@ def coverage(
     deviations: Float[np.ndarray, "rows objectives"],
     rewards: Float[np.ndarray, "rows objectives"],
 ) -> list[dict[str, float | None]]:
-    """Share of the ratings that lie within their central normal interval, per objective.
+    """Return the share of the ratings that lie within their central normal interval, per objective.
 
     Args:
         predicted: Predicted rewards.
@@ -81,7 +81,7 @@ def coverage(
 
 
 def accuracy(margins: npt.ArrayLike) -> float | None:
-    """Share of pairs whose chosen response scores strictly higher; a tie is wrong.
+    """Return the share of pairs whose chosen response scores strictly higher; a tie is wrong.
 
     Args:
         margins: Score of chosen minus score of rejected. Shape (pairs,).
@@ -164,7 +164,7 @@ def best_single_objective(differences: Float[np.ndarray, "pairs objectives"]) ->
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Whether the Bradley–Terry probabilities say how often they are right.
+    """Agreement of the Bradley–Terry probabilities with the accuracy.
 
     Attributes:
         error: Expected calibration error: mean distance of confidence and accuracy over bins.
@@ -176,7 +176,7 @@ class Calibration:
 
 
 def calibration(margins: npt.ArrayLike, beta: float, bins: int = 10) -> Calibration | None:
-    """Confidence sigmoid(beta |margin|) in the response that scores higher, against its accuracy.
+    """Compare the confidence sigmoid(beta |margin|) in the higher score with its accuracy.
 
     Args:
         margins: Score of chosen minus score of rejected. Shape (pairs,).
@@ -211,7 +211,7 @@ COLLAPSED = 0.95
 def gate_diagnostics(
     coefficients: Float[np.ndarray, "prompts objectives"],
 ) -> dict[str, float | bool]:
-    """How the gate spreads its weight.
+    """Return the spread of the gate's weight over objectives and prompts.
 
     Args:
         coefficients: Outputs of the gate, rows summing to one.

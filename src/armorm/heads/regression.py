@@ -35,9 +35,11 @@ TRIED_AT_ONCE = 3
 class StoredFeatures(Protocol):
     """Features of responses as :class:`armorm.FeatureStore` gives them."""
 
-    def responses(self) -> Any: ...  # an Arrow table with a column held_out
+    def responses(self) -> Any:
+        """Return an Arrow table with a column held_out."""
 
-    def response_features(self) -> Iterator[Any]: ...  # tensors of shape (responses, features)
+    def response_features(self) -> Iterator[Any]:
+        """Yield tensors of shape (responses, features)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +199,7 @@ class _NormalEquations(NamedTuple):
     def squared_errors(
         self, solutions: Float[np.ndarray, "alphas features members"]
     ) -> Float[np.ndarray, "members alphas"]:
-        """|Xw - r|^2 = w'X'Xw - 2 w'X'r + r'r of every solution w."""
+        """Return |Xw - r|^2 = w'X'Xw - 2 w'X'r + r'r of every solution w."""
         products = _symmetric_product(self.gram, solutions)
         quadratic = np.einsum("afm,afm->ma", solutions, products)
         linear = np.einsum("fm,afm->ma", self.moments, solutions)
@@ -212,7 +214,7 @@ def _pooled_errors(
     exhaustive: bool,
     device: str | None,
 ) -> Float[np.ndarray, "members alphas"]:
-    """Mean squared error of every penalty over the parts, each fitted to the whole without it."""
+    """Return the mean squared error of every penalty over parts, each fitted to all others."""
     errors = np.full((len(whole.squares), len(alphas)), np.nan)
     others = [(whole.gram - part.gram, whole.moments - part.moments) for part in held]
     rows = sum(part.rows for part in held)
@@ -238,7 +240,7 @@ def _errors_on(
     alphas: Sequence[float],
     device: str | None,
 ) -> Float[np.ndarray, "members alphas"]:
-    """Squared errors on a part of the solutions of other rows, right to about 1e-5.
+    """Return the squared errors on a part of the solutions of other rows, right to about 1e-5.
 
     An error delta of a solution w moves |Xw - r| by at most |X delta|, which is less than its
     energy norm: float32 factors serve where that is small, and float64 ones elsewhere.
@@ -262,7 +264,7 @@ def _rows(statistics: RidgeStatistics) -> npt.NDArray[np.int64]:
 def _fit(
     statistics: RidgeStatistics, alphas: Sequence[float], errors: list[list[float]]
 ) -> RewardHead:
-    """Every objective with its own penalty; objectives that share both share a factorisation."""
+    """Solve every objective with its own penalty, with one factorisation where both are shared."""
     weight = np.zeros((statistics.objectives, statistics.features))
     for patterns, members in _objectives_by_patterns(statistics).items():
         gram = statistics.gram(patterns)
@@ -276,7 +278,7 @@ def _fit(
 def _objectives_by_patterns(
     statistics: RidgeStatistics, objectives: Iterable[int] | None = None
 ) -> dict[tuple[Pattern, ...], list[int]]:
-    """Objectives that are rated in the same rows share one X'X, and so one factorisation."""
+    """Group objectives that are rated in the same rows: they share one X'X, one factorisation."""
     groups: dict[tuple[Pattern, ...], list[int]] = {}
     for objective in range(statistics.objectives) if objectives is None else objectives:
         if patterns := statistics.patterns_rating(objective):
@@ -290,7 +292,7 @@ def _solve_path(
     alphas: Sequence[float],
     device: str | None = None,
 ) -> Float[np.ndarray, "alphas features members"]:
-    """(X'X + alpha I)^-1 X'r for every penalty.
+    """Return (X'X + alpha I)^-1 X'r for every penalty.
 
     A Cholesky factorisation per penalty costs a fraction of one eigendecomposition, which is
     kept for penalties that leave the matrix near singular.
@@ -357,7 +359,7 @@ def _symmetric_product(
     gram: Float[np.ndarray, "features features"],
     solutions: Float[np.ndarray, "alphas features members"],
 ) -> Float[np.ndarray, "alphas features members"]:
-    """X'X w of every solution w, in one product: the matrix is read once."""
+    """Return X'X w of every solution w, in one product: the matrix is read once."""
     alphas, features, members = solutions.shape
     columns = np.asfortranarray(solutions.transpose(1, 0, 2).reshape(features, -1))
     products = blas.dsymm(1.0, gram, columns, lower=True)
@@ -369,7 +371,7 @@ def _regular_solutions(
     moments: Float[np.ndarray, "features members"],
     alphas: Sequence[float],
 ) -> Iterator[Float[np.ndarray, "features members"] | None]:
-    """A solution per penalty; ``None`` where the matrix is singular in float64."""
+    """Return a solution per penalty; ``None`` where the matrix is singular in float64."""
     workspace = np.empty_like(gram, order="F")  # fresh memory for every factor costs page faults
     for alpha in alphas:
         factor = cholesky_of_ridge(gram, alpha, workspace)
@@ -381,7 +383,7 @@ def cholesky_of_ridge(
     alpha: float,
     workspace: Float[np.ndarray, "features features"] | None = None,
 ) -> Float[np.ndarray, "features features"] | None:
-    """Lower Cholesky factor of X'X + alpha I; ``None`` where that is singular in float64.
+    """Return the lower Cholesky factor of X'X + alpha I; ``None`` if that is singular in float64.
 
     Args:
         gram: Lower triangle of X'X, in Fortran order.
@@ -401,7 +403,7 @@ def cholesky_of_ridge(
 
 
 class _Spectrum:
-    """The eigendecomposition of X'X, for penalties that do not make it regular."""
+    """Return the eigendecomposition of X'X, for penalties that do not make it regular."""
 
     def __init__(self, gram: Float[np.ndarray, "features features"]) -> None:
         values, self.vectors = scipy.linalg.eigh(gram, lower=True, driver="evd", check_finite=False)

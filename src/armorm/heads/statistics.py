@@ -37,18 +37,25 @@ class RatedFeatures(Protocol):
     """Features of rated responses as :class:`armorm.FeatureStore` gives them."""
 
     @property
-    def objectives(self) -> Any: ...  # sized
+    def objectives(self) -> Any:
+        """Return the objectives, as a sized collection."""
 
-    def responses(self) -> Any: ...  # an Arrow table with columns source and prompt_key
+    def responses(self) -> Any:
+        """Return an Arrow table with columns source and prompt_key."""
 
-    def ratings(self) -> tuple[Float[np.ndarray, "rows objectives"], npt.NDArray[np.bool_]]: ...
+    def ratings(self) -> tuple[Float[np.ndarray, "rows objectives"], npt.NDArray[np.bool_]]:
+        """Return unit rewards, NaN if missing, and a mask of held-out rows."""
 
-    def response_features(self) -> Iterator[Any]: ...  # tensors of shape (rows, features)
+    def response_features(self) -> Iterator[Any]:
+        """Yield tensors of shape (rows, features)."""
 
 
 def fold_of(prompt_key: str, folds: int, seed: int) -> int:
-    """Return the fold of a prompt, drawn by its hash: a row that comes later falls where it would
-    have fallen at the start. The draw is independent of the one that holds prompts out."""
+    """Return the fold of a prompt, drawn by its hash.
+
+    A row that comes later falls where it would have fallen at the start. The draw is independent
+    of the one that holds prompts out.
+    """
     digest = hashlib.sha256(f"fold {seed} {prompt_key}".encode()).digest()
     return int.from_bytes(digest[:8], "big") % folds
 
@@ -76,6 +83,7 @@ class PatternStatistics:
 
     @classmethod
     def empty(cls, features: int, rated: int) -> PatternStatistics:
+        """Return the sums over no rows."""
         return cls(
             0,
             np.zeros((features, features), order="F"),
@@ -85,7 +93,7 @@ class PatternStatistics:
         )
 
     def add_ratings(self, rewards: Float[np.ndarray, "rows rated"]) -> None:
-        """Add what the ratings alone tell."""
+        """Add the sums over ratings alone."""
         self.rows += len(rewards)
         self.products += blas.dgemm(1.0, rewards.T, rewards.T, trans_b=True)
         self.sums += rewards.sum(axis=0)
@@ -317,13 +325,13 @@ class RidgeStatistics:
         self._block = None
 
     def sums(self) -> list[tuple[Pattern, PatternStatistics]]:
-        """All sums with their label patterns, in order; a pattern may come several times."""
+        """Return all sums with their label patterns, in order; a pattern may come several times."""
         self.finish()
         return [(key[0], one) for key in sorted(self._sums) for one in self._sums[key]]
 
     @property
     def patterns(self) -> tuple[Pattern, ...]:
-        """The label patterns, in order."""
+        """Return the label patterns, in order."""
         self.finish()
         return tuple(sorted({pattern for pattern, _ in self._sums}))
 
@@ -336,7 +344,7 @@ class RidgeStatistics:
         ]
 
     def _view(self, keys: Iterable[Key]) -> RidgeStatistics:
-        """The statistics of some keys, referring to these sums."""
+        """Return the statistics of some keys, referring to these sums."""
         part = RidgeStatistics(self.features, self.objectives, self.device)
         for key in keys:
             part._sums[key] = list(self._sums[key])
@@ -345,14 +353,14 @@ class RidgeStatistics:
         return part
 
     def _sum_of(self, key: Key) -> PatternStatistics:
-        """The sums of one key as one, which belongs to the caller."""
+        """Return the sums of one key as one object, which belongs to the caller."""
         total = PatternStatistics.empty(self.features, len(key[0]))
         for one in self._sums.get(key, ()):
             total.add(one)
         return total
 
     def __add__(self, other: RidgeStatistics) -> RidgeStatistics:
-        """The statistics of both sets of rows together. It refers to their sums, without a copy."""
+        """Return the statistics of both sets of rows together; sums are not copied."""
         self._check_same(other)
         self.finish()
         other.finish()
@@ -362,7 +370,7 @@ class RidgeStatistics:
         return total
 
     def __sub__(self, other: RidgeStatistics) -> RidgeStatistics:
-        """The statistics of these rows without the other ones, which must be among them.
+        """Return the statistics of these rows without the other ones, which must be among them.
 
         Raises:
             ArmormError: the other rows are more than these, in some label pattern and fold.
@@ -398,15 +406,15 @@ class RidgeStatistics:
         return sum(sums.rows for _, sums in self.sums())
 
     def rows_rating(self, objective: int) -> int:
-        """Number of rows that rate the objective (a column)."""
+        """Return the number of rows that rate the objective (a column)."""
         return sum(sums.rows for pattern, sums in self.sums() if objective in pattern)
 
     def patterns_rating(self, objective: int) -> tuple[Pattern, ...]:
-        """The label patterns in which the objective occurs."""
+        """Return the label patterns in which the objective occurs."""
         return tuple(pattern for pattern in self.patterns if objective in pattern)
 
     def gram(self, patterns: Iterable[Pattern]) -> Float[np.ndarray, "features features"]:
-        """X'X over the rows of some patterns: its lower triangle, in Fortran order.
+        """Return X'X over the rows of some patterns: its lower triangle, in Fortran order.
 
         It may be the sums' own memory: read it only.
         """
@@ -420,7 +428,7 @@ class RidgeStatistics:
         return total
 
     def moment(self, objective: int) -> Float[np.ndarray, " features"]:
-        """X'r over the rows that rate the objective."""
+        """Return X'r over the rows that rate the objective."""
         total = np.zeros(self.features)
         for pattern, sums in self.sums():
             if objective in pattern:
@@ -428,7 +436,7 @@ class RidgeStatistics:
         return total
 
     def squares(self, objective: int) -> float:
-        """Sum of squared rewards over the rows that rate the objective."""
+        """Return the sum of squared rewards over the rows that rate the objective."""
         total = 0.0
         for pattern, sums in self.sums():
             if objective in pattern:
@@ -437,9 +445,11 @@ class RidgeStatistics:
         return total
 
     def to_bytes(self) -> bytes:
-        """Return a safetensors file: per pattern and fold ``<columns>/<fold>.gram`` (its lower
-        triangle, row by row), ``.moments``, ``.products``, ``.sums`` and ``.rows``, where columns
-        are as in ``0-2-3``."""
+        """Return a safetensors file.
+
+        Per pattern and fold it holds ``<columns>/<fold>.gram`` (the lower triangle, row by row),
+        ``.moments``, ``.products``, ``.sums`` and ``.rows``, where columns are as in ``0-2-3``.
+        """
         self.finish()
         shape = np.array([self.features, self.objectives])
         tensors: dict[str, npt.NDArray[np.generic]] = {"shape": shape}
@@ -456,7 +466,7 @@ class RidgeStatistics:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> RidgeStatistics:
-        """What :meth:`to_bytes` wrote.
+        """Return the statistics that :meth:`to_bytes` wrote.
 
         Raises:
             StoreError: it is something else, or damaged.
@@ -501,7 +511,7 @@ def total_statistics(parts: Sequence[RidgeStatistics]) -> RidgeStatistics:
 def _rows_with_equal_labels(
     rated: npt.NDArray[np.bool_], fold: Int[np.ndarray, " rows"]
 ) -> list[npt.NDArray[np.intp]]:
-    """Row numbers grouped by their rows of ``rated`` and their folds, each group in order."""
+    """Return row numbers grouped by rows of ``rated`` and by fold, each group in order."""
     if not len(rated):
         return []
     # Sixty-four labels a word: sorting whole numbers is much quicker than sorting rows.

@@ -1,4 +1,4 @@
-"""Lower triangles on disk: half the room of the square matrix they stand for."""
+"""Lower triangles on disk: half the size of the square matrix that they represent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Number = TypeVar("Number", bound=np.floating)
 
 
 def pack_triangle(square: npt.NDArray[Number]) -> npt.NDArray[Number]:
-    """The lower triangle row by row. Shape (d (d + 1) / 2,)."""
+    """Return the lower triangle row by row. Shape (d (d + 1) / 2,)."""
     size = len(square)
     packed = np.empty(size * (size + 1) // 2, square.dtype)
     start = 0
@@ -22,7 +22,7 @@ def pack_triangle(square: npt.NDArray[Number]) -> npt.NDArray[Number]:
 
 
 def unpack_triangle(packed: npt.NDArray[np.floating], size: int) -> npt.NDArray[np.float64]:
-    """The square matrix in float64, zero above the diagonal, in the order LAPACK reads."""
+    """Return the square matrix in float64, zero above the diagonal, in the order LAPACK reads."""
     square = np.zeros((size, size), order="F")
     start = 0
     for row in range(size):

@@ -1,4 +1,4 @@
-"""How sure stage 1 is of a prediction, from the sufficient statistics alone.
+"""Uncertainty of the predictions of stage 1, from the sufficient statistics alone.
 
 Ridge regression is Bayesian linear regression with a Gaussian prior.  With A = X'X + alpha I::
 
@@ -43,7 +43,7 @@ USUAL_SHARE = 0.99
 
 @dataclass(frozen=True, slots=True)
 class HeadUncertainty:
-    """What is needed to say how sure a prediction is.
+    """Factors from which the uncertainty of a prediction is computed.
 
     Objectives that are rated in the same rows and have the same penalty share a factor.
 
@@ -71,7 +71,7 @@ class HeadUncertainty:
     def deviations(
         self, features: Float[np.ndarray, "rows features"]
     ) -> Float[np.ndarray, "rows objectives"]:
-        """Standard deviation of a new rating around the prediction, in unit rewards."""
+        """Return the standard deviation of a new rating around the prediction, in unit rewards."""
         leverages = np.stack([leverage(factor, features) for factor in self.factors], axis=1)
         deviations: Float[np.ndarray, "rows objectives"] = self.noise * np.sqrt(
             1.0 + leverages[:, self.group]
@@ -83,7 +83,7 @@ class HeadUncertainty:
         deviations: Float[np.ndarray, "rows objectives"],
         coefficients: Float[np.ndarray, "rows objectives"],
     ) -> Float[np.ndarray, " rows"]:
-        """Standard deviation of sum_i c_i r_i over new ratings r, the coefficients taken as known.
+        """Return the standard deviation of sum_i c_i r_i over new ratings r, for given c.
 
         Args:
             deviations: What :meth:`deviations` says of the rows.
@@ -95,20 +95,23 @@ class HeadUncertainty:
         return score_deviations
 
     def novelty(self, features: Float[np.ndarray, "rows features"]) -> Float[np.ndarray, " rows"]:
-        """Leverage over that of a typical rated row: 1 is typical, large is unlike any of them."""
+        """Return the leverage relative to a typical rated row: 1 is typical."""
         novelty: Float[np.ndarray, " rows"] = (
             leverage(self.novelty_factor, features) / self.typical_leverage
         )
         return novelty
 
     def with_usual_novelty(self, novelty: Float[np.ndarray, " rows"]) -> HeadUncertainty:
-        """The same, knowing the novelty of held-out rated rows."""
+        """Return a copy with the usual novelty, that of held-out rated rows."""
         usual = float(np.quantile(novelty, USUAL_SHARE)) if len(novelty) else None
         return replace(self, usual_novelty=usual)
 
     def to_bytes(self) -> bytes:
-        """A safetensors file with the attributes by name; of the factors the lower triangles, row
-        by row, in float32: d (d + 1) * 2 bytes each."""
+        """Return a safetensors file with the attributes by name.
+
+        Of the factors it holds the lower triangles, row by row, in float32: d (d + 1) * 2 bytes
+        each.
+        """
         usual = np.nan if self.usual_novelty is None else self.usual_novelty
         content: bytes = save_safetensors(
             {
@@ -127,7 +130,7 @@ class HeadUncertainty:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> HeadUncertainty:
-        """What :meth:`to_bytes` wrote.
+        """Return the uncertainty that :meth:`to_bytes` wrote.
 
         Raises:
             StoreError: it is something else, or damaged.
@@ -152,7 +155,7 @@ class HeadUncertainty:
 def fit_uncertainty(
     statistics: RidgeStatistics, head: RewardHead, names: Sequence[str] | None = None
 ) -> HeadUncertainty:
-    """Uncertainty of a head that was fitted on these statistics.
+    """Return the uncertainty of a head that was fitted on these statistics.
 
     Args:
         statistics: Of all rows the head was fitted on, selection rows included.
@@ -200,14 +203,14 @@ def fit_uncertainty(
 
 
 def fingerprint_of_weight(weight: npt.NDArray[np.floating]) -> str:
-    """A hash of a regression layer, in the float32 that a model folder keeps it in."""
+    """Return a hash of a regression layer, in the float32 that a model folder keeps it in."""
     return hashlib.sha256(np.ascontiguousarray(weight, np.float32).tobytes()).hexdigest()
 
 
 def ridge_factor(
     statistics: RidgeStatistics, objective: int, alpha: float, name: str
 ) -> Float[np.ndarray, "features features"]:
-    """Lower Cholesky factor of A = X'X + alpha I over the rows that rate an objective.
+    """Return the lower Cholesky factor of A = X'X + alpha I over the rows that rate an objective.
 
     Raises:
         ArmormError: A is singular; ``name`` says whose.
@@ -218,7 +221,7 @@ def ridge_factor(
 def leverage(
     factor: Float[np.ndarray, "features features"], features: Float[np.ndarray, "rows features"]
 ) -> Float[np.ndarray, " rows"]:
-    """x' A^-1 x of every row, from the lower Cholesky factor of A."""
+    """Return x' A^-1 x of every row, from the lower Cholesky factor of A."""
     whitened = scipy.linalg.solve_triangular(
         factor, np.asarray(features, np.float64).T, lower=True, check_finite=False
     )
@@ -227,7 +230,7 @@ def leverage(
 
 
 def degrees_of_freedom(factor: Float[np.ndarray, "features features"], alpha: float) -> float:
-    """tr(X'X A^-1) = d - alpha |L^-1|^2, between 0 and d."""
+    """Return tr(X'X A^-1) = d - alpha |L^-1|^2, between 0 and d."""
     inverse, _ = lapack.dtrtri(factor, lower=True)
     return float(len(factor) - alpha * np.sum(np.tril(inverse) ** 2))
 
@@ -247,7 +250,7 @@ def _factor(
 def _residuals(
     statistics: RidgeStatistics, weight: Float[np.ndarray, "objectives features"]
 ) -> tuple[Float[np.ndarray, " objectives"], Float[np.ndarray, "objectives objectives"]]:
-    """Sum of squared residuals of each objective, and the correlation of each two's residuals."""
+    """Return sums of squared residuals per objective, and correlations of their residuals."""
     objectives = statistics.objectives
     products = np.zeros((objectives, objectives))
     squares = np.zeros((objectives, objectives))  # of the row's objective, over the common rows
@@ -267,7 +270,7 @@ def _residuals(
 def _nearest_correlation(
     matrix: Float[np.ndarray, "objectives objectives"],
 ) -> Float[np.ndarray, "objectives objectives"]:
-    """Correlations estimated on different rows may contradict each other: none may be negative."""
+    """Make estimates from different rows, which may contradict each other, a correlation matrix."""
     values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
     positive = (vectors * np.maximum(values, 0.0)) @ vectors.T
     scale = np.sqrt(np.diag(positive))

@@ -1,4 +1,4 @@
-"""What a model folder carries for transformers: one modelling file, and how it is registered."""
+"""The modelling file that a model folder carries for transformers, and its registration."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ OTHER_HEADS = ("lm_head.", "score.", "value_head.", "v_head.")
 
 
 def modeling_source() -> bytes:
-    """The modelling file, as it is written into model folders."""
+    """Return the modelling file, as it is written into model folders."""
     return (Path(__file__).parent / MODELING_FILE).read_bytes()

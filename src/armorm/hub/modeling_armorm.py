@@ -99,28 +99,31 @@ class ArmoRMConfig(PretrainedConfig):  # type: ignore[misc]
         super().__init__(**shared)
 
     def __getattr__(self, name: str) -> Any:
-        """What is not the gate's is the backbone's: ``hidden_size``, ``vocab_size`` …"""
+        """Return an attribute of the backbone's configuration, such as ``hidden_size``."""
         if name.startswith("_") or name == "backbone_config":
             raise AttributeError(name)
         return getattr(self.backbone_config, name)
 
     def get_text_config(self, *args: Any, **kwargs: Any) -> Any:
-        """The decoder's own configuration, for tools that ask what the text model is."""
+        """Return the decoder's own configuration, for tools that look for the text model."""
         return self.backbone_config.get_text_config(*args, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
+        """Return all settings, the backbone's flat among them."""
         own: dict[str, Any] = super().to_dict()
         del own["backbone_config"]
         return {**self.backbone_config.to_dict(), **own}
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """Everything: a default left out would be another default in another version."""
+        """Return all settings, since defaults may differ between versions."""
         return self.to_dict()
 
 
 def caps_attention(config: Any) -> bool:
-    """Whether attention scores are capped (Gemma 2), which SDPA silently leaves out in
-    some versions of transformers."""
+    """Return true if attention scores are capped (Gemma 2).
+
+    SDPA silently omits the cap in some versions of transformers.
+    """
     return getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
 
 
@@ -159,6 +162,7 @@ class Gate(nn.Module):
         self.temperature = config.gating_temperature
 
     def forward(self, prompts: Tensor) -> Tensor:
+        """Return the coefficients. Shape (n, k)."""
         hidden = prompts
         for layer in self.layers[:-1]:
             hidden = functional.relu(layer(hidden))
@@ -194,7 +198,7 @@ class RewardModelWithGating(PreTrainedModel):  # type: ignore[misc]
 
     @classmethod
     def from_pretrained(cls, name_or_path: Any, *args: Any, **options: Any) -> Any:
-        """As in transformers, except that a missing or misshapen tensor is an error."""
+        """Load as transformers does, except that a missing or misshapen tensor is an error."""
         wanted = options.pop("output_loading_info", False)
         model, report = super().from_pretrained(
             name_or_path, *args, output_loading_info=True, **options
@@ -271,7 +275,7 @@ class RewardModelWithGating(PreTrainedModel):  # type: ignore[misc]
         )
 
     def _real_tokens(self, ids: Tensor, mask: Tensor | None) -> Tensor:
-        """Which ids are text. Shape (n, tokens), boolean."""
+        """Return a mask of the ids that are text. Shape (n, tokens), boolean."""
         if mask is not None:
             given: Tensor = mask.to(ids.device).bool()
             return given
@@ -291,7 +295,7 @@ class RewardModelWithGating(PreTrainedModel):  # type: ignore[misc]
         return inside
 
     def _with_one_bos(self, ids: Tensor, real: Tensor) -> Tensor:
-        """Without the BOS that a tokenizer puts before the one the chat template has written."""
+        """Remove the BOS that a tokenizer puts before the one of the chat template."""
         if ids.shape[1] < 2 or self.config.bos_token_id is None:
             return real
         rows = torch.arange(len(ids), device=ids.device)
@@ -303,14 +307,14 @@ class RewardModelWithGating(PreTrainedModel):  # type: ignore[misc]
 
     @staticmethod
     def _packed(ids: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-        """Ids with all padding moved to the right, where a causal model cannot see it."""
+        """Return ids with all padding moved to the right, where a causal model cannot see it."""
         lengths = real.sum(dim=1)
         order = (~real).long().argsort(dim=1, stable=True)
         packed = ids.gather(1, order)[:, : int(lengths.max())]
         return packed, lengths
 
     def _without_trailing(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """Lengths up to the end of the response's turn. Shape (n,)."""
+        """Return lengths up to the end of the response's turn. Shape (n,)."""
         trailing = torch.tensor(self.config.boundary_trailing, device=ids.device)
         width = len(trailing)
         if not 0 < width <= ids.shape[1]:
@@ -320,7 +324,7 @@ class RewardModelWithGating(PreTrainedModel):  # type: ignore[misc]
         return lengths - width * ends
 
     def _boundaries(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """Index of the token that closes each row's last user turn. Shape (n,).
+        """Return the index of the token that closes each row's last user turn. Shape (n,).
 
         The twin of ``BoundaryRule.find`` in ``armorm.conversations.boundary``.
         """

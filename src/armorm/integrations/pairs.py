@@ -17,7 +17,7 @@ from armorm.files import exclusive, json_line, open_atomically, refuse_same_file
 from armorm.integrations.completions import completion_text
 
 PairChoice = Literal["max_min", "max_max", "max_random", "max_min_p", "random"]
-"""Which two candidates make a pair (the names of Online-RLHF).
+"""Choice of the two candidates that make a pair (the names of Online-RLHF).
 
 ``max_min``: best against worst.  ``max_max``: best against second best.  ``max_random``: best
 against any other.  ``max_min_p``: best against worst after a penalty per character.  ``random``:
@@ -27,7 +27,7 @@ any two, the better one chosen.
 
 @dataclass(frozen=True, slots=True)
 class PairsSummary:
-    """What :func:`write_pairs` did.
+    """Counts of :func:`write_pairs`.
 
     Attributes:
         rows: Prompts read.
@@ -40,13 +40,14 @@ class PairsSummary:
     skipped: dict[str, int]
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the counts, JSON-ready."""
         return asdict(self)
 
 
 def choose_pair(
     values: Sequence[float], choice: PairChoice, generator: random.Random
 ) -> tuple[int, int]:
-    """Positions of the chosen and the rejected candidate.
+    """Return the positions of the chosen and the rejected candidate.
 
     Args:
         values: One per candidate, at least two; the higher the better.
@@ -187,7 +188,7 @@ def _is_finite_number(value: object) -> bool:
 
 
 def response_texts(value: object) -> list[str]:
-    """The candidates of a row; each text, or a list with one assistant message.
+    """Return the candidates of a row; each text, or a list with one assistant message.
 
     Raises:
         InputError: naming the first that is wrong.

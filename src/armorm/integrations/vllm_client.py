@@ -1,4 +1,4 @@
-"""Scores from a model that `vllm serve` runs with our plugin."""
+"""Scores from a model that `vllm serve` runs with the plugin of this package."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from armorm.errors import ArmormError, InputError
 
 @dataclass(frozen=True, slots=True)
 class ServedScore:
-    """What the server answers to one conversation.
+    """Answer of the server to one conversation.
 
     Attributes:
         score: The scalar reward.
@@ -32,7 +32,7 @@ class ServedScore:
 
     @classmethod
     def of_vector(cls, numbers: Sequence[float]) -> ServedScore:
-        """From the numbers of the task ``classify``: k rewards, k coefficients, the score.
+        """Read the numbers of the task ``classify``: k rewards, k coefficients, the score.
 
         Raises:
             ArmormError: these are not the numbers of a gated reward model.
@@ -47,7 +47,7 @@ class ServedScore:
 
 
 class VllmClient:
-    """Asks a vLLM server for scores.
+    """Client of a vLLM server.
 
     Args:
         address: Such as ``http://localhost:8000``.

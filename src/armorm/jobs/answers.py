@@ -1,4 +1,4 @@
-"""What a worker sends back: results and deliberate errors, as plain data."""
+"""Answers of a worker: results and deliberate errors, as plain data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from armorm.errors import ArmormError, InputError
 
 
 def answer(make: Callable[[], dict[str, Any]]) -> str:
-    """The result as JSON, or the error of this package that came instead of it."""
+    """Return the result as JSON, or the error of this package that came instead of it."""
     try:
         return json.dumps({"result": make()})
     except InputError as error:
@@ -24,7 +24,7 @@ def answer(make: Callable[[], dict[str, Any]]) -> str:
 
 
 def result_of(text: str) -> dict[str, Any]:
-    """The result, on the other side.
+    """Return the result that was sent.
 
     Raises:
         ArmormError: the worker's, of the same type and with the same message.
@@ -50,7 +50,7 @@ _MADE_OF_A_MESSAGE = {
 
 
 class _Shown(str):
-    """A value that is only known as it was shown."""
+    """Value of which only the text is known."""
 
     def __repr__(self) -> str:
         return str(self)

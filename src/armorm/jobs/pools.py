@@ -1,4 +1,4 @@
-"""A pool of Ray actors that work through tasks, and what becomes of those that die."""
+"""A pool of Ray actors that work through tasks, and the recovery from those that die."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from armorm.errors import ArmormError, MissingExtraError
 from armorm.jobs.answers import answer, result_of
 
 MOST_ATTEMPTS = 4
-"""A task that has taken this many workers with it is not given to another one."""
+"""Number of workers that may die at a task before the run ends."""
 
 Task = Mapping[str, Any]
-"""Plain data; ``number`` tells it from the others."""
+"""Plain data; ``number`` identifies it."""
 
 
 @runtime_checkable
 class Job(Protocol):
-    """What workers do. It is made in each worker, of settings that are plain data."""
+    """Work of the pool. It is created in each worker, from settings that are plain data."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None: ...
 
     def describe(self) -> dict[str, Any]:
-        """What the driver must know of the model; a model is loaded for it."""
+        """Return the facts on the model that the driver needs; loads the model."""
 
     def make(self, task: Task) -> dict[str, Any]:
-        """Do one task, leaving files, and tell how much that was."""
+        """Do one task, whose results are files, and return its counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """How many workers, and what each one gets.
+    """Number of workers, and the GPUs of each.
 
     Attributes:
         count: Default: one for each GPU (or each ``gpus``); where there is none, one for each
@@ -54,7 +54,7 @@ class Workers:
     gpus: float | None = None
 
     def fitted(self, machines: list[Mapping[str, float]]) -> FittedWorkers:
-        """Numbers for these machines, each given by its ``CPU`` and ``GPU``.
+        """Fit the workers into these machines, each given by its ``CPU`` and ``GPU``.
 
         Raises:
             ArmormError: no machine can hold a worker.
@@ -82,18 +82,19 @@ class Workers:
 
 @dataclass(frozen=True, slots=True)
 class FittedWorkers:
-    """How many workers, with the cores and GPUs of each."""
+    """Number of workers, with the cores and GPUs of each."""
 
     count: int
     cpus: int
     gpus: float
 
     def fits(self, machine: Mapping[str, float]) -> bool:
+        """Return true if one worker fits into the machine."""
         return machine.get("CPU", 0) >= self.cpus and machine.get("GPU", 0) >= self.gpus
 
 
 def _cores_each(cores: list[int], workers: int) -> int:
-    """The most cores that each of so many workers can have; 1 where there are too many."""
+    """Return the most cores that each of so many workers can have; 1 where there are too many."""
     for each in range(max(cores, default=1), 1, -1):
         if sum(machine // each for machine in cores) >= workers:
             return each
@@ -107,7 +108,7 @@ class Pool:
         self.workers = workers
 
     def describe(self, job: type[Job], settings: Mapping[str, Any]) -> dict[str, Any]:
-        """What a worker knows of the model: the driver need not load it, nor have a GPU."""
+        """Ask a worker for the facts on the model: the driver need not load it, nor have a GPU."""
         import ray
 
         size = {"num_cpus": self.workers.cpus, "num_gpus": self.workers.gpus}
@@ -118,7 +119,7 @@ class Pool:
     def work(
         self, job: type[Job], settings: Mapping[str, Any], tasks: Iterable[Task]
     ) -> Iterator[dict[str, Any]]:
-        """Do all tasks; yields what :meth:`Job.make` returned, in the order they are done.
+        """Do all tasks and yield what :meth:`Job.make` returned, in the order they are done.
 
         A task whose worker died is done again by another one.  Tasks are begun in their order.
 
@@ -196,7 +197,7 @@ class _Attempts:
 
 @contextmanager
 def ray_pool(workers: Workers) -> Iterator[Pool]:
-    """A pool on the Ray cluster of this process, else on that of ``RAY_ADDRESS``, else local.
+    """Yield a pool on the Ray cluster of this process, else on that of ``RAY_ADDRESS``, else local.
 
     Raises:
         MissingExtraError: Ray is not installed.
@@ -218,7 +219,7 @@ def ray_pool(workers: Workers) -> Iterator[Pool]:
 
 @contextmanager
 def _connection() -> Iterator[None]:
-    """Be connected to Ray; a connection that was there before stays."""
+    """Connect to Ray for the block; keep a connection that was there before."""
     import ray
 
     if ray.is_initialized():
@@ -253,7 +254,7 @@ def _check_answers(address: str) -> None:
 
 
 def _keep_quiet() -> None:
-    """Our own progress bar and errors are enough."""
+    """Silence Ray's own progress bars and logs."""
     from ray.data import DataContext
 
     context = DataContext.get_current()
@@ -264,7 +265,7 @@ def _keep_quiet() -> None:
 
 @contextmanager
 def _readable_failures() -> Iterator[None]:
-    """Deaths that Ray gave up on, in words. Errors in the code of a worker stay as they are."""
+    """Raise readable errors for workers that died; errors in the code of a worker stay."""
     from ray.exceptions import RayActorError, RaySystemError, WorkerCrashedError
 
     try:
@@ -286,6 +287,6 @@ def _here() -> str:
 
 
 def _enter(folder: str) -> None:
-    """Work where the command was given, so that relative paths mean the same."""
+    """Change to the folder of the command, so that relative paths mean the same."""
     with contextlib.suppress(OSError):
         os.chdir(folder)

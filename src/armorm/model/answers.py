@@ -80,13 +80,14 @@ class Rewards:
         steering: The steering that shaped the scores; ``None`` without any.
 
     Example:
+        >>> import torch
         >>> from armorm import RewardModel
-        >>> model = RewardModel.from_pretrained(example_model)
+        >>> model = RewardModel.from_pretrained("runs/quickstart/model")
         >>> rewards = model.score_responses("What is 2 plus 3?", ["2 plus 3 is 5.", "No idea."])
-        >>> rewards.objectives
-        ('helpfulness', 'correctness', 'verbosity')
+        >>> rewards.objectives[:2]
+        ('helpdesk-correctness', 'helpdesk-courtesy')
         >>> rewards.score.shape, rewards.contributions.shape
-        (torch.Size([2]), torch.Size([2, 3]))
+        (torch.Size([2]), torch.Size([2, 7]))
         >>> torch.allclose(rewards.contributions.sum(dim=1), rewards.score, atol=1e-5)
         True
     """
@@ -217,7 +218,7 @@ class Explanation:
 
     Example:
         >>> from armorm import RewardModel
-        >>> model = RewardModel.from_pretrained(example_model)
+        >>> model = RewardModel.from_pretrained("runs/quickstart/model")
         >>> explanation = model.explain([
         ...     {"role": "user", "content": "What is 2 plus 3?"},
         ...     {"role": "assistant", "content": "2 plus 3 is 5."},
@@ -278,7 +279,7 @@ class Comparison:
 
     Example:
         >>> from armorm import RewardModel
-        >>> model = RewardModel.from_pretrained(example_model)
+        >>> model = RewardModel.from_pretrained("runs/quickstart/model")
         >>> comparison = model.compare("What is 2 plus 3?", "2 plus 3 is 5.", "2 plus 3 is 5.")
         >>> comparison.preferred, comparison.margin, comparison.probability
         ('tie', 0.0, 0.5)

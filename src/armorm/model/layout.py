@@ -91,6 +91,13 @@ class Heads:
         beta: Learned scale of the Bradley–Terry model; ``None`` if unknown.
         debiasing: Report of the debiasing.
         training: Record of the training.
+
+    Example:
+        >>> from armorm import RewardModel
+        >>> from armorm.model import Heads
+        >>> heads = RewardModel.from_pretrained("runs/quickstart/model").heads
+        >>> isinstance(heads, Heads), heads.weight.shape, heads.transform.shape
+        (True, torch.Size([7, 192]), torch.Size([7, 7]))
     """
 
     objectives: ObjectiveSet

@@ -61,15 +61,14 @@ class RewardModel:
 
     Example:
         >>> from armorm import RewardModel
-        >>> model = RewardModel.from_pretrained(example_model)
-        >>> model.objectives.names
-        ('helpfulness', 'correctness', 'verbosity')
+        >>> model = RewardModel.from_pretrained("runs/quickstart/model")
+        >>> model.objectives.names[:3]
+        ('helpdesk-correctness', 'helpdesk-courtesy', 'helpdesk-verbosity')
         >>> best, rewards = model.best_of("What is 2 plus 3?", ["2 plus 3 is 5.", "No idea."])
         >>> best == int(rewards.score.argmax())
         True
-        >>> steered = model.steer({"correctness": 2.0})
-        >>> steered.steering
-        Steering(factors={'correctness': 2.0})
+        >>> model.steer({"helpdesk-courtesy": 2.0}).steering
+        Steering(factors={'helpdesk-courtesy': 2.0})
     """
 
     def __init__(

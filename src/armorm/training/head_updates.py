@@ -117,7 +117,7 @@ def update_head(
 def _new_rows(
     rated: Loaded[RatedResponse], known: HeadStatistics, run: Path
 ) -> Sequence[RatedResponse]:
-    """The rows that the head may learn and does not know, the others counted."""
+    """Return the rows that the head may learn and does not know; count the others."""
     keep_apart(rated, held_out_prompts(rated) | _prompts_held_out(run))
     copies, tally = known.copies(), rated.tally
     numbers = []
@@ -132,7 +132,7 @@ def _new_rows(
 
 
 def _known_rows(rated: Loaded[RatedResponse], known: HeadStatistics) -> Sequence[RatedResponse]:
-    """The training rows under the sources that the head recorded them with.
+    """Return the training rows under the sources that the head recorded them with.
 
     Raises:
         ArmormError: one is not in the head.
@@ -158,7 +158,7 @@ def _key(row: RatedResponse) -> str:
 
 
 def _prompts_held_out(run: Path) -> set[str]:
-    """Keys of the prompts that the run holds out, for the head's figures or for the gate's."""
+    """Return the keys of the prompts that the run holds out, in ratings or in preferences."""
     stores = [run / "features" / kind for kind in ("rated", "preferences")]
     tables = [FeatureStore.open(store).index for store in stores if store.is_dir()]
     return {
@@ -232,7 +232,7 @@ def head_errors(run: str | Path) -> dict[str, Any]:
 
 
 def _judging_store(run: Path) -> FeatureStore:
-    """The store whose held-out rows every head of the run is judged on."""
+    """Return the store whose held-out rows every head of the run is judged on."""
     return FeatureStore.open(run / "features" / "rated")
 
 

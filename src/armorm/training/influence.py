@@ -1,4 +1,4 @@
-"""Which training rows made the head predict what it does, with their text where it can be read."""
+"""Training rows with the largest influence on a prediction, and their text where it is known."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from armorm.training.statistics import HeadStatistics
 
 @dataclass(frozen=True, slots=True)
 class InfluentialRow:
-    """A training row and what it did to a prediction.
+    """A training row and its effect on a prediction.
 
     Attributes:
         id: Of the row.
@@ -80,6 +80,7 @@ class InfluenceReport:
     rows_elsewhere: int
 
     def as_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready record."""
         return asdict(self)
 
 
@@ -92,7 +93,7 @@ def head_influence(
     top: int = 10,
     with_text: bool = True,
 ) -> InfluenceReport:
-    """The training rows whose absence would change a prediction most, exactly.
+    """Find the training rows whose absence would change a prediction most, exactly.
 
     The stored features of the run are read once; nothing is fitted again.
 
@@ -143,7 +144,7 @@ def head_influence(
 def _features(
     recipe: Recipe, run: Path, prompt: Conversation | str, response: str
 ) -> tuple[Float[np.ndarray, " features"], Float[np.ndarray, " features"]]:
-    """At the response's end, and at the prompt's."""
+    """Return the states at the end of the response and of the prompt."""
     backbone = load_backbone(recipe, run)
     encoded = backbone.encoder.encode(validate_prompt(prompt), [validate_response(response)])
     features = backbone.features([encoded])
@@ -156,7 +157,7 @@ def _decisive_objective(
     feature: Float[np.ndarray, " features"],
     at_prompt: Float[np.ndarray, " features"],
 ) -> int:
-    """The objective that adds most to the score, up or down."""
+    """Return the objective that adds most to the score, up or down."""
     if not (run / "model").is_dir():
         raise ArmormError(
             f"{run} has no model yet that would say which objective counts here. Name one with "
@@ -194,8 +195,10 @@ class _TrainingRows:
     ) -> Iterator[
         tuple[Float[np.ndarray, "_ features"], Float[np.ndarray, " _"], Int[np.ndarray, " _"]]
     ]:
-        """Features, unit rewards of one objective and copies of each row; NaN for rows that the
-        head has not seen, and for further copies of a row."""
+        """Yield features, unit rewards of one objective and copies of each row.
+
+        Rewards are NaN for rows that the head has not seen, and for further copies of a row.
+        """
         for store, copies in zip(self.stores, self.copies, strict=True):
             rewards = np.where(copies > 0, store.ratings()[0][:, column], np.nan)
             self.searched += int(copies[~np.isnan(rewards)].sum())
@@ -206,7 +209,7 @@ class _TrainingRows:
                 start += len(shard)
 
     def lines(self, numbers: list[int]) -> list[dict[str, Any]]:
-        """The index lines of rows, by their number through all blocks."""
+        """Return the index lines of rows, by their number through all blocks."""
         starts = np.cumsum([0, *(len(copies) for copies in self.copies)])
         lines = []
         for number in numbers:
@@ -217,7 +220,7 @@ class _TrainingRows:
 
 
 def _used(store: FeatureStore, known: Counter[str]) -> npt.NDArray[np.bool_]:
-    """Which responses are in the head; they are taken out of ``known``."""
+    """Return a mask of the responses in the head, and remove them from ``known``."""
     lines = store.responses()
     used = np.zeros(lines.num_rows, dtype=bool)
     pairs = zip(lines["content_key"].to_pylist(), lines["held_out"].to_pylist(), strict=True)
@@ -231,7 +234,7 @@ def _used(store: FeatureStore, known: Counter[str]) -> npt.NDArray[np.bool_]:
 def _first_copies(
     store: FeatureStore, used: npt.NDArray[np.bool_], found: Counter[str]
 ) -> npt.NDArray[np.int64]:
-    """Number of copies that a row stands for: all of them at the first one, 0 at the others."""
+    """Return the number of copies of each row: all of them at the first one, 0 at the others."""
     copies = np.zeros(len(used), np.int64)
     keys = store.responses()["content_key"].to_pylist()
     for number in np.flatnonzero(used):
@@ -240,7 +243,7 @@ def _first_copies(
 
 
 def _texts(recipe: Recipe, keys: Collection[str]) -> dict[str, RatedResponse]:
-    """The rows with these keys, as far as the recipe's data can still be read."""
+    """Return the rows with these keys, as far as the recipe's data can still be read."""
     found: dict[str, RatedResponse] = {}
     for source in recipe.data.rated:
         try:

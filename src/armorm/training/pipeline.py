@@ -39,6 +39,15 @@ def train(recipe: Recipe, output: str | Path, *, show_progress: bool = False) ->
     Raises:
         ArmormError: The data are bad or too few, the backbone is unusable, or ``output`` holds
             another run, is in use by another process or cannot be written.
+
+    Example:
+        >>> from armorm import Recipe, train
+        >>> small = ["data.rated.0.limit=300", "data.preferences.0.limit=200", "gate.steps=20"]
+        >>> result = train(Recipe.load("recipes/quickstart.yaml", small), "runs/small")
+        >>> result.metrics.as_dict()["accuracy"]["gate"] > 0.5
+        True
+        >>> result.model.objectives.names[0]
+        'helpdesk-correctness'
     """
     Process.current().require_alone()
     run = RunFolder.of(output)

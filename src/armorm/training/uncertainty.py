@@ -1,4 +1,4 @@
-"""How sure the head of a run is, checked on the rated rows that were held out."""
+"""Uncertainty of the head of a run, checked on the rated rows that were held out."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def save_uncertainty(
 
 
 def load_uncertainty(folder: Path) -> ModelUncertainty | None:
-    """What :func:`save_uncertainty` wrote, for the model; ``None`` where it left none."""
+    """Return the uncertainty that :func:`save_uncertainty` wrote; ``None`` if there is none."""
     file = folder / FILE
     return (
         ModelUncertainty(HeadUncertainty.from_bytes(file.read_bytes())) if file.exists() else None
@@ -76,7 +76,7 @@ def load_uncertainty(folder: Path) -> ModelUncertainty | None:
 def _held_out_rows(
     store: FeatureStore,
 ) -> tuple[Float[np.ndarray, "rows features"], Float[np.ndarray, "rows objectives"]]:
-    """Features and unit rewards of held-out rows, evenly spaced where there are too many."""
+    """Return features and unit rewards of held-out rows, evenly spaced where there are too many."""
     ratings, held_out = store.ratings()
     numbers = np.flatnonzero(held_out)
     if len(numbers) > MOST_ROWS:

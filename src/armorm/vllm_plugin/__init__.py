@@ -24,7 +24,7 @@ STATES_SUFFIX = "ForPromptAndResponseStates"
 
 
 def register() -> None:
-    """What vLLM calls in each of its processes before it looks at a model. Safe to call again."""
+    """Register the models; vLLM calls this in each of its processes. Safe to call again."""
     from armorm.vllm_plugin.registration import register_architectures
 
     register_architectures()

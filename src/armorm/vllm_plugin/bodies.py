@@ -1,4 +1,4 @@
-"""Which of vLLM's own models is the body of a family of decoders."""
+"""Bodies of vLLM for the families of decoders."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ANY_HEAD = re.compile(r"(Model|LMHeadModel|For[A-Z]\w*)$")
 
 
 def families() -> set[str]:
-    """Names of the decoder families that vLLM implements: ``Llama``, ``Qwen2``, ``GPT2`` …"""
+    """Return the names of the decoder families that vLLM implements, such as ``Llama``."""
     return {
         name.removesuffix(head)
         for name in ModelRegistry.get_supported_archs()
@@ -22,11 +22,11 @@ def families() -> set[str]:
 
 
 def family_of(architecture: str) -> str:
-    """``Llama`` of ``LlamaModel``, ``LlamaForCausalLM``, ``LlamaForRewardModelWithGating`` …"""
+    """Return ``Llama`` for ``LlamaModel``, ``LlamaForCausalLM`` and the like."""
     return ANY_HEAD.sub("", architecture)
 
 
 def body_of(family: str) -> str:
-    """The name under which vLLM runs a family's decoder."""
+    """Return the name under which vLLM runs a family's decoder."""
     known = ModelRegistry.get_supported_archs()
     return next(name for head in HEADS if (name := f"{family}{head}") in known)

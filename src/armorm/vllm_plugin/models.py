@@ -34,7 +34,7 @@ def __getattr__(name: str) -> Any:
 
 @functools.cache
 def reward_model(name: str) -> type:
-    """A decoder of vLLM's with a reward per objective and the gate, both in float32."""
+    """Create the class of a vLLM decoder with rewards and gate, both in float32."""
     body: Any = _body(name)
 
     class RewardModel(body):  # type: ignore[misc]
@@ -72,7 +72,7 @@ def reward_model(name: str) -> type:
 
 @functools.cache
 def states_model(name: str) -> type:
-    """A decoder of vLLM's that answers the states at the boundary and at the last token."""
+    """Create the class of a vLLM decoder that answers the states at boundary and last token."""
     body: Any = _body(name)
 
     class StatesModel(body):  # type: ignore[misc]
@@ -93,7 +93,7 @@ def _both_states(
 
 
 def gate_config(config: Any) -> ArmoRMConfig:
-    """The gate's settings, also of the released layout, which leaves some at their defaults."""
+    """Return the gate's settings; the released layout relies on the defaults of some."""
     if isinstance(config, ArmoRMConfig):
         return config
     given = {name: getattr(config, name, None) for name in GATE_FIELDS}
@@ -104,7 +104,7 @@ def gate_config(config: Any) -> ArmoRMConfig:
 
 
 def _body(name: str) -> type:
-    """vLLM's class for the family, without its head, and built from the decoder's own config."""
+    """Build the vLLM model of the family, without its head, from the decoder's own config."""
     original = ModelRegistry.models[body_of(family_of(name))].load_model_cls()
     pooling: Any = as_embedding_model(original)
 
@@ -126,7 +126,7 @@ def _of_decoder(vllm_config: Any, name: str) -> Any:
 def _taking_out(
     weights: Weights, heads: dict[str, Tensor], dropped: tuple[str, ...] = ()
 ) -> Weights:
-    """The body's tensors; those of the heads are collected in ``heads`` on the way."""
+    """Yield the body's tensors, and collect those of the heads in ``heads``."""
     for name, tensor in weights:
         if name.startswith(HEAD_PREFIXES):
             heads[name] = tensor.clone()

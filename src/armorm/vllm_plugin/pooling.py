@@ -1,4 +1,4 @@
-"""From the hidden states of a batch of chunks to what each finished request is answered."""
+"""Pooling of the hidden states of a batch of chunks into the answers of finished requests."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from armorm.vllm_plugin.boundary import boundary_of
 logger = logging.getLogger(__name__)
 
 Answer = Callable[[Float[Tensor, "n hidden"], Float[Tensor, "n hidden"]], Tensor]
-"""From the states at the boundaries and at the last tokens to one row per conversation."""
+"""Function from the states at the boundaries and last tokens to one row per conversation."""
 
 
 class BoundaryPooler(Pooler):  # type: ignore[misc]
-    """Reads each conversation at its boundary and at its last token.
+    """Pooler that reads each conversation at its boundary and at its last token.
 
     A conversation may come in several chunks; the boundary's state waits in the request's own
     ``pooling_states`` for the last of them.
@@ -37,10 +37,11 @@ class BoundaryPooler(Pooler):  # type: ignore[misc]
         self.answer = answer
 
     def get_supported_tasks(self) -> set[Any]:
+        """Return the only task."""
         return {self.task}
 
     def forward(self, hidden_states: Tensor, pooling_metadata: Any) -> list[Tensor | None]:
-        """One answer per request, ``None`` for those whose last chunk is still to come.
+        """Return one answer per request, ``None`` for those whose last chunk is still to come.
 
         Args:
             hidden_states: States of all scheduled tokens, request by request. Shape

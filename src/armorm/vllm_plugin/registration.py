@@ -1,4 +1,4 @@
-"""What is added to vLLM's tables."""
+"""Entries in vLLM's tables."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from armorm.vllm_plugin.configuring import complete_config, keep_cache_off_the_b
 
 
 class GatedModelConfig(VerifyAndUpdateConfig):  # type: ignore[misc]
-    """What vLLM asks about a configuration that names one of our architectures."""
+    """Answers to vLLM on a configuration that names one of the plugin's architectures."""
 
     @staticmethod
     def verify_and_update_model_config(model_config: Any) -> None:
+        """Complete the model's configuration."""
         complete_config(model_config)
 
     @staticmethod
     def verify_and_update_config(vllm_config: Any) -> None:
+        """Keep the prefix cache off the boundary."""
         keep_cache_off_the_boundary(vllm_config)
 
 
 def register_architectures() -> None:
-    """Add our architectures for every family of decoders, and the check of incoming requests."""
+    """Add the architectures for every family of decoders, and the check of incoming requests."""
     for family in families():
         for suffix in (REWARD_SUFFIX, STATES_SUFFIX):
             name = f"{family}{suffix}"

@@ -18,7 +18,7 @@ from armorm.vllm_plugin.boundary import boundary_of
 
 
 def make_scheduler(vllm_config: Any, **arguments: Any) -> Any:
-    """The scheduler that vLLM would have made, with a prefix cache that ends at the boundary.
+    """Return vLLM's scheduler with a prefix cache that ends at the boundary.
 
     Raises:
         ArmormError: keys and values would also come from elsewhere (a KV connector).
@@ -40,7 +40,7 @@ def make_scheduler(vllm_config: Any, **arguments: Any) -> Any:
 
 
 def computed_blocks_before_boundary(lookup: Callable[[Any], Any], request: Any) -> Any:
-    """The cached blocks of a request, as if it ended with the token at its boundary."""
+    """Return the cached blocks of a request, as if it ended with the token at its boundary."""
     boundary = boundary_of(request.pooling_params)
     return lookup(_Shortened(request, 1 if boundary is None else boundary + 1))
 
