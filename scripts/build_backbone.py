@@ -61,7 +61,7 @@ def main(
     ] = None,
     preferences: Annotated[list[str] | None, typer.Option(help="Your preference pairs.")] = None,
     held_out_column: Annotated[
-        str | None, typer.Option(help="Leave out rows where this column says val or test.")
+        str | None, typer.Option(help="Skip rows where this column says val or test.")
     ] = None,
     seed: int = 0,
     vocabulary: int = 1536,
@@ -123,7 +123,7 @@ def built_in_text(pairs: int) -> TrainingText:
 
 
 def own_text(rated: list[str], preferences: list[str], held_out_column: str | None) -> TrainingText:
-    """Training rows of the user's files; rows that cannot be read are left out and counted."""
+    """Training rows of the user's files; rows that cannot be read are skipped and counted."""
     split = HeldOut(column=held_out_column) if held_out_column else HeldOut(fraction=0.0)
     sources = [DataSource(path=path) for path in preferences]
     loaded = read_preferences(sources, held_out=split, invalid="skip")
@@ -135,7 +135,7 @@ def own_text(rated: list[str], preferences: list[str], held_out_column: str | No
             left_out += 1
         elif held_out_column is None or str(raw.fields.get(held_out_column)) not in split.values:
             conversations.append(list(raw.fields["messages"]))
-    print(f"{left_out} rows could not be read and are left out", flush=True)
+    print(f"{left_out} rows could not be read and are skipped", flush=True)
     return TrainingText(conversations, pairs)
 
 
@@ -205,7 +205,7 @@ def learn_preferences(
     """
     encoded = [encoder.encode_or_skip(pair.prompt, pair.responses) for pair in pairs]
     usable = [one.sequences for one in encoded if one is not None]
-    print(f"{len(pairs) - len(usable)} pairs are too long and left out", flush=True)
+    print(f"{len(pairs) - len(usable)} pairs are too long and skipped", flush=True)
     head = nn.Linear(model.config.hidden_size, 1, bias=False)
     parameters = [*model.parameters(), *head.parameters()]
     optimizer, schedule = _optimizer(parameters, steps, learning_rate=1e-3)

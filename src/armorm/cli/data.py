@@ -70,7 +70,7 @@ def show(
 ) -> None:
     """Show a dataset: columns, scales, a sample of converted rows, histograms of its ratings.
 
-    Where the dataset cannot be reached, the reason stands in place of the sample.
+    Where the dataset cannot be reached, the reason is printed in place of the sample.
     """
     from armorm.data.catalog import catalog_entry, describe
 
@@ -123,7 +123,7 @@ def prepare(
 ) -> None:
     """Convert, validate, de-duplicate and split the data of a recipe into Parquet files.
 
-    An interrupted preparation goes on with the source it stopped in. DIR/recipe.yaml trains on
+    An interrupted preparation resumes with the source it stopped in. DIR/recipe.yaml trains on
     the result; DIR/left-out lists every skipped row and the reason.
     """
     from armorm.files import refuse_same_file

@@ -118,7 +118,7 @@ def add_command(
         name: Name of the command; default the function's.
         panel: Heading that the command is listed under.
         example: A call of the command that works, for its help.
-        resumable: An interrupted run goes on when the same command is given again.
+        resumable: An interrupted run resumes when the same command is given again.
     """
     name = name or function.__name__.replace("_", "-")
     again = "An interrupted run is resumed by giving the same command again." if resumable else ""

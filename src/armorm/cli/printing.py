@@ -64,7 +64,7 @@ def print_tuning(reports: Mapping[str, Any]) -> None:
                 f"{report['seconds']:.1f} s"
             )
             if report["too_long"]:
-                console.print(f"{report['too_long']:,} rows too long, left out.", style="yellow")
+                console.print(f"{report['too_long']:,} rows too long, skipped.", style="yellow")
     if "pretraining" in reports:
         held_out = reports["pretraining"]["accuracy"]
         console.print(
