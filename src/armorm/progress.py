@@ -33,7 +33,7 @@ def progress_bar(description: str, total: float | None, unit: str, show: bool) -
         A function that adds to what is done.
     """
     if not show:
-        yield _ignore
+        yield no_advance
     elif sys.stderr.isatty():
         with _bar(description, total, unit) as advance:
             yield advance
@@ -165,5 +165,5 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}"
 
 
-def _ignore(amount: float, tokens: float = 0.0) -> None:
+def no_advance(amount: float, tokens: float = 0.0) -> None:
     """Do nothing: progress is not shown."""

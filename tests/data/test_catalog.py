@@ -50,10 +50,10 @@ def convert(name: str, kind: str, hub: Path, **options):
     rows, left_out = [], Counter()
     arguments = {"root": hub, "options": options, "notes": notes}
     for converted in converted_rows(catalog_entry(name), kind, **arguments):
-        if isinstance(converted.row, InputError):
-            left_out[converted.row.reason] += 1
+        if isinstance(converted.fields, InputError):
+            left_out[converted.fields.reason] += 1
         else:
-            rows.append(converted.row)
+            rows.append(converted.fields)
     return rows, dict(left_out), dict(notes)
 
 

@@ -165,7 +165,8 @@ class Overflowing:
     def __init__(self, backbone: Backbone, dtype: str) -> None:
         self.backbone, self.dtype = backbone, dtype
         self.identity = {**backbone.identity, "dtype": dtype}
-        self.encoder, self.hidden_size, self.quantized = backbone.encoder, 32, False
+        self.encoder, self.folder = backbone.encoder, backbone.folder
+        self.hidden_size, self.quantized = 32, False
 
     def close(self) -> None: ...
 

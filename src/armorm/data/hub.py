@@ -14,7 +14,7 @@ BATCH_ROWS = 500
 """Rows decoded at once: enough to make decoding cheap, few enough to keep memory flat."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class HubPlace:
     """Place of one split, as ``datasets.load_dataset`` needs it.
 

@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 from armorm.conversations import PreferencePair, RatedResponse
 from armorm.conversations.messages import Tally, with_response
+from armorm.data.catalog import Kind
 from armorm.data.reading import preference_rows, rated_rows, stops, weighted
 from armorm.data.seen import DUPLICATE, SeenRows
-from armorm.data.sources import DataSource, HeldOut, InvalidPolicy, Kind, check_space
+from armorm.data.sources import DataSource, HeldOut, InvalidPolicy, check_space
 from armorm.data.summary import RatingCounts
 from armorm.errors import (
     ArmormError,
@@ -472,7 +473,12 @@ class _RowWriter:
         self._characters = 0
 
     def add(self, row: Row) -> None:
-        self._waiting.append(row)
+        if isinstance(row, RatedResponse):
+            messages = with_response(row.prompt, row.response)
+            record = {"id": row.id, "source": row.source, "messages": messages, **row.ratings}
+        else:
+            record = row.as_record()
+        self._waiting.append({**record, "split": self._split})
         self.rows += 1
         self._characters += len(row.responses[0]) + len(row.prompt[-1]["content"])
         if len(self._waiting) >= ROWS_AT_ONCE or self._characters >= CHARACTERS_AT_ONCE:
@@ -484,14 +490,11 @@ class _RowWriter:
 
         if not self._waiting:
             return
-        if isinstance(self._waiting[0], RatedResponse):
-            columns = _rated_columns(self._waiting, self._objectives)
-            for name in self._objectives.names:
-                self._counts.add(name, columns[name])
-        else:
-            columns = _preference_columns(self._waiting)
-        columns["split"] = [self._split] * len(self._waiting)
-        self._parquet.write_table(pa.Table.from_pydict(columns, schema=self._parquet.schema))
+        schema = self._parquet.schema
+        table = pa.Table.from_pylist(self._waiting, schema=schema)
+        for name in self._objectives.names if "messages" in schema.names else ():
+            self._counts.add(name, table[name].to_pylist())
+        self._parquet.write_table(table)
         self._waiting.clear()
         self._characters = 0
 
@@ -509,19 +512,3 @@ def _schema(rated: bool, objectives: ObjectiveSet) -> pa.Schema:
         else [("prompt", messages), ("chosen", text), ("rejected", text), ("subset", text)]
     )
     return pa.schema([("id", text), ("source", text), *content, ("split", text)])
-
-
-def _rated_columns(rows: list[RatedResponse], objectives: ObjectiveSet) -> dict[str, list[Any]]:
-    return {
-        "id": [row.id for row in rows],
-        "source": [row.source for row in rows],
-        "messages": [with_response(row.prompt, row.response) for row in rows],
-        **{name: [row.ratings.get(name) for row in rows] for name in objectives.names},
-    }
-
-
-def _preference_columns(rows: list[PreferencePair]) -> dict[str, list[Any]]:
-    return {
-        name: [getattr(row, name) for row in rows]
-        for name in ("id", "source", "prompt", "chosen", "rejected", "subset")
-    }

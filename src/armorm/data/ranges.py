@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from armorm.data.sources import JSON_LINES, RawRow, Start, file_rows
-from armorm.data.tables import count_table_rows
+from armorm.data.sources import JSON_LINES, file_rows
+from armorm.data.tables import RawRow, count_table_rows
 from armorm.errors import RecipeError
 
 
@@ -56,12 +56,11 @@ def cut_file(file: Path, rows: int) -> Iterator[FileRange]:
 
 def range_rows(part: FileRange) -> Iterator[RawRow]:
     """Yield the rows of a range, with the numbers that they have in their file."""
-    rows = file_rows(Path(part.file), Start(part.before, part.offset))
-    return itertools.islice(rows, part.rows)
+    return itertools.islice(file_rows(Path(part.file), part.before, part.offset), part.rows)
 
 
 def _cut_json_lines(file: Path, rows: int) -> Iterator[FileRange]:
-    start, number, offset, kept = Start(), 0, 0, 0
+    start, number, offset, kept = (0, 0), 0, 0, 0
     with file.open("rb") as lines:
         for line in lines:
             number += 1
@@ -69,6 +68,6 @@ def _cut_json_lines(file: Path, rows: int) -> Iterator[FileRange]:
             kept += not line.isspace()
             if kept == rows:
                 yield FileRange(str(file), kept, *start)
-                start, kept = Start(number, offset), 0
+                start, kept = (number, offset), 0
     if kept:
         yield FileRange(str(file), kept, *start)

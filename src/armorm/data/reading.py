@@ -18,8 +18,10 @@ from armorm.conversations import (
     validate_response,
 )
 from armorm.conversations.messages import Conversation, Message, Tally, row_key, validate_text
+from armorm.data.catalog import Kind
 from armorm.data.rows_on_disk import DiskList
-from armorm.data.sources import DataSource, HeldOut, InvalidPolicy, Kind, RawRow
+from armorm.data.sources import DataSource, HeldOut, InvalidPolicy
+from armorm.data.tables import RawRow
 from armorm.errors import InputError, SkippedRowError, shorten
 from armorm.files import json_line
 from armorm.objectives import Objective, ObjectiveSet

@@ -9,19 +9,19 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from armorm.conversations.messages import validate_text
-from armorm.data.catalog import CatalogEntry, catalog_entry, converted_rows
+from armorm.data.catalog import CatalogEntry, Kind, catalog_entry, converted_rows
 from armorm.data.hub import HubPlace, hub_rows
 from armorm.data.tables import (
     READ_FAILURES,
-    arrow_rows,
+    RawRow,
     count_table_rows,
-    parquet_rows,
     table_failures,
+    table_rows,
     unreadable,
 )
 from armorm.errors import InputError, RecipeError
@@ -29,32 +29,11 @@ from armorm.files import parse_json
 from armorm.objectives import ObjectiveSet
 from armorm.settings import Options
 
-Kind = Literal["rated", "preferences"]
 InvalidPolicy = Literal["error", "skip"]
 
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 ARROW = (".arrow", ".feather")
 
-
-class RawRow(NamedTuple):
-    """One undecoded row: its place, and its fields or the error of reading it.
-
-    ``row`` is 0 where the error concerns the file as a whole.
-    """
-
-    file: str
-    row: int
-    fields: Mapping[str, Any] | InputError
-
-
-class Start(NamedTuple):
-    """Place in a file to begin at: rows (lines, of JSON lines) and bytes before it."""
-
-    before: int = 0
-    offset: int = 0
-
-
-TOP = Start()
 
 LARGEST_WEIGHT = 100.0
 MOST_ROWS = 10**12
@@ -197,39 +176,24 @@ class DataSource(Options):
 
     def _rows(self, kind: Kind, base: Path | None, notes: Counter[str] | None) -> Iterator[RawRow]:
         if self.catalog is not None:
-            yield from self._catalog_rows(catalog_entry(self.catalog), kind, base, notes)
+            yield from converted_rows(
+                catalog_entry(self.catalog),
+                kind,
+                split=self.split,
+                revision=self.revision,
+                root=self._root(base),
+                options=self.options,
+                notes=notes,
+            )
         elif self.dataset is not None:
-            yield from self._hub_rows(self.dataset, base)
+            split, root = self.split or "train", self._root(base)
+            place = HubPlace(self.dataset, split, self.config, self.revision, root=root)
+            for number, row in enumerate(hub_rows(place), start=1):
+                yield RawRow(place.label, number, row)
         else:
             assert self.path is not None
             for file in matching_files(self.path, base):
                 yield from file_rows(file)
-
-    def _catalog_rows(
-        self, entry: CatalogEntry, kind: Kind, base: Path | None, notes: Counter[str] | None
-    ) -> Iterator[RawRow]:
-        converted = converted_rows(
-            entry,
-            kind,
-            split=self.split,
-            revision=self.revision,
-            root=self._root(base),
-            options=self.options,
-            notes=notes,
-        )
-        for place, record, row in converted:
-            yield RawRow(place, record, row)
-
-    def _hub_rows(self, dataset: str, base: Path | None) -> Iterator[RawRow]:
-        place = HubPlace(
-            dataset=dataset,
-            split=self.split or "train",
-            config=self.config,
-            revision=self.revision,
-            root=self._root(base),
-        )
-        for number, row in enumerate(hub_rows(place), start=1):
-            yield RawRow(place.label, number, row)
 
     def _root(self, base: Path | None) -> Path | None:
         return None if self.root is None else _resolved(self.root, base)
@@ -256,27 +220,24 @@ def check_space(sources: Iterable[DataSource], folder: Path, base: Path | None =
         )
 
 
-def file_rows(file: Path, start: Start = TOP) -> Iterator[RawRow]:
+def file_rows(file: Path, before: int = 0, offset: int = 0) -> Iterator[RawRow]:
     """Yield the rows of one JSON-lines, Parquet or Arrow file.
 
     A row, or the rest of the file, that cannot be read is an error in its place.
 
     Args:
         file: The file.
-        start: The first row; see :mod:`armorm.data.ranges`.  ``offset`` is for JSON lines.
+        before: Rows, of JSON lines lines, to pass over; see :mod:`armorm.data.ranges`.
+        offset: Bytes of these lines.
 
     Raises:
         RecipeError: The file is of none of these formats.
     """
     suffixes = file.suffixes[-2:] if file.suffix == ".gz" else file.suffixes[-1:]
     if suffixes and suffixes[0] in JSON_LINES:
-        yield from _json_lines(file, start)
-    elif suffixes == [".parquet"]:
-        for row, fields in parquet_rows(file, start.before):
-            yield RawRow(str(file), row, fields)
-    elif suffixes and suffixes[0] in ARROW and len(suffixes) == 1:
-        for row, fields in arrow_rows(file, start.before):
-            yield RawRow(str(file), row, fields)
+        yield from _json_lines(file, before, offset)
+    elif len(suffixes) == 1 and suffixes[0] in (".parquet", *ARROW):
+        yield from table_rows(file, before)
     else:
         raise RecipeError(
             f"{file}: unknown format. Use JSON lines ({', '.join(JSON_LINES)}, also with .gz), "
@@ -309,12 +270,11 @@ def _resolved(path: str, base: Path | None) -> Path:
     return full if base is None or full.is_absolute() else base / full
 
 
-def _json_lines(file: Path, start: Start) -> Iterator[RawRow]:
-    number = start.before
+def _json_lines(file: Path, number: int, offset: int) -> Iterator[RawRow]:
     try:
         with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as lines:
-            if start.offset:
-                lines.seek(start.offset)
+            if offset:
+                lines.seek(offset)
             for line in lines:
                 number += 1
                 if not line.isspace():

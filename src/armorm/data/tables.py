@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from armorm.errors import InputError
 
@@ -36,6 +36,17 @@ READ_FAILURES = (
 ROWS_AT_ONCE = 1024
 
 Fields = Mapping[str, Any]
+
+
+class RawRow(NamedTuple):
+    """One undecoded row: its place, and its fields or the error of reading it.
+
+    ``row`` is 0 where the error concerns the file as a whole.
+    """
+
+    file: str
+    row: int
+    fields: Fields | InputError
 
 
 def table_failures() -> tuple[type[Exception], ...]:
@@ -83,44 +94,39 @@ def unreadable(error: Exception) -> InputError:
     )
 
 
-def parquet_rows(file: Path, before: int) -> Iterator[tuple[int, Fields | InputError]]:
-    """Yield the rows of a Parquet file after the first ``before``, with their numbers."""
+def table_rows(file: Path, before: int) -> Iterator[RawRow]:
+    """Yield the rows of a Parquet file, Arrow file or stream after the first ``before``."""
+    number = before
+    read = _parquet_rows if file.suffix == ".parquet" else _arrow_rows
+    try:
+        for number, fields in read(file, before):
+            yield RawRow(str(file), number, fields)
+    except InputError as error:
+        yield RawRow(str(file), 0, error)
+    except table_failures() as error:
+        yield RawRow(str(file), number + 1 if number > before else 0, unreadable(error))
+
+
+def _parquet_rows(file: Path, before: int) -> Iterator[tuple[int, Fields | InputError]]:
     import pyarrow.parquet as pq
 
-    number = before
-    try:
-        with closing(pq.ParquetFile(file)) as parquet:
-            _check_names(parquet.schema_arrow.names)
-            groups = range(parquet.num_row_groups)
-            ends = list(
-                itertools.accumulate(parquet.metadata.row_group(i).num_rows for i in groups)
-            )
-            first = bisect.bisect_right(ends, before)
-            passed = ends[first - 1] if first else 0
-            batches = parquet.iter_batches(ROWS_AT_ONCE, row_groups=list(groups[first:]))
-            for number, fields in _numbered(batches, before, passed):
-                yield number, fields
-    except InputError as error:
-        yield 0, error
-    except table_failures() as error:
-        yield number + 1 if number > before else 0, unreadable(error)
+    with closing(pq.ParquetFile(file)) as parquet:
+        _check_names(parquet.schema_arrow.names)
+        groups = range(parquet.num_row_groups)
+        ends = list(itertools.accumulate(parquet.metadata.row_group(i).num_rows for i in groups))
+        first = bisect.bisect_right(ends, before)
+        passed = ends[first - 1] if first else 0
+        batches = parquet.iter_batches(ROWS_AT_ONCE, row_groups=list(groups[first:]))
+        yield from _numbered(batches, before, passed)
 
 
-def arrow_rows(file: Path, before: int) -> Iterator[tuple[int, Fields | InputError]]:
-    """Yield the rows of an Arrow file or stream after the first ``before``, with their numbers."""
+def _arrow_rows(file: Path, before: int) -> Iterator[tuple[int, Fields | InputError]]:
     import pyarrow as pa
 
-    number = before
-    try:
-        with pa.memory_map(str(file)) as mapped:
-            schema, batches = _arrow_batches(mapped)
-            _check_names(schema.names)
-            for number, fields in _numbered(batches, before):
-                yield number, fields
-    except InputError as error:
-        yield 0, error
-    except table_failures() as error:
-        yield number + 1 if number > before else 0, unreadable(error)
+    with pa.memory_map(str(file)) as mapped:
+        schema, batches = _arrow_batches(mapped)
+        _check_names(schema.names)
+        yield from _numbered(batches, before)
 
 
 def count_table_rows(file: Path) -> int:

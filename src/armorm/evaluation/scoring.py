@@ -21,7 +21,8 @@ from armorm.conversations import (
     validate_response,
 )
 from armorm.data.ranges import FileRange, cut_file, range_rows
-from armorm.data.sources import RawRow, count_rows, file_rows, matching_files
+from armorm.data.sources import count_rows, file_rows, matching_files
+from armorm.data.tables import RawRow
 from armorm.errors import ArmormError, InputError
 from armorm.files import exclusive, json_line, sha256_of
 from armorm.jobs.parts import PartRecord, PartsFolder

@@ -163,15 +163,8 @@ class Backbone:
         Computed on first use, since it hashes all weight files: explaining or exporting a model
         does not need it.
         """
-        return identify(
-            name=self.name,
-            revision=getattr(self.model.config, "_commit_hash", None),
-            architecture=self.model.config.model_type,
-            hidden_size=self.hidden_size,
-            folder=self.folder,
-            encoder=self.encoder,
-            dtype=self.dtype,
-        )
+        config = self.model.config
+        return identify(self, getattr(config, "_commit_hash", None), config.model_type)
 
     @property
     def dtype(self) -> str:
@@ -221,30 +214,21 @@ class Backbone:
         return self.runner.run(prompts, advance)
 
 
-def identify(
-    *,
-    name: str,
-    revision: str | None,
-    architecture: str,
-    hidden_size: int,
-    folder: Path,
-    encoder: ConversationEncoder,
-    dtype: str,
-) -> dict[str, Any]:
-    """Return everything that the features of a model folder depend on, with any engine.
+def identify(backbone: Any, revision: str | None, architecture: str) -> dict[str, Any]:
+    """Return everything that the features of a backbone depend on, with any engine.
 
     Two models with equal identities, apart from ``name`` and ``revision``, compute equal features.
     """
     return {
-        "name": name,
+        "name": backbone.name,
         "revision": revision,
         "architecture": architecture,
-        "hidden_size": hidden_size,
-        "weights_sha256": sha256_of_files(sorted(folder.glob("*.safetensors"))),
-        "tokenizer_sha256": _hash_tokenizer(encoder.tokenizer),
-        "template_sha256": sha256_of_json(encoder.template),
-        "dtype": dtype,
-        "boundary_pattern": list(encoder.boundary_pattern),
+        "hidden_size": backbone.hidden_size,
+        "weights_sha256": sha256_of_files(list(backbone.folder.glob("*.safetensors"))),
+        "tokenizer_sha256": _hash_tokenizer(backbone.tokenizer),
+        "template_sha256": sha256_of_json(backbone.encoder.template),
+        "dtype": backbone.dtype,
+        "boundary_pattern": list(backbone.encoder.boundary_pattern),
     }
 
 
@@ -304,11 +288,8 @@ def resolve_dtype(dtype: BackboneDtype, device: str) -> torch.dtype | str:
         return torch.float32 if device == "cpu" else torch.bfloat16
     if dtype == "stored":
         return "auto"
-    return {
-        "float32": torch.float32,
-        "bfloat16": torch.bfloat16,
-        "float16": torch.float16,
-    }[dtype]
+    found: torch.dtype = getattr(torch, dtype)
+    return found
 
 
 @contextmanager

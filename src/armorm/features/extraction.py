@@ -186,6 +186,8 @@ class ExtractionWork:
         return sum(self.shards[shard].responses for shard in shards)
 
 
+COUNTED = ("responses", "prompts", "tokens", "computed_tokens")
+
 MakeShards = Callable[[ExtractionWork, Sequence[int], Advance], Iterable[Counter[str]]]
 """Function that computes and writes some shards, and yields counts of the work."""
 
@@ -218,15 +220,7 @@ def run_extraction(
     started = time.perf_counter()
     counts: Counter[str] = Counter()
     with process.holding(Path(path)):
-        work = plan_work(
-            rows,
-            backbone,
-            path,
-            options,
-            objectives=objectives,
-            invalid=invalid,
-            show_progress=show_progress,
-        )
+        work = plan_work(rows, backbone, path, options, objectives, invalid, show_progress)
         everything = range(len(work.shards))
         if not work.writer.manifest.complete:
             mine = [i for i in everything if i % process.count == process.rank]
@@ -241,11 +235,8 @@ def run_extraction(
                 ExtractionSummary(
                     shards=len(everything),
                     resumed_shards=len(everything) - counts["shards"],
-                    responses=counts["responses"],
-                    prompts=counts["prompts"],
-                    tokens=counts["tokens"],
-                    computed_tokens=counts["computed_tokens"],
                     seconds=time.perf_counter() - started,
+                    **{name: counts[name] for name in COUNTED},
                 )
             )
         return process.finish_together(work.writer)
@@ -256,7 +247,6 @@ def plan_work(
     backbone: BackboneSettings,
     path: str | Path,
     options: StoreOptions,
-    *,
     objectives: ObjectiveSet | None = None,
     invalid: InvalidRows = "error",
     show_progress: bool = False,

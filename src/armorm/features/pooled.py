@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from armorm.conversations import PreferencePair, RatedResponse
 from armorm.errors import StoreError
@@ -30,26 +30,12 @@ from armorm.features.shards import InvalidRows, Row, encode_shard, extract_shard
 from armorm.features.store import FeatureStore
 from armorm.features.store_writing import StoreWriter
 from armorm.files import json_line, open_atomically
-from armorm.progress import Advance
-
-Task = Mapping[str, Any]
+from armorm.jobs.pools import Pool, Task
+from armorm.progress import Advance, no_advance
 
 ROWS = ".rows-for-workers-"
 """Prefix of a file in the store's folder.  A driver that is killed leaves it behind; finishing the
 store deletes it."""
-
-
-@runtime_checkable
-class ShardPool(Protocol):
-    """A pool of workers that run jobs, such as the one on Ray."""
-
-    def describe(self, job: type[Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the description that a job gives in a worker."""
-
-    def work(
-        self, job: type[Any], settings: Mapping[str, Any], tasks: Iterable[Task]
-    ) -> Iterable[dict[str, Any]]:
-        """Yield the result of each task, in the order in which they are finished."""
 
 
 class PooledExtraction:
@@ -61,7 +47,7 @@ class PooledExtraction:
         options: Options of loading it.
     """
 
-    def __init__(self, pool: ShardPool, name: str, options: BackboneOptions) -> None:
+    def __init__(self, pool: Pool, name: str, options: BackboneOptions) -> None:
         own = options.model_dump(include=set(BackboneOptions.model_fields))
         self._pool = pool
         self._loading = {"name": name, "options": own}
@@ -129,7 +115,7 @@ class FeatureJob:
         shard = task["number"]
         members = _read_members(writer, task)
         encoded = encode_shard(members, self._backbone.encoder, self._invalid)
-        counts = extract_shard(shard, encoded, self._backbone, writer, _no_bar)
+        counts = extract_shard(shard, encoded, self._backbone, writer, no_advance)
         return {"shard": shard, **counts}
 
     def _join(self) -> StoreWriter:
@@ -175,7 +161,3 @@ def _read_members(writer: StoreWriter, task: Task) -> list[tuple[int, Row]]:
         lines.seek(task["start"])
         records = map(json.loads, lines.read(task["bytes"]).split(b"\n")[:-1])
         return [(number, kind.from_record(record)) for number, record in records]
-
-
-def _no_bar(amount: float, tokens: float = 0.0) -> None:
-    """Do nothing: the driver's bar moves when a shard is finished."""

@@ -124,15 +124,7 @@ class VllmBackbone:
 
         config = self.llm.model_config
         return {
-            **identify(
-                name=self.name,
-                revision=config.revision,
-                architecture=config.hf_text_config.model_type,
-                hidden_size=self.hidden_size,
-                folder=self.folder,
-                encoder=self.encoder,
-                dtype=self.dtype,
-            ),
+            **identify(self, config.revision, config.hf_text_config.model_type),
             "engine": f"vllm {__version__}",
         }
 

@@ -9,7 +9,7 @@ All penalties are solved, and cross-validated, from sufficient statistics alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -276,11 +276,11 @@ def _fit(
 
 
 def _objectives_by_patterns(
-    statistics: RidgeStatistics, objectives: Iterable[int] | None = None
+    statistics: RidgeStatistics,
 ) -> dict[tuple[Pattern, ...], list[int]]:
     """Group objectives that are rated in the same rows: they share one X'X, one factorisation."""
     groups: dict[tuple[Pattern, ...], list[int]] = {}
-    for objective in range(statistics.objectives) if objectives is None else objectives:
+    for objective in range(statistics.objectives):
         if patterns := statistics.patterns_rating(objective):
             groups.setdefault(patterns, []).append(objective)
     return groups

@@ -5,20 +5,21 @@ from armorm.data.catalog.entry import (
     CatalogEntry,
     Converter,
     Form,
+    Kind,
     Option,
     Rating,
     Reading,
     Record,
     paper_rating,
 )
-from armorm.data.catalog.reading import ConvertedRow, converted_rows
+from armorm.data.catalog.reading import converted_rows
 from armorm.data.catalog.registry import catalog, catalog_entry, objective_set, register_dataset
 
 __all__ = [
     "CatalogEntry",
-    "ConvertedRow",
     "Converter",
     "Form",
+    "Kind",
     "Option",
     "Rating",
     "Reading",

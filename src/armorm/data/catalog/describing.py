@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from armorm.data.catalog.entry import CatalogEntry, Form, FormName
+from armorm.data.catalog.entry import CatalogEntry, Form, Kind
 from armorm.data.catalog.reading import converted_rows
 from armorm.data.summary import RatingCounts
 from armorm.errors import InputError
@@ -65,7 +66,7 @@ def _form(form: Form | None) -> dict[str, Any] | None:
 
 def sample(
     entry: CatalogEntry,
-    kind: FormName,
+    kind: Kind,
     *,
     rows: int = 1000,
     split: str | None = None,
@@ -76,7 +77,7 @@ def sample(
     Arguments and errors are those of :func:`~armorm.data.catalog.converted_rows`.
     """
     notes, left_out, counts = Counter[str](), Counter[str](), RatingCounts()
-    shown: list[dict[str, Any]] = []
+    shown: list[Mapping[str, Any]] = []
     read = 0
     converted = converted_rows(entry, kind, split=split, root=root, notes=notes)
     for _, _, row in itertools.islice(converted, rows):

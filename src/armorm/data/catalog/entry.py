@@ -19,7 +19,7 @@ Record = Mapping[str, Any]
 Row = dict[str, Any]
 """One row in a form of docs/data.md."""
 
-FormName = Literal["rated", "preferences"]
+Kind = Literal["rated", "preferences"]
 Checked = Literal["id", "columns", "splits", "rows", "licence", "scale"]
 
 NOT_STATED = "not stated"
@@ -279,7 +279,7 @@ class CatalogEntry:
         checkable = [part for part in get_args(Checked) if part != "scale" or self.ratings]
         return tuple(part for part in checkable if part not in self.verified)
 
-    def form(self, kind: FormName) -> Form:
+    def form(self, kind: Kind) -> Form:
         """Return the conversion into rows of this kind.
 
         Raises:
@@ -298,11 +298,5 @@ class CatalogEntry:
     ) -> HubPlace:
         """Return the place that one of its splits is read from."""
         return HubPlace(
-            dataset=self.hub_id,
-            split=split,
-            config=self.config,
-            revision=revision,
-            data_dir=self.data_dir,
-            data_files=self.data_files,
-            root=root,
+            self.hub_id, split, self.config, revision, self.data_dir, self.data_files, root
         )

@@ -6,32 +6,27 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from armorm.data.catalog.entry import CatalogEntry, Converted, Form, FormName, Reading, Record, Row
+from armorm.data.catalog.entry import CatalogEntry, Converted, Form, Kind, Reading, Record
 from armorm.data.hub import hub_rows
+from armorm.data.tables import RawRow
 from armorm.errors import ArmormError, InputError, RecipeError, did_you_mean
-
-
-class ConvertedRow(NamedTuple):
-    """One converted row, or the reason why there is none, and the record it came from."""
-
-    place: str
-    record: int
-    row: Row | InputError
 
 
 def converted_rows(
     entry: CatalogEntry,
-    kind: FormName,
+    kind: Kind,
     *,
     split: str | None = None,
     revision: str | None = None,
     root: Path | None = None,
     options: Mapping[str, Any] | None = None,
     notes: Counter[str] | None = None,
-) -> Iterator[ConvertedRow]:
+) -> Iterator[RawRow]:
     """Yield the rows of one kind that a dataset gives, in order.
+
+    Each has the number of the record that it was converted from.
 
     Args:
         entry: The dataset.
@@ -54,10 +49,10 @@ def converted_rows(
         records = hub_rows(place) if form.records is None else form.records(reading.options)
         for number, record in _grouped(form, _checked_layout(entry, place.label, records)):
             if isinstance(record, InputError):
-                yield ConvertedRow(place.label, number, record)
+                yield RawRow(place.label, number, record)
                 continue
-            for row in _convert(form, reading, record, _Origin(entry, name, number)):
-                yield ConvertedRow(place.label, number, row)
+            for row in _convert(form, reading, record, entry, name, number):
+                yield RawRow(place.label, number, row)
 
 
 def _splits(entry: CatalogEntry, split: str | None) -> tuple[str, ...]:
@@ -109,35 +104,27 @@ def _grouped(
             yield first, {column: record.get(column), "records": [one for _, one in numbered]}
 
 
-class _Origin(NamedTuple):
-    """Place of a record: the source of its rows' ids, source names and subsets."""
-
-    entry: CatalogEntry
-    split: str
-    record: int
-
-    def name_row(self, row: Row, position: int) -> None:
-        """Add the id, source and subset that the dataset itself does not give."""
-        several = len(self.entry.splits) > 1
-        split = f"{self.split}:" if several else ""
-        suffix = f".{position}" if position else ""
-        row.setdefault("id", f"{self.entry.name}:{split}{self.record}{suffix}")
-        row.setdefault("source", self.entry.name)
-        if several:
-            row.setdefault("subset", self.split)
-
-
 LAYOUT_FAILURES = (TypeError, AttributeError, LookupError, ValueError, ArithmeticError)
 """Errors of a converter that meets a record of another shape than the entry describes."""
 
 
-def _convert(form: Form, reading: Reading, record: Record, origin: _Origin) -> Converted:
-    """Convert one record; whatever goes wrong with it becomes one more row that is skipped."""
+def _convert(
+    form: Form, reading: Reading, record: Record, entry: CatalogEntry, split: str, number: int
+) -> Converted:
+    """Convert one record; whatever goes wrong with it becomes one more row that is skipped.
+
+    Rows get the id, source and subset that the dataset itself does not give.
+    """
     made = 0
+    several = len(entry.splits) > 1
+    name = f"{entry.name}:{split}:{number}" if several else f"{entry.name}:{number}"
     try:
         for row in form.convert(record, reading):
             if isinstance(row, dict):
-                origin.name_row(row, made)
+                row.setdefault("id", f"{name}.{made}" if made else name)
+                row.setdefault("source", entry.name)
+                if several:
+                    row.setdefault("subset", split)
                 made += 1
             yield row
     except InputError as error:
@@ -146,6 +133,6 @@ def _convert(form: Form, reading: Reading, record: Record, origin: _Origin) -> C
         yield InputError(
             "record",
             dict(record),
-            f"not in the layout that the entry {origin.entry.name!r} describes ({error!r})",
+            f"not in the layout that the entry {entry.name!r} describes ({error!r})",
             "Is the row damaged, or the dataset of another revision?",
         )

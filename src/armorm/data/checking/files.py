@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from armorm.conversations import Conversation, PreferencePair, RatedResponse, prompt_key
 from armorm.conversations.messages import Tally
-from armorm.data.catalog import CatalogEntry, catalog
+from armorm.data.catalog import CatalogEntry, Kind, catalog
 from armorm.data.checking.overlap import KnownTexts, Prompts
 from armorm.data.checking.report import (
     MOST_EXAMPLES,
@@ -29,7 +29,7 @@ from armorm.data.checking.report import (
 )
 from armorm.data.reading import preference_rows, rated_rows
 from armorm.data.seen import DUPLICATE, SeenRows, database_errors
-from armorm.data.sources import DataSource, HeldOut, Kind, count_rows, file_rows
+from armorm.data.sources import DataSource, HeldOut, count_rows, file_rows
 from armorm.data.summary import RatingCounts
 from armorm.errors import InputError, RecipeError, did_you_mean
 from armorm.objectives import PAPER_OBJECTIVES, Objective, ObjectiveSet

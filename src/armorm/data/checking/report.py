@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from armorm.data.sources import Kind
+from armorm.data.catalog import Kind
 
 MOST_EXAMPLES = 5
 """Largest number of examples listed of each sort of finding."""
