@@ -139,7 +139,7 @@ def overflowing(model: RewardModel) -> RewardModel:
         def __init__(self) -> None:
             self.encoder, self.identity = model.backbone.encoder, model.backbone.identity
             self.hidden_size, self.quantized = model.backbone.hidden_size, False
-            self.dtype = "float32"
+            self.dtype, self.folder = "float32", model.backbone.folder
             self._seven = self.encoder.tokenize("seven")[0]
 
         def close(self) -> None: ...

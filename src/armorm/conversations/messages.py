@@ -10,8 +10,8 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, TypedDict, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Self, TypedDict, TypeVar
 
 from armorm.errors import InputError
 
@@ -33,8 +33,23 @@ class Message(TypedDict):
 Conversation = Sequence[Message]
 
 
+class _Row:
+    """Base class of rows: dataclasses that can be kept as JSON."""
+
+    __slots__: tuple[str, ...] = ()
+
+    def as_record(self) -> dict[str, Any]:
+        """Return a JSON-ready record, for :meth:`from_record`."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """Build the row from what :meth:`as_record` returned."""
+        return cls(**{**record, "prompt": tuple(record["prompt"])})
+
+
 @dataclass(frozen=True, slots=True)
-class RatedResponse:
+class RatedResponse(_Row):
     """Response to a prompt with the ratings that exist, in the raters' units.
 
     Example:
@@ -65,18 +80,9 @@ class RatedResponse:
         """Responses to the prompt that this row needs features of."""
         return (self.response,)
 
-    def as_record(self) -> dict[str, Any]:
-        """Return a JSON-ready record, for :meth:`from_record`."""
-        return _fields_of(self)
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> RatedResponse:
-        """Build the row from what :meth:`as_record` returned."""
-        return cls(**{**record, "prompt": tuple(record["prompt"])})
-
 
 @dataclass(frozen=True, slots=True)
-class PreferencePair:
+class PreferencePair(_Row):
     """Two responses to one prompt, the first preferred.
 
     Example:
@@ -108,19 +114,6 @@ class PreferencePair:
     def responses(self) -> tuple[str, ...]:
         """Responses to the prompt that this row needs features of: chosen, rejected."""
         return (self.chosen, self.rejected)
-
-    def as_record(self) -> dict[str, Any]:
-        """Return a JSON-ready record, for :meth:`from_record`."""
-        return _fields_of(self)
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> PreferencePair:
-        """Build the row from what :meth:`as_record` returned."""
-        return cls(**{**record, "prompt": tuple(record["prompt"])})
-
-
-def _fields_of(row: RatedResponse | PreferencePair) -> dict[str, Any]:
-    return {field.name: getattr(row, field.name) for field in fields(row)}
 
 
 def with_response(prompt: Conversation, response: str) -> list[Message]:

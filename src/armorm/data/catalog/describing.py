@@ -13,6 +13,12 @@ from armorm.data.catalog.reading import converted_rows
 from armorm.data.summary import RatingCounts
 from armorm.errors import InputError
 
+AS_THEY_ARE = (
+    *("name", "hub_id", "kinds", "about", "licence", "rows", "splits", "other_splits"),
+    *("config", "data_dir", "data_files", "columns"),
+)
+"""Attributes of an entry that a description repeats."""
+
 SHOWN = 2
 """Number of converted rows that a sample shows."""
 
@@ -20,18 +26,7 @@ SHOWN = 2
 def describe(entry: CatalogEntry) -> dict[str, Any]:
     """Return the entry as JSON-ready values."""
     return {
-        "name": entry.name,
-        "hub_id": entry.hub_id,
-        "kinds": list(entry.kinds),
-        "about": entry.about,
-        "licence": entry.licence,
-        "rows": entry.rows,
-        "splits": list(entry.splits),
-        "other_splits": list(entry.other_splits),
-        "config": entry.config,
-        "data_dir": entry.data_dir,
-        "data_files": entry.data_files,
-        "columns": dict(entry.columns),
+        **{name: getattr(entry, name) for name in AS_THEY_ARE},
         "ratings": [
             {
                 "column": rating.column,
@@ -45,8 +40,8 @@ def describe(entry: CatalogEntry) -> dict[str, Any]:
         "rated": _form(entry.rated),
         "preferences": _form(entry.preferences),
         "verified": sorted(entry.verified),
-        "from_memory": list(entry.from_memory),
-        "defects": list(entry.defects),
+        "from_memory": entry.from_memory,
+        "defects": entry.defects,
     }
 
 
@@ -54,11 +49,7 @@ def _form(form: Form | None) -> dict[str, Any] | None:
     if form is None:
         return None
     options = {
-        name: {
-            "default": option.default,
-            "meaning": option.meaning,
-            "choices": None if option.choices is None else list(option.choices),
-        }
+        name: {part: getattr(option, part) for part in ("default", "meaning", "choices")}
         for name, option in form.options.items()
     }
     return {"rule": form.rule, "options": options}
