@@ -166,7 +166,8 @@ class Overflowing:
         self.backbone, self.dtype = backbone, dtype
         self.identity = {**backbone.identity, "dtype": dtype}
         self.encoder, self.folder = backbone.encoder, backbone.folder
-        self.hidden_size, self.quantized = 32, False
+        self.hidden_size, self.vocabulary_size = 32, backbone.vocabulary_size
+        self.quantized = False
 
     def close(self) -> None: ...
 

@@ -140,6 +140,7 @@ def overflowing(model: RewardModel) -> RewardModel:
             self.encoder, self.identity = model.backbone.encoder, model.backbone.identity
             self.hidden_size, self.quantized = model.backbone.hidden_size, False
             self.dtype, self.folder = "float32", model.backbone.folder
+            self.vocabulary_size = model.backbone.vocabulary_size
             self._seven = self.encoder.tokenize("seven")[0]
 
         def close(self) -> None: ...

@@ -11,11 +11,12 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self, TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 from armorm.errors import InputError
 
 Valid = TypeVar("Valid")
+Row = TypeVar("Row")
 
 _as_json = json.JSONEncoder(ensure_ascii=False).encode
 """Encoder of JSON, made once instead of for every prompt."""
@@ -43,7 +44,7 @@ class _Row:
         return {name: getattr(self, name) for name in self.__slots__}
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Self:
+    def from_record(cls: type[Row], record: Mapping[str, Any]) -> Row:
         """Build the row from what :meth:`as_record` returned."""
         return cls(**{**record, "prompt": tuple(record["prompt"])})
 
