@@ -50,6 +50,8 @@ def exclusive(path: Path, doing: str = "working") -> Iterator[None]:
         OutputError: The folder around the output cannot be written.
     """
     path = path.absolute()
+    with writing(path):
+        path = path.parent.resolve() / path.name  # the same for each spelling of the folder
     if path in _held.get():
         yield
         return

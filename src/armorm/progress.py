@@ -16,7 +16,7 @@ SECONDS_A_LINE = 30.0
 
 @runtime_checkable
 class Advance(Protocol):
-    """Function that adds to what is done, and to the tokens that took."""
+    """Function that adds to what is done, and to the tokens of it."""
 
     def __call__(self, amount: float, tokens: float = 0.0) -> None:
         """Add to the amount that is done, and to the tokens that it took."""
@@ -64,9 +64,8 @@ class ProgressLines:
     ) -> None:
         self._description, self._total, self._unit, self._clock = description, total, unit, clock
         self._started = self._last = clock()
-        self._done = self._tokens = 0.0
-        self._done_at_last = 0.0
-        self._any = False
+        self._done = self._done_at_last = self._done_before = 0.0
+        self._tokens = self._tokens_at_last = 0.0
 
     def advance(self, amount: float, tokens: float = 0.0) -> None:
         """Add to what is done, and write a line if it is time."""
@@ -74,30 +73,31 @@ class ProgressLines:
         self._tokens += tokens
         now = self._clock()
         if now - self._started < 1.0:
-            self._done_at_last = self._done  # what an interrupted run had done has no rate
+            # What an interrupted run had done has no rate.
+            self._done_before = self._done_at_last = self._done
         elif now - self._last >= SECONDS_A_LINE:
-            self._write(now)
+            tokens = self._tokens - self._tokens_at_last
+            rate, rates = self._rates(now - self._last, self._done - self._done_at_last, tokens)
+            if self._total is not None and rate > 0:
+                rates += f", {_duration(max(self._total - self._done, 0.0) / rate)} left"
+            self._write(rates)
+            self._last, self._done_at_last, self._tokens_at_last = now, self._done, self._tokens
 
     def finish(self) -> None:
-        """Write a last line if there was one before."""
-        if self._any:
-            self._write(self._clock())
+        """Write a last line, with the rate of the whole run, if there was one before."""
+        if self._last > self._started:
+            seconds = self._clock() - self._started
+            _, rates = self._rates(seconds, self._done - self._done_before, self._tokens)
+            self._write(f"{rates}, ended after {_duration(seconds)}")
 
-    def _write(self, now: float) -> None:
-        """Write a line with the rate since the line before."""
-        seconds = max(now - self._last, 1e-9)
-        rate = (self._done - self._done_at_last) / seconds
-        line = f"{self._description}: {self._done:,.0f}"
-        if self._total is not None:
-            line += f" of {self._total:,.0f}"
-        line += f" {self._unit}, {rate:,.1f} {self._unit}/s"
-        if self._tokens:
-            line += f", {self._tokens / seconds:,.0f} tokens/s"
-        if self._total is not None and rate > 0:
-            line += f", {_duration(max(self._total - self._done, 0.0) / rate)} left"
-        sys.stderr.write(f"{line}\n")
+    def _rates(self, seconds: float, done: float, tokens: float) -> tuple[float, str]:
+        rates = f"{done / seconds:,.1f} {self._unit}/s"
+        return done / seconds, rates + (f", {tokens / seconds:,.0f} tokens/s" if tokens else "")
+
+    def _write(self, rates: str) -> None:
+        total = "" if self._total is None else f" of {self._total:,.0f}"
+        sys.stderr.write(f"{self._description}: {self._done:,.0f}{total} {self._unit}, {rates}\n")
         sys.stderr.flush()
-        self._last, self._done_at_last, self._tokens, self._any = now, self._done, 0.0, True
 
 
 def progressing(

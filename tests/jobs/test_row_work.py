@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import torch
 
 from armorm import RewardModel
 from armorm.errors import ArmormError, InputError, OutputError, RecipeError
+from armorm.evaluation import scoring
 from armorm.evaluation.scoring import score_file
 from armorm.files import exclusive
 from armorm.integrations import annotate_file, best_of_file, write_pairs
@@ -129,6 +132,51 @@ def test_an_input_is_never_the_output(model, tmp_path, alias):
         with pytest.raises(OutputError, match="is the input"):
             write_pairs(source, output, skip_invalid=True)
     assert source.read_bytes() == before
+
+
+def test_an_input_that_changes_while_it_is_read_leaves_no_output(model, tmp_path, monkeypatch):
+    source, output = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
+    whole = PartsFolder.write
+
+    def part(folder: PartsFolder, number: int, *arguments: Any) -> Any:
+        if number == 2:
+            source.write_text(source.read_text().replace("hello", "olleh"))
+        return whole(folder, number, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PartsFolder, "write", part)
+        with pytest.raises(ArmormError, match=r"in\.jsonl\) changed while it was read"):
+            score_file(model, source, output, rows_at_once=8)
+    assert names(tmp_path) == {"in.jsonl"}
+    score_file(model, source, output, rows_at_once=8)
+    assert all("olleh" in line for line in output.read_text().splitlines())
+
+
+def test_a_folder_of_someone_else_with_the_name_of_the_parts_stays(model, tmp_path):
+    source, output = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
+    (tmp_path / "out.jsonl.parts").mkdir()
+    thesis = tmp_path / "out.jsonl.parts" / "thesis.tex"
+    thesis.write_text("years of work")
+    with pytest.raises(OutputError, match=r"holds 'thesis\.tex'.*Choose another output"):
+        score_file(model, source, output)
+    inside = write(tmp_path / "out.jsonl.parts" / "in.jsonl", ROWS)
+    with pytest.raises(OutputError, match="Choose another output"):
+        score_file(model, inside, output)
+    assert thesis.read_text() == "years of work"
+
+
+def test_parts_without_a_manifest_are_not_taken_over(model, tmp_path, monkeypatch):
+    source, output = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            score_file(model, source, output, rows_at_once=8)
+    (tmp_path / "out.jsonl.parts" / "manifest.json").unlink()
+    write(source, [{**row, "prompt": "olleh"} for row in ROWS])
+    (tmp_path / ".out.jsonl.machine.1.tmp").write_text("of a process killed while it joined")
+    assert score_file(model, source, output, rows_at_once=8).resumed_at == 0
+    assert all("olleh" in line for line in output.read_text().splitlines())
+    assert names(tmp_path) == {"in.jsonl", "out.jsonl"}
 
 
 @pytest.fixture(scope="module")
@@ -279,10 +327,27 @@ def test_progress_without_a_terminal_is_a_line_every_half_minute(capsys):
         lines.advance(10, tokens=500)
     lines.finish()
     written = capsys.readouterr().err.splitlines()
-    assert written[:2] == [
+    assert written == [
         "score: 550 of 1,000 rows, 5.0 rows/s, 250 tokens/s, 0:01:30 left",
         "score: 700 of 1,000 rows, 5.0 rows/s, 250 tokens/s, 0:01:00 left",
+        "score: 700 of 1,000 rows, 5.0 rows/s, 250 tokens/s, ended after 0:01:00",
     ]
+
+
+def test_progress_moves_within_a_part_and_counts_tokens(model, tmp_path, monkeypatch):
+    moves: list[tuple[float, float]] = []
+
+    @contextmanager
+    def record(*arguments: Any) -> Iterator[Any]:
+        yield lambda amount, tokens=0.0: moves.append((amount, tokens))
+
+    monkeypatch.setattr(scoring, "progress_bar", record)
+    rows = [*ROWS, {"prompt": "hello"}]
+    monkeypatch.setattr(model.backbone.runner, "max_tokens", 50)
+    score_file(model, write(tmp_path / "in.jsonl", rows), tmp_path / "out", skip_invalid=True)
+    assert len(moves) > 1
+    assert sum(amount for amount, _ in moves) == pytest.approx(len(rows))
+    assert sum(tokens for _, tokens in moves) > 7 * 10  # seven distinct conversations
 
 
 def test_a_short_run_writes_no_progress(capsys):

@@ -28,7 +28,7 @@ from armorm.files import exclusive, json_line, sha256_of
 from armorm.jobs.parts import PartRecord, PartsFolder
 from armorm.jobs.pools import Task, Workers, ray_pool
 from armorm.model import RewardModel, Rewards
-from armorm.progress import progress_bar
+from armorm.progress import Advance, progress_bar
 
 ROWS_AT_ONCE = 256
 """Rows that are scored together, and that a killed run loses at most."""
@@ -197,8 +197,8 @@ def process_rows(
     started = time.perf_counter()
     files = [Path(source)] if Path(source).is_file() else matching_files(str(source))
     folder = PartsFolder(output)
-    run = _Run(work, folder, files, skip_invalid, rows_at_once, show_progress)
     with exclusive(output, work.name):
+        run = _Run(work, folder, files, _contents(files), skip_invalid, rows_at_once, show_progress)
         try:
             records, resumed_at = (
                 run.in_this_process(model) if workers is None else run.on_ray(model, workers)
@@ -206,6 +206,7 @@ def process_rows(
         except BaseException:
             folder.remove_if_empty()
             raise
+        run.check_unchanged()
         folder.finish(records)
     skipped = sum(len(record.invalid) for record in records)
     return ScoringSummary(
@@ -225,6 +226,7 @@ class _Run:
     work: RowWork
     folder: PartsFolder
     files: list[Path]
+    contents: list[list[str | None]]
     skip_invalid: bool
     rows_at_once: int
     show_progress: bool
@@ -243,11 +245,11 @@ class _Run:
             for number, chunk in enumerate(rows):
                 record = self.folder.record(number)
                 if record is None:
-                    record = self.make_part(number, chunk, model)
+                    record = self.make_part(number, chunk, model, advance)
                 else:
                     resumed_at += record.rows
+                    advance(record.rows)
                 records.append(record)
-                advance(record.rows)
         return records, resumed_at
 
     def on_ray(
@@ -280,13 +282,29 @@ class _Run:
                 advance(record.rows)
         return [record for record in records.values() if record is not None], resumed_at
 
-    def make_part(self, number: int, chunk: list[RawRow], model: RewardModel) -> PartRecord:
+    def check_unchanged(self) -> None:
+        """Check that the input still is what the manifest says.
+
+        Raises:
+            ArmormError: It changed while it was read; the parts, which may mix both, are removed.
+        """
+        if _contents(self.files) != self.contents:
+            self.folder.remove()
+            names = ", ".join(map(str, self.files))
+            raise ArmormError(
+                f"The input ({names}) changed while it was read, so nothing was written. Give the "
+                "same command again when it no longer changes."
+            )
+
+    def make_part(
+        self, number: int, chunk: list[RawRow], model: RewardModel, advance: Advance | None = None
+    ) -> PartRecord:
         """Score some rows together and write them.
 
         Raises:
             InputError: The first bad row, unless bad rows are skipped.
         """
-        lines, errors = score_chunk(self.work, chunk, model)
+        lines, errors = score_chunk(self.work, chunk, model, advance)
         if errors and not self.skip_invalid:
             raise errors[0]
         return self.folder.write(number, lines, [error.as_dict() for error in errors])
@@ -296,7 +314,7 @@ class _Run:
             "work": type(self.work).__name__,
             **asdict(self.work),  # type: ignore[call-overload]
             "model": model,
-            "sources": [[file.name, sha256_of(file)] for file in self.files],
+            "sources": self.contents,
             "rows_at_once": self.rows_at_once,
         }
 
@@ -325,16 +343,19 @@ class RowJob:
         settings = self._settings
         folder = PartsFolder(Path(settings["output"]))
         folder.join_in(settings["manifest"])
-        run = _Run(
-            settings["work"], folder, [], settings["skip_invalid"], settings["rows_at_once"], False
-        )
+        skip_invalid, rows_at_once = settings["skip_invalid"], settings["rows_at_once"]
+        run = _Run(settings["work"], folder, [], [], skip_invalid, rows_at_once, False)
         rows = list(range_rows(FileRange(*task["range"])))
         record = run.make_part(task["number"], rows, self._model)
         return {"number": task["number"], "record": asdict(record)}
 
 
+def _contents(files: Sequence[Path]) -> list[list[str | None]]:
+    return [[file.name, sha256_of(file)] for file in files]
+
+
 def score_chunk(
-    work: RowWork, chunk: Sequence[RawRow], model: RewardModel
+    work: RowWork, chunk: Sequence[RawRow], model: RewardModel, advance: Advance | None = None
 ) -> tuple[list[bytes], list[InputError]]:
     """Score some rows together; return the output lines and the errors of bad rows, in order.
 
@@ -351,7 +372,8 @@ def score_chunk(
         except InputError as error:
             errors[place] = error.at(raw.file, raw.row)
     lines: dict[int, bytes] = {}
-    for place, rewards in zip(encoded, _rewards(model, encoded, work.uncertainty), strict=True):
+    scores = _rewards(model, list(encoded.values()), work.uncertainty, len(chunk), advance)
+    for place, rewards in zip(encoded, scores, strict=True):
         raw = chunk[place]
         assert not isinstance(raw.fields, InputError)
         try:
@@ -369,14 +391,25 @@ def score_chunk(
 
 
 def _rewards(
-    model: RewardModel, encoded: Mapping[int, EncodedPrompt], uncertainty: bool
+    model: RewardModel,
+    encoded: Sequence[EncodedPrompt],
+    uncertainty: bool,
+    rows: int,
+    advance: Advance | None,
 ) -> list[Rewards]:
+    """Return the scores of each prompt's responses; ``advance`` is told of ``rows`` in all."""
+
+    def advance_rows(amount: float, tokens: float = 0.0) -> None:
+        if advance is not None:
+            advance(amount * rows, tokens)
+
     if not encoded:
+        advance_rows(1.0)
         return []
     rewards = model.score_encoded(
-        list(encoded.values()), uncertainty=uncertainty, keep_nonfinite=True
+        encoded, uncertainty=uncertainty, keep_nonfinite=True, advance=advance_rows
     )
-    return rewards.split([len(one.sequences) for one in encoded.values()])
+    return rewards.split([len(one.sequences) for one in encoded])
 
 
 def encode_at(

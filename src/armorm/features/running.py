@@ -26,7 +26,7 @@ from armorm.features.shared_attention import CannotShareError, KeptTrunk, PackLa
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Advance = Callable[[int], None]
+CountTokens = Callable[[int], None]
 
 # Largest accepted difference between packed states and a model's own, divided by the largest
 # state: a few roundings of each format.
@@ -136,7 +136,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def run(
-        self, prompts: Sequence[EncodedPrompt], advance: Advance | None = None
+        self, prompts: Sequence[EncodedPrompt], advance: CountTokens | None = None
     ) -> BackboneFeatures:
         """Return hidden states of encoded prompts and their responses, in float32 on the CPU.
 
@@ -173,7 +173,9 @@ class ModelRunner:
             states.computed_tokens,
         )
 
-    def _run_group(self, trees: list[PromptTree], states: _States, advance: Advance | None) -> None:
+    def _run_group(
+        self, trees: list[PromptTree], states: _States, advance: CountTokens | None
+    ) -> None:
         """Run conversations with the same positions, packed if their attention can be shared."""
         if trees and self.sharing_obstacle is None:
             # Within a sliding window all attention is full; longer conversations need its mask.
@@ -188,7 +190,7 @@ class ModelRunner:
         plan: Plan,
         trees: list[PromptTree],
         states: _States,
-        advance: Advance | None = None,
+        advance: CountTokens | None = None,
         scaling: PositionScaling | None = None,
     ) -> None:
         """Run trees in the steps of a plan.

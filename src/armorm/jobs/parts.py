@@ -9,7 +9,9 @@ Beside ``OUT`` stands, until it is complete, the folder ``OUT.parts``::
 
 from __future__ import annotations
 
+import glob
 import hashlib
+import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -17,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from armorm.errors import ArmormError, DamagedFileError
+from armorm.errors import ArmormError, DamagedFileError, OutputError
 from armorm.files import (
     check_output_file,
     json_line,
@@ -28,6 +30,8 @@ from armorm.files import (
     write_json,
     writing,
 )
+
+_OWN_NAME = re.compile(r"manifest\.json|part-\d{6,}\.jsonl?|\..*\.tmp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,8 @@ class PartsFolder:
 
         Raises:
             ArmormError: The parts belong to something else, or are damaged.
-            OutputError: The output cannot be written, or is one of the sources.
+            OutputError: The output cannot be written, or is one of the sources, or the folder
+                holds files that are no parts.
         """
         for name in (self.output, self.invalid):
             check_output_file(name)
@@ -73,10 +78,23 @@ class PartsFolder:
         with writing(self.path):
             # A finished output whose parts were not all removed before the process was killed.
             shutil.rmtree(self._finished, ignore_errors=True)
+            # Of a process that was killed while it joined the parts; this one holds the lock.
+            for leftover in self.output.parent.glob(f".{glob.escape(self.output.name)}.*.tmp"):
+                leftover.unlink(missing_ok=True)
             self.path.mkdir(parents=True, exist_ok=True)
-        if self._read_manifest() is None:
+            foreign = self._foreign()
+            if foreign is not None:
+                raise OutputError(
+                    f"{self.path} holds {foreign!r}, which is no part of an output, and would be "
+                    "deleted. Choose another output, or move the folder."
+                )
+        begun = self._read_manifest()
+        if begun is None:
+            # Parts without a manifest may be of any input.
+            for part in self.path.iterdir():
+                part.unlink()
             write_json(self._manifest, manifest)
-        elif self._read_manifest() != manifest:
+        elif begun != manifest:
             raise ArmormError(
                 f"{self.path} holds the unfinished output of another model, input or command. "
                 "Give the command that began it, or delete the folder to start again."
@@ -140,8 +158,18 @@ class PartsFolder:
     def remove_if_empty(self) -> None:
         """Remove a folder in which no part is done, so that a refused command leaves nothing."""
         if not any(self.path.glob("part-*.json")):
-            with suppress(OSError):
+            self.remove()
+
+    def remove(self) -> None:
+        """Remove the folder, unless it holds files that are no parts."""
+        with suppress(OSError):
+            if self._foreign() is None:
                 shutil.rmtree(self.path)
+
+    def _foreign(self) -> str | None:
+        """Return the name of a file that no run left here."""
+        names = (entry.name for entry in self.path.iterdir())
+        return next((name for name in names if not _OWN_NAME.fullmatch(name)), None)
 
     def _read_manifest(self) -> dict[str, Any] | None:
         try:

@@ -42,6 +42,7 @@ from armorm.model.self_check import PROMPT, RESPONSE, SelfCheck, hash_ids, sampl
 from armorm.model.steering import Steering
 from armorm.model.uncertainty import ModelUncertainty, no_uncertainty
 from armorm.objectives import ObjectiveSet
+from armorm.progress import Advance
 
 
 class RewardModel:
@@ -387,6 +388,7 @@ class RewardModel:
         *,
         uncertainty: bool = False,
         keep_nonfinite: bool = False,
+        advance: Advance | None = None,
     ) -> Rewards:
         """Score what ``backbone.encoder`` encoded: all responses, prompt by prompt.
 
@@ -398,6 +400,7 @@ class RewardModel:
             uncertainty: See :meth:`score`.
             keep_nonfinite: Return rows of NaN or infinity, at which ``Rewards.finite`` is false,
                 instead of raising an error.
+            advance: Called with the share of the work that is done, and its tokens.
 
         Raises:
             NonFiniteError: a score is NaN or infinite, unless ``keep_nonfinite``.
@@ -407,7 +410,11 @@ class RewardModel:
         # The heads too run on distinct conversations: the rows of a matrix product depend on
         # their position, by rounding.
         merged = merge_prompts(encoded)
-        features = self.backbone.features(merged.prompts)
+        tokens = max(sum(prompt.tokens for prompt in merged.prompts), 1)
+        features = self.backbone.features(
+            merged.prompts,
+            None if advance is None else lambda done: advance(done / tokens, done),
+        )
         rewards = self._combine(features, merged.owners)
         if uncertainty:
             assert self.uncertainty is not None
