@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -259,6 +260,39 @@ def test_ids_outside_the_vocabulary_are_named(model, ids):
     good = model.backbone.encoder.encode(PROMPT, ["Paris"]).sequences[0]
     with pytest.raises(InputError, match="row 2: input_ids"):
         model.score_ids([good, [*good[:-1], *ids, good[-1]]])
+
+
+@pytest.mark.parametrize("value", ["a", 2.5, 5.0, None, True, [5]])
+def test_ids_that_are_no_whole_numbers_are_named_by_row_and_value(model, value):
+    good = list(model.backbone.encoder.encode(PROMPT, ["Paris"]).sequences[0])
+    message = f"row 2: input_ids = {value!r}: not a whole number"
+    with pytest.raises(InputError, match=re.escape(message)):
+        model.score_ids([good, [*good[:-1], value, good[-1]]])
+
+
+@pytest.mark.parametrize(
+    ("ids", "mask", "message"),
+    [
+        (torch.tensor([[1.0, 2.0]]), None, "row 1: input_ids = 1.0: not a whole number"),
+        (torch.tensor([[True]]), None, "row 1: input_ids = True: not a whole number"),
+        (torch.tensor([1, 2]), None, "row 1: input_ids = 1: not a row of token ids"),
+        (["ab"], None, "row 1: input_ids = 'ab': not a row of token ids"),
+        ([[1], None], None, "row 2: input_ids = None: not a row of token ids"),
+        ("ab", None, "input_ids = 'ab': not a list of rows"),
+        ([[1, 2]], [[1, "a"]], "row 1: attention_mask = 'a': neither 0 nor 1"),
+        ([[1, 2]], [[0.0, -10000.0]], "row 1: attention_mask = -10000.0: neither 0 nor 1"),
+    ],
+)
+def test_ids_and_masks_of_another_form_are_named(model, ids, mask, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        model.score_ids(ids, mask)
+
+
+def test_ids_may_come_as_arrays_and_tensors(model):
+    row = list(model.backbone.encoder.encode(PROMPT, ["Paris"]).sequences[0])
+    expected = model.score_ids([row]).score
+    for ids in (torch.tensor([row]), [np.array(row)], [torch.tensor(row)], [list(np.array(row))]):
+        assert torch.equal(model.score_ids(ids, [[True] * len(row)]).score, expected)
 
 
 def test_a_device_that_is_not_there_is_named(tiny_folder):

@@ -12,7 +12,7 @@ import bisect
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from armorm.conversations.boundary import RESPONSE, BoundaryRule, check_bos, probe
 from armorm.conversations.messages import Conversation, with_response
@@ -247,15 +247,22 @@ class ConversationEncoder:
 
 
 def unpad(
-    input_ids: Tensor | Sequence[Sequence[int]],
-    attention_mask: Tensor | Sequence[Sequence[int]] | None = None,
+    input_ids: Tensor | Sequence[Any],
+    attention_mask: Tensor | Sequence[Any] | None = None,
 ) -> list[list[int]]:
     """Return the real tokens of each row, wherever its padding stands.
 
     Raises:
-        InputError: A tensor of several rows without a mask, or a mask of another shape.
+        InputError: A value that is no integer, a tensor of several rows without a mask, or a mask
+            of another shape or with other values than 0 and 1.
     """
-    rows = _as_lists(input_ids)
+    rows = _as_lists("input_ids", input_ids)
+    for number, row in enumerate(rows, start=1):
+        for token in row:
+            if type(token) is not int:  # bool is a subclass, but true is no token
+                raise InputError(
+                    "input_ids", token, "not a whole number", "Pass token ids.", row=number
+                )
     if attention_mask is None:
         if len(rows) > 1 and not isinstance(input_ids, Sequence):
             raise InputError(
@@ -265,18 +272,40 @@ def unpad(
                 "Pass the tokenizer's attention_mask, or a list of unpadded lists.",
             )
         return rows
-    mask = _as_lists(attention_mask)
+    mask = _as_lists("attention_mask", attention_mask)
     if list(map(len, rows)) != list(map(len, mask)):
         raise InputError("attention_mask", len(mask), "not of the shape of input_ids", "Check it.")
+    for number, row in enumerate(mask, start=1):
+        for real in row:
+            if real not in (0, 1):
+                raise InputError(
+                    "attention_mask", real, "neither 0 nor 1", "1 marks real tokens.", row=number
+                )
     return [
         [token for token, real in zip(row, row_mask, strict=True) if real]
         for row, row_mask in zip(rows, mask, strict=True)
     ]
 
 
-def _as_lists(rows: Tensor | Sequence[Sequence[int]]) -> list[list[int]]:
-    lists: list[list[int]] = [
-        [int(token) for token in row]
-        for row in (rows if isinstance(rows, Sequence) else rows.tolist())
-    ]
-    return lists
+def _as_lists(field: str, rows: Any) -> list[list[Any]]:
+    """Return rows as lists of Python's own numbers, given as a tensor, an array or sequences."""
+    lists = _as_list(rows)
+    if lists is None:
+        raise InputError(field, rows, "not a list of rows", "Pass one list of ids per row.")
+    found = []
+    for number, row in enumerate(lists, start=1):
+        values = _as_list(row)
+        if values is None:
+            reason = "not a row of token ids"
+            raise InputError(field, row, reason, "Pass one list of ids per row.", row=number)
+        found.append(values)
+    return found
+
+
+def _as_list(values: Any) -> list[Any] | None:
+    if hasattr(values, "tolist"):  # a tensor or an array
+        converted = values.tolist()
+        return converted if isinstance(converted, list) else None
+    if not isinstance(values, Sequence) or isinstance(values, str | bytes):
+        return None
+    return [value.tolist() if hasattr(value, "tolist") else value for value in values]

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from armorm.conversations import Conversation, located_in, validate_conversation
+from armorm.conversations import Conversation, located_in, unpad, validate_conversation
 from armorm.conversations.messages import with_response
 from armorm.errors import ArmormError, InputError
 
@@ -78,9 +78,14 @@ class VllmClient:
                 raise error.at(None, number) from None
         return self._classify([{"messages": messages} for messages in checked])
 
-    def score_ids(self, input_ids: Sequence[Sequence[int]]) -> list[ServedScore]:
-        """Score conversations that are token ids already, rendered by the model's own template."""
-        return self._classify([{"input": list(ids)} for ids in input_ids])
+    def score_ids(self, input_ids: Sequence[Any]) -> list[ServedScore]:
+        """Score conversations that are token ids already, rendered by the model's own template.
+
+        Raises:
+            InputError: A value is no token id; ``row`` is the one-based position of its row.
+            ArmormError: The server refuses a row, cannot be reached, or answers something else.
+        """
+        return self._classify([{"input": ids} for ids in unpad(input_ids)])
 
     def _classify(self, bodies: Sequence[dict[str, Any]]) -> list[ServedScore]:
         with ThreadPoolExecutor(self.concurrency) as pool:

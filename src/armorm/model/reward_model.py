@@ -278,8 +278,8 @@ class RewardModel:
 
     def score_ids(
         self,
-        input_ids: Tensor | Sequence[Sequence[int]],
-        attention_mask: Tensor | Sequence[Sequence[int]] | None = None,
+        input_ids: Tensor | Sequence[Any],
+        attention_mask: Tensor | Sequence[Any] | None = None,
     ) -> Rewards:
         """Score conversations that are token ids already, rendered by this model's own template.
 
@@ -308,7 +308,7 @@ class RewardModel:
     def _check_ids(self, ids: Sequence[int]) -> None:
         limit = self.backbone.vocabulary_size
         for token in ids:
-            if not isinstance(token, int) or not 0 <= token < limit:
+            if not 0 <= token < limit:
                 raise InputError(
                     "input_ids",
                     token,
