@@ -15,9 +15,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from armorm import InputError, RewardModel
+from armorm.cli import app
 from armorm.conversations.markup import parse_prompt, parse_response
+from armorm.errors import RecipeError
 from armorm.integrations import (
     annotate_file,
     best_of_file,
@@ -358,6 +361,50 @@ def test_best_of_keeps_the_best_as_a_conversation(model, model_folder, tmp_path)
     ranked = read(tmp_path / "ranked.jsonl")[0]["ranked"]
     assert len(ranked) == 2
     assert ranked[0]["score"] >= ranked[1]["score"]
+
+
+def test_best_of_prefers_what_reaches_the_floors(model, model_folder, tmp_path):
+    source = write(tmp_path / "in.jsonl", CANDIDATES)
+    name = model.objectives.names[0]
+    responses = CANDIDATES[0]["responses"]
+    scored = model.score_responses(PROMPT, responses)
+    column = scored.rewards[:, 0]
+    for position, floor in enumerate(column.tolist()):
+        output = tmp_path / f"{position}.jsonl"
+        invoke("best-of", model_folder, source, "-o", output, "--floor", f"{name}={floor - 1e-4}")
+        row = read(output)[0]
+        reaching = [i for i in range(3) if column[i] >= floor - 1e-4]
+        assert row["best"] == max(reaching, key=lambda i: float(scored.score[i]))
+        assert row["floors"] == {name: pytest.approx(floor - 1e-4)}
+        assert row["meets_floors"] is True
+    output = tmp_path / "none.jsonl"
+    best_of_file(model, source, output, keep=3, floors={name: 1e6})
+    row = read(output)[0]
+    assert (row["best"], row["meets_floors"]) == (int(scored.score.argmax()), False)
+    assert [one["position"] for one in row["ranked"]] == scored.ranking()
+
+
+@pytest.mark.parametrize(
+    ("floors", "message"),
+    [
+        (["helpfulnes=1"], "floors = 'helpfulnes': not an objective of the model"),
+        (["a=1", "a=2"], "--floor a=2: a has the floor 1 already"),
+        (["a"], "--floor a: write it as objective=number"),
+        (["a=nan"], "--floor a=nan: write it as objective=number"),
+        (["=1"], "--floor =1: write it as objective=number"),
+    ],
+)
+def test_floors_that_cannot_be_used_are_refused_before_any_row(
+    model_folder, tmp_path, floors, message
+):
+    source, output = write(tmp_path / "in.jsonl", CANDIDATES), tmp_path / "out.jsonl"
+    arguments = [argument for floor in floors for argument in ("--floor", floor)]
+    result = CliRunner().invoke(
+        app, ["best-of", str(model_folder), str(source), "-o", str(output), *arguments]
+    )
+    assert isinstance(result.exception, RecipeError)
+    assert message in str(result.exception)
+    assert {file.name for file in tmp_path.iterdir()} == {"in.jsonl"}
 
 
 ANNOTATED = [

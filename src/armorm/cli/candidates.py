@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,6 +24,7 @@ from armorm.cli.options import (
     show_progress,
 )
 from armorm.cli.terminal import print_json
+from armorm.errors import RecipeError
 
 Choice = Literal["max_min", "max_max", "max_random", "max_min_p", "random"]
 
@@ -100,6 +102,14 @@ def best_of(
     source: Candidates,
     output: Output,
     keep: Annotated[int, typer.Option(help="How many of the best to list in `ranked`.", min=1)] = 1,
+    floor: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Least unit reward of an objective: helpsteer-correctness=0.5. Responses below it "
+            "come after all others. Repeatable.",
+            metavar="NAME=NUMBER",
+        ),
+    ] = None,
     skip_invalid: SkipInvalid = False,
     steer: Steer = None,
     *,
@@ -112,7 +122,8 @@ def best_of(
 ) -> None:
     """Keep the best response of each row of {prompt, responses}: best-of-n, RAFT.
 
-    Each row is written with the best response, its score, and the best ones in order.
+    Each row is written with the best response, its score, and the best ones in order. Where all
+    responses are below a --floor, the best of these is written with `meets_floors` false.
     """
     from armorm.integrations import best_of_file
 
@@ -123,10 +134,32 @@ def best_of(
         output,
         workers=workers_on_ray,
         keep=keep,
+        floors=parse_floors(floor or []),
         skip_invalid=skip_invalid,
         show_progress=show_progress(quiet),
     )
     report_scoring(summary, output, as_json)
+
+
+def parse_floors(items: list[str]) -> dict[str, float]:
+    """Return the least unit reward by objective, as ``--floor`` gives it.
+
+    Raises:
+        RecipeError: An item of another form, or an objective with two floors.
+    """
+    floors: dict[str, float] = {}
+    for item in items:
+        name, _, number = item.rpartition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        if not name or not math.isfinite(value):
+            raise RecipeError(f"--floor {item}: write it as objective=number.")
+        if name in floors:
+            raise RecipeError(f"--floor {item}: {name} has the floor {floors[name]:g} already.")
+        floors[name] = value
+    return floors
 
 
 def pairs(

@@ -43,6 +43,13 @@ class RowWork(ABC):
     uncertainty: bool = False
     """Whether :meth:`describe` needs the uncertainty of the rewards."""
 
+    def check(self, model: RewardModel) -> None:  # noqa: B027 (most works have nothing to check)
+        """Check the settings against the model, before any row is read.
+
+        Raises:
+            RecipeError: The model has not what a setting names.
+        """
+
     @abstractmethod
     def encode(self, encoder: ConversationEncoder, row: Mapping[str, Any]) -> EncodedPrompt:
         """Return the ids of the row's prompt with all responses to be scored.
@@ -235,6 +242,7 @@ class _Run:
         """Make the missing parts here; return all records, and the rows that were done before."""
         if isinstance(model, ModelSettings):
             model = model.load()
+        self.work.check(model)
         self.folder.start(self._manifest(model.fingerprint()), self.files)
         records: list[PartRecord] = []
         resumed_at = 0
@@ -334,8 +342,9 @@ class RowJob:
         self._model: RewardModel = settings["model"].load()
 
     def describe(self) -> dict[str, Any]:
-        """Return the fingerprint of the model."""
+        """Return the fingerprint of the model, after the check of the settings against it."""
         with closing(self._model.backbone):
+            self._settings["work"].check(self._model)
             return {"model": self._model.fingerprint()}
 
     def make(self, task: Task) -> dict[str, Any]:

@@ -6,13 +6,12 @@ The row form is Online-RLHF's: ``{"prompt": text or messages, "responses": [text
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-
 from armorm.conversations import ConversationEncoder, EncodedPrompt, located_in, validate_prompt
+from armorm.errors import InputError, RecipeError
 from armorm.evaluation.scoring import (
     ModelSettings,
     RowWork,
@@ -22,6 +21,7 @@ from armorm.evaluation.scoring import (
 )
 from armorm.integrations.pairs import response_texts
 from armorm.model import RewardModel, Rewards
+from armorm.model.answers import check_floors
 
 
 def annotate_file(
@@ -58,25 +58,30 @@ def best_of_file(
     output: Path,
     *,
     keep: int = 1,
+    floors: Mapping[str, float] | None = None,
     **options: Any,
 ) -> ScoringSummary:
     """Keep the best responses of each row: best-of-n, and the filtering step of RAFT.
 
     Each row is kept without its ``responses`` and gets ``messages`` (prompt and best response,
     ready for supervised fine-tuning), ``score`` and ``best`` (its position).  With ``keep`` above
-    1 it also gets ``ranked``, the ``keep`` best as ``{"response", "score", "position"}``.
+    1 it also gets ``ranked``, the ``keep`` best as ``{"response", "score", "position"}``.  With
+    ``floors`` it gets these too, and ``meets_floors``: false where every response is below one.
 
     Args:
         model: The reward model.
         source: Rows with ``prompt`` and ``responses``.
         output: JSON lines.
         keep: Number of the best to list.
+        floors: Least unit reward of some objectives: a response below any of them comes after all
+            that are not, whatever its score.
         **options: See :func:`armorm.evaluation.scoring.process_rows`.
 
     Raises:
         InputError: A row is invalid, unless ``skip_invalid``.
+        RecipeError: A floor names no objective of the model, or is not a finite number.
     """
-    return process_rows(BestOfCandidates(keep), model, source, output, **options)
+    return process_rows(BestOfCandidates(keep, floors or {}), model, source, output, **options)
 
 
 class _CandidateWork(RowWork):
@@ -110,11 +115,19 @@ class BestOfCandidates(_CandidateWork):
 
     name: ClassVar[str] = "best-of"
     keep: int = 1
+    floors: Mapping[str, float] = field(default_factory=dict)
+
+    def check(self, model: RewardModel) -> None:
+        """Check that the floors are numbers for objectives of the model."""
+        try:
+            check_floors(self.floors, model.objectives.names)
+        except InputError as error:
+            raise RecipeError(str(error)) from None
 
     def describe(self, row: Mapping[str, Any], rewards: Rewards) -> dict[str, Any]:
         """Return the row with the best response in place of all."""
         prompt, texts = _candidates(row)
-        order = torch.argsort(rewards.score, descending=True, stable=True).tolist()
+        order = rewards.ranking(self.floors)
         best = order[0]
         kept = {name: value for name, value in row.items() if name != "responses"}
         kept |= {
@@ -122,6 +135,9 @@ class BestOfCandidates(_CandidateWork):
             "score": float(rewards.score[best]),
             "best": best,
         }
+        if self.floors:
+            kept["floors"] = dict(self.floors)
+            kept["meets_floors"] = bool(rewards.meets(self.floors)[best])
         if self.keep > 1:
             kept["ranked"] = [
                 {"response": texts[i], "score": float(rewards.score[i]), "position": i}

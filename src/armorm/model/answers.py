@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -139,18 +140,23 @@ class Rewards:
                 rows that are not, whatever its score.
 
         Raises:
-            InputError: A floor names no objective, or is not a number.
+            InputError: A floor names no objective, or is not a finite number.
         """
-        below = torch.zeros(len(self), dtype=torch.bool)
-        for name, floor in (floors or {}).items():
-            if name not in self.objectives:
-                hint = did_you_mean(name, self.objectives)
-                raise InputError("floors", name, "not an objective of the model", hint)
-            if not floor == floor:  # NaN
-                raise InputError(f"floors.{name}", floor, "not a number", "")
-            below |= self.rewards[:, self.objectives.index(name)] < floor
+        meets = self.meets(floors or {}).tolist()
         scores = self.score.tolist()
-        return sorted(range(len(self)), key=lambda row: (bool(below[row]), -scores[row]))
+        return sorted(range(len(self)), key=lambda row: (not meets[row], -scores[row]))
+
+    def meets(self, floors: Mapping[str, float]) -> Bool[Tensor, " n"]:
+        """Return, by row, if no reward is below the floor of its objective.
+
+        Raises:
+            InputError: A floor names no objective, or is not a finite number.
+        """
+        check_floors(floors, self.objectives)
+        meets = torch.ones(len(self), dtype=torch.bool)
+        for name, floor in floors.items():
+            meets &= self.rewards[:, self.objectives.index(name)] >= floor
+        return meets
 
     def as_dicts(self) -> list[dict[str, object]]:
         """Return one JSON-ready record per row.
@@ -176,6 +182,20 @@ class Rewards:
             }
             for score, rewards, gating, coefficients, uncertainty in per_row
         ]
+
+
+def check_floors(floors: Mapping[str, float], objectives: Sequence[str]) -> None:
+    """Check that floors are finite numbers for objectives of the model.
+
+    Raises:
+        InputError: One is not.
+    """
+    for name, floor in floors.items():
+        if name not in objectives:
+            hint = did_you_mean(name, objectives)
+            raise InputError("floors", name, "not an objective of the model", hint)
+        if not math.isfinite(floor):
+            raise InputError(f"floors.{name}", floor, "not a finite number", "")
 
 
 @dataclass(frozen=True, slots=True)
