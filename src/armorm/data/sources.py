@@ -295,7 +295,7 @@ def _parse_json(line: bytes) -> Mapping[str, Any] | InputError:
 
 
 def count_rows(file: Path) -> int | None:
-    """Return how many rows a file holds, or ``None`` where only reading it would tell."""
+    """Return how many rows a file holds, or ``None`` if only reading it shows."""
     try:
         if file.suffix == ".parquet":
             return count_table_rows(file)

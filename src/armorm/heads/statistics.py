@@ -157,7 +157,7 @@ class _Waiting:
         rows: npt.NDArray[np.intp],
         rated: npt.NDArray[np.intp],
     ) -> None:
-        """Copy these rows, and the columns that they rate. There must be room for them."""
+        """Copy these rows, and the columns that they rate. The block must have enough free rows."""
         place = slice(self.rows, self.rows + len(rows))
         if features.dtype == self._features.dtype:
             features.take(rows, axis=0, out=self._features[place], mode="clip")
