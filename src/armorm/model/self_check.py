@@ -25,7 +25,8 @@ PROMPT: tuple[Message, ...] = ({"role": "user", "content": "Name a prime number,
 RESPONSE = "7 is prime: only 1 and 7 divide it."
 
 # Allowed length of the difference of two states, divided by the length of the saved one.  Measured
-# on models of 6 to 32 layers: 1e-5 between kernels in float32, 0.02 in bfloat16, 0.003 in float16.
+# against float32 on a CPU, on the shipped backbone and on random Llamas of 8 to 32 layers: 0.005 to
+# 0.05 in bfloat16, 0.001 to 0.007 in float16.
 STATE_TOLERANCE = {"float32": 5e-3, "float16": 5e-2}
 LOW_PRECISION_TOLERANCE = 0.2
 QUANTIZED_TOLERANCE = 0.5
