@@ -336,6 +336,7 @@ def test_an_interrupted_annotation_goes_on(model, tmp_path):
         ({"prompt": "hello"}, "responses"),
         ({"prompt": "hello", "responses": []}, "not a list of responses"),
         ({"prompt": "hello", "responses": ["ok", 3]}, r"responses\[1\]"),
+        ({"prompt": "hello", "responses": ["ok", "\ud800"]}, r"responses\[1\].*half a character"),
         ({"responses": ["ok"]}, "prompt"),
         ({"prompt": "hello", "responses": ["ok", "one " * 400]}, "the model reads 256"),
     ],

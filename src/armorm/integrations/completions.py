@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from armorm.conversations import EncodedPrompt, OverlongError, located_in, validate_prompt
+from armorm.conversations.messages import validate_text
 from armorm.errors import InputError
 from armorm.model import RewardModel, Rewards
 
@@ -151,4 +152,4 @@ def completion_text(value: object) -> str:
         raise InputError(
             "", value, "not text, nor a list with one assistant message", "Send the text alone."
         )
-    return value
+    return validate_text(value)
