@@ -101,6 +101,13 @@ def test_standard_output_that_takes_no_more_is_an_error():
     assert re.fullmatch("error: standard output.* cannot be .*written: No space.*\n", done.stderr)
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_the_caller_closed_are_no_error(closed):
+    command = f"{sys.executable} -m armorm data list {closed}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 UNEXPECTED = """
 from armorm.cli import application, main
 @application.app.command()

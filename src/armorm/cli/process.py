@@ -75,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     try:
         signals.watch()
+        _open_closed_streams()
         for stream in (sys.stdout, sys.stderr):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
         from armorm.cli.application import app
@@ -85,6 +86,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = _report(error)
     signals.watch_exit()
     sys.exit(_flush(code))
+
+
+def _open_closed_streams() -> None:
+    """Replace standard streams that the caller closed; else files would get their numbers."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123
 
 
 def reader_left() -> bool:
