@@ -184,11 +184,7 @@ class Manifest:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the manifest as JSON-ready values."""
-        return {**asdict(self), "objectives": list(self.objectives), "sources": self.accounts()}
-
-    def accounts(self) -> list[dict[str, Any]]:
-        """Return the accounts of the sources as JSON-ready values."""
-        return [asdict(source) for source in self.sources]
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)

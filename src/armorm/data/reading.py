@@ -274,12 +274,7 @@ def _rating(value: object, name: str, source: DataSource, objectives: ObjectiveS
     if not source.unit_ratings or value is None or name not in objectives.names:
         return value
     objective = objectives[objectives.column(name)]
-    return _from_unit(value, objective)
-
-
-def _from_unit(value: object, objective: Objective) -> float:
-    unit = Objective(name=objective.name).validate_rating(value)
-    return objective.to_rating(unit)
+    return objective.to_rating(Objective(name=name).validate_rating(value))
 
 
 def _parse_pair(row: Mapping[str, Any]) -> tuple[tuple[Message, ...], str, str]:

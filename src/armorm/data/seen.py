@@ -13,8 +13,6 @@ from armorm.errors import ArmormError
 
 DUPLICATE = "the same row again"
 
-CACHE_KIB = 65_536
-
 
 @contextmanager
 def database_errors(file: Path) -> Iterator[None]:
@@ -26,6 +24,14 @@ def database_errors(file: Path) -> Iterator[None]:
             f"{file} cannot be used: {error}. Free some space, or delete the file and give the "
             "same command again."
         ) from error
+
+
+def open_database(file: Path) -> sqlite3.Connection:
+    """Open a database that is written again if it is lost."""
+    database = sqlite3.connect(file)
+    database.execute("PRAGMA cache_size = -65536")  # in KiB
+    database.execute("PRAGMA synchronous = OFF")
+    return database
 
 
 class SeenRows:
@@ -46,9 +52,7 @@ class SeenRows:
         self._file = file
         finished_jobs = ",".join(str(number) for number in sorted(finished))
         with database_errors(file):
-            self._database = sqlite3.connect(file)
-            self._database.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-            self._database.execute("PRAGMA synchronous = OFF")  # a lost file is written again
+            self._database = open_database(file)
             self._database.execute(
                 "CREATE TABLE IF NOT EXISTS seen (hash INTEGER PRIMARY KEY, job)"
             )

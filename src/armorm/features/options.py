@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from armorm.conversations import OverlongPolicy
-from armorm.errors import RecipeError
-from armorm.settings import Options, describe_problems
+from armorm.settings import Options
 
 Engine = Literal["transformers", "vllm"]
 BackboneDtype = Literal["auto", "stored", "float32", "bfloat16", "float16"]
 StoredDtype = Literal["float32", "bfloat16", "float16"]
-
-Kind = TypeVar("Kind", bound=Options)
 
 
 class BackboneOptions(Options):
@@ -78,7 +75,7 @@ class BackboneOptions(Options):
         if other:
             engine_options = known.get("engine_options", given.engine_options)
             known["engine_options"] = {**engine_options, **other}
-        return _replaced(given, known)
+        return type(given).validated({**dict(given), **known}) if known else given
 
 
 class BackboneSource(BackboneOptions):
@@ -109,14 +106,4 @@ class StoreOptions(Options):
         Raises:
             RecipeError: A name or value is invalid.
         """
-        return _replaced(options or cls(), fields)
-
-
-def _replaced(options: Kind, fields: Mapping[str, Any]) -> Kind:
-    kind = type(options)
-    if not fields:
-        return options
-    try:
-        return kind(**{**dict(options), **fields})
-    except ValidationError as error:
-        raise RecipeError("\n".join(describe_problems(error, kind))) from None
+        return cls.validated({**dict(options or cls()), **fields})

@@ -365,7 +365,7 @@ def _preference_row(question: Question, generator: random.Random) -> dict[str, A
     one = replace(Attributes.draw(generator), **{deciding: True})
     other = replace(Attributes.draw(generator), **{deciding: False})
     log_odds = DECISION_STRENGTH + PADDING_FONDNESS * (one.padding - other.padding)
-    preferred = generator.random() < _sigmoid(log_odds)
+    preferred = generator.random() < 1.0 / (1.0 + math.exp(-log_odds))
     chosen, rejected = (
         question.respond(attributes, generator)
         for attributes in ((one, other) if preferred else (other, one))
@@ -381,7 +381,3 @@ def _pair(question: Question, chosen: str, rejected: str) -> dict[str, Any]:
         "source": "annotators",
         "domain": question.domain,
     }
-
-
-def _sigmoid(value: float) -> float:
-    return 1.0 / (1.0 + math.exp(-value))

@@ -107,7 +107,8 @@ def _check_file(
 ) -> FileReport:
     kind = _kind_of(file)
     tally, invalid, duplicates = Tally(), Findings(), Findings()
-    ratings, lengths = RatingCounts(), _LengthCounts()
+    ratings = RatingCounts()
+    responses = characters = longer = 0
     with progress_bar(f"check {file.name}", count_rows(file), "rows", show_progress) as advance:
         for row in _rows(file, kind, options.objectives, tally):
             advance(1)
@@ -118,7 +119,10 @@ def _check_file(
                 duplicates.add(DUPLICATE, {"file": str(file), "id": row.id})
             elif isinstance(row, PreferencePair) and seen.has(_swapped(row)):
                 duplicates.add("the same pair, preferred the other way", {"id": row.id})
-            lengths.add(row)
+            responses += len(row.responses)
+            characters += sum(map(len, row.responses))
+            if isinstance(row, PreferencePair):
+                longer += len(row.chosen) > len(row.rejected)
             sides.add(row, file)
             for benchmark in benchmarks:
                 benchmark.find_in(row, file)
@@ -133,7 +137,10 @@ def _check_file(
         invalid=invalid.by_sort(),
         duplicates=duplicates.by_sort(),
         ratings=ratings.as_dict(),
-        lengths=lengths.report(),
+        lengths=Lengths(
+            mean_response_characters=characters / max(responses, 1),
+            chosen_longer=longer / (responses / 2) if kind == "preferences" and responses else None,
+        ),
     )
 
 
@@ -183,26 +190,6 @@ def _swapped(pair: PreferencePair) -> PreferencePair:
 
 def _words_of(conversation: Conversation) -> str:
     return "\n".join(message["content"] for message in conversation)
-
-
-class _LengthCounts:
-    """Sums over responses and pairs that :class:`Lengths` is made of."""
-
-    def __init__(self) -> None:
-        self._responses = self._characters = self._pairs = self._chosen_longer = 0
-
-    def add(self, row: Row) -> None:
-        self._responses += len(row.responses)
-        self._characters += sum(len(response) for response in row.responses)
-        if isinstance(row, PreferencePair):
-            self._pairs += 1
-            self._chosen_longer += len(row.chosen) > len(row.rejected)
-
-    def report(self) -> Lengths:
-        return Lengths(
-            mean_response_characters=self._characters / max(self._responses, 1),
-            chosen_longer=self._chosen_longer / self._pairs if self._pairs else None,
-        )
 
 
 class _Sides:

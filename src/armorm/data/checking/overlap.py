@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sqlite3
 import zlib
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from armorm.data.seen import open_database
 from armorm.errors import MissingExtraError
 
 Hashes = npt.NDArray[np.uint64]
@@ -112,9 +112,7 @@ class Prompts:
             raise MissingExtraError("Looking for near-duplicates", "check") from error
         self._similarity = similarity
         self._blank = MinHash(num_perm=PERMUTATIONS, hashfunc=_unchanged)
-        self._database = sqlite3.connect(file)
-        self._database.execute("PRAGMA cache_size = -65536")
-        self._database.execute("PRAGMA synchronous = OFF")
+        self._database = open_database(file)
         self._database.execute(
             "CREATE TABLE prompts (number INTEGER PRIMARY KEY, key TEXT UNIQUE, place TEXT, "
             "split TEXT, signature BLOB)"
