@@ -184,7 +184,8 @@ class Manifest:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the manifest as JSON-ready values."""
-        return asdict(self)
+        sources = [asdict(source) for source in self.sources]
+        return {**asdict(self), "objectives": list(self.objectives), "sources": sources}
 
 
 @dataclass(frozen=True, slots=True)
@@ -450,23 +451,17 @@ def _row_writer(
         writer.flush()
 
 
+@dataclass
 class _RowWriter:
     """Rows of one side of the split, written in groups."""
 
-    def __init__(
-        self,
-        parquet: pq.ParquetWriter,
-        split: str,
-        objectives: ObjectiveSet,
-        counts: RatingCounts,
-    ) -> None:
-        self.rows = 0
-        self._parquet = parquet
-        self._split = split
-        self._objectives = objectives
-        self._counts = counts
-        self._waiting: list[Any] = []
-        self._characters = 0
+    parquet: pq.ParquetWriter
+    split: str
+    objectives: ObjectiveSet
+    counts: RatingCounts
+    rows: int = 0
+    waiting: list[dict[str, Any]] = field(default_factory=list)
+    characters: int = 0
 
     def add(self, row: Row) -> None:
         if isinstance(row, RatedResponse):
@@ -474,25 +469,25 @@ class _RowWriter:
             record = {"id": row.id, "source": row.source, "messages": messages, **row.ratings}
         else:
             record = row.as_record()
-        self._waiting.append({**record, "split": self._split})
+        self.waiting.append({**record, "split": self.split})
         self.rows += 1
-        self._characters += len(row.responses[0]) + len(row.prompt[-1]["content"])
-        if len(self._waiting) >= ROWS_AT_ONCE or self._characters >= CHARACTERS_AT_ONCE:
+        self.characters += len(row.responses[0]) + len(row.prompt[-1]["content"])
+        if len(self.waiting) >= ROWS_AT_ONCE or self.characters >= CHARACTERS_AT_ONCE:
             self.flush()
 
     def flush(self) -> None:
         """Write the rows that wait."""
         import pyarrow as pa
 
-        if not self._waiting:
+        if not self.waiting:
             return
-        schema = self._parquet.schema
-        table = pa.Table.from_pylist(self._waiting, schema=schema)
-        for name in self._objectives.names if "messages" in schema.names else ():
-            self._counts.add(name, table[name].to_pylist())
-        self._parquet.write_table(table)
-        self._waiting.clear()
-        self._characters = 0
+        schema = self.parquet.schema
+        table = pa.Table.from_pylist(self.waiting, schema=schema)
+        for name in self.objectives.names if "messages" in schema.names else ():
+            self.counts.add(name, table[name].to_pylist())
+        self.parquet.write_table(table)
+        self.waiting.clear()
+        self.characters = 0
 
 
 def _schema(rated: bool, objectives: ObjectiveSet) -> pa.Schema:
