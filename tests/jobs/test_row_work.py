@@ -286,6 +286,27 @@ def test_rewards_of_pairs_are_finite(tmp_path, rewards, reason):
     assert (summary.pairs, sum(summary.skipped.values())) == (0, 1)
 
 
+def test_half_characters_in_candidates_are_bad_rows(model, tmp_path):
+    rows = [
+        {"prompt": "hello", "responses": ["ok", "a \ud800"], "rewards": [1, 2]},
+        {"prompt": "\udc00", "responses": ["ok", "very ok"], "rewards": [1, 2]},
+        {"prompt": "hello", "responses": [], "rewards": []},
+        {"prompt": "hello", "responses": ["ok", "very ok"], "rewards": [1, 2], "note": "\ud800"},
+    ]
+    source, output = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    for run in (annotate_file, best_of_file, write_pairs):
+        arguments = (source, output) if run is write_pairs else (model, source, output)
+        with pytest.raises(InputError, match=r"row 1: responses\[1\] = .*half a character"):
+            run(*arguments)
+        run(*arguments, skip_invalid=True)
+        [line] = output.read_bytes().splitlines()
+        line.decode()
+        if run is not write_pairs:
+            assert json.loads(line)["note"] == "\ud800"
+            invalid = (tmp_path / "out.jsonl.invalid").read_text().splitlines()
+            assert [json.loads(row)["row"] for row in invalid] == [1, 2, 3]
+
+
 @pytest.mark.parametrize("option", ["min_margin", "length_penalty"])
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
 def test_options_of_pairs_are_finite_and_not_negative(tmp_path, option, value):

@@ -142,7 +142,7 @@ def completion_text(value: object) -> str:
         value: Text, or a list with one assistant message.
 
     Raises:
-        InputError: Anything else.
+        InputError: Anything else, or a text that no tokenizer can take.
     """
     if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 1:
         message = value[0]
