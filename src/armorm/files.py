@@ -336,12 +336,15 @@ def json_line(value: object, default: Callable[[Any], Any] | None = None) -> byt
         default: See :func:`json.dumps`.
 
     Raises:
-        InputError: A number is not finite, which JSON cannot hold, at its field.
+        InputError: A number is not finite, which JSON cannot hold, at its field; or the value is
+            nested too deeply.
     """
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=default)
     except ValueError as error:
         raise not_json(value, error) from error
+    except RecursionError as error:
+        raise InputError("row", value, "nested too deeply", "Remove the row.") from error
     return _utf8(text) + b"\n"
 
 

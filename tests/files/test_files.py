@@ -213,6 +213,14 @@ def test_numbers_that_are_not_finite_are_named(tmp_path):
     assert not names(tmp_path)
 
 
+def test_a_value_nested_too_deeply_to_be_written_is_named():
+    value: list[object] = []
+    for _ in range(100_000):
+        value = [value]
+    with pytest.raises(InputError, match="nested too deeply"):
+        json_line({"deep": value})
+
+
 def test_half_characters_are_read_back_from_valid_utf8(tmp_path):
     text = "a \ud800 b \\ud800 é"
     line = json_line({"text": text})

@@ -152,6 +152,33 @@ def test_an_input_that_changes_while_it_is_read_leaves_no_output(model, tmp_path
     assert all("olleh" in line for line in output.read_text().splitlines())
 
 
+def test_bad_rows_of_an_interrupted_run_are_not_skipped_unasked(model, tmp_path, monkeypatch):
+    source, output = write(tmp_path / "in.jsonl", [{"prompt": 3}, *ROWS]), tmp_path / "out.jsonl"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            score_file(model, source, output, rows_at_once=8, skip_invalid=True)
+    with pytest.raises(InputError, match="row 1"):
+        score_file(model, source, output, rows_at_once=8)
+    assert score_file(model, source, output, rows_at_once=8, skip_invalid=True).skipped == 1
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"rows": "8"}, {"rows": -1}, {"written": None}, {"invalid": 3}, {"invalid": "x"}],
+)
+def test_a_part_whose_record_is_damaged_is_made_again(model, tmp_path, monkeypatch, damage):
+    source, output = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            score_file(model, source, output, rows_at_once=8)
+    record = tmp_path / "out.jsonl.parts" / "part-000001.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), **damage}))
+    summary = score_file(model, source, output, rows_at_once=8)
+    assert (summary.rows, summary.scored, summary.resumed_at) == (len(ROWS), len(ROWS), 8)
+
+
 def test_a_folder_of_someone_else_with_the_name_of_the_parts_stays(model, tmp_path):
     source, output = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
     (tmp_path / "out.jsonl.parts").mkdir()

@@ -251,7 +251,7 @@ class _Run:
         with self._progress(total) as advance:
             rows = (chunk for file in self.files for chunk in self._chunks(file_rows(file)))
             for number, chunk in enumerate(rows):
-                record = self.folder.record(number)
+                record = self._done(number)
                 if record is None:
                     record = self.make_part(number, chunk, model, advance)
                 else:
@@ -277,7 +277,7 @@ class _Run:
         with ray_pool(workers) as pool, self._progress(sum(r.rows for r in ranges)) as advance:
             settings["manifest"] = self._manifest(pool.describe(RowJob, settings)["model"])
             self.folder.start(settings["manifest"], self.files)
-            records = {i: self.folder.record(i) for i in range(len(ranges))}
+            records = {i: self._done(i) for i in range(len(ranges))}
             resumed_at = sum(record.rows for record in records.values() if record is not None)
             advance(resumed_at)
             tasks = [
@@ -316,6 +316,12 @@ class _Run:
         if errors and not self.skip_invalid:
             raise errors[0]
         return self.folder.write(number, lines, [error.as_dict() for error in errors])
+
+    def _done(self, number: int) -> PartRecord | None:
+        """Return the record of a part of an interrupted run, unless its bad rows now stop."""
+        record = self.folder.record(number)
+        bad = record is not None and record.invalid and not self.skip_invalid
+        return None if bad else record
 
     def _manifest(self, model: str) -> dict[str, Any]:
         return {

@@ -50,6 +50,16 @@ class PartRecord:
     invalid: Sequence[Mapping[str, Any]]
     sha256: str
 
+    def describes(self, content: bytes) -> bool:
+        """Return true if the record, which may be damaged, is that of these output rows."""
+        return (
+            self.sha256 == hashlib.sha256(content).hexdigest()
+            and self.written == content.count(b"\n")
+            and isinstance(self.invalid, list | tuple)
+            and all(isinstance(row, Mapping) for row in self.invalid)
+            and self.rows == self.written + len(self.invalid)
+        )
+
 
 class PartsFolder:
     """The unfinished output of one or several processes.
@@ -119,7 +129,7 @@ class PartsFolder:
             content = self._file(number, "jsonl").read_bytes()
         except (OSError, DamagedFileError, TypeError):
             return None
-        return record if record.sha256 == hashlib.sha256(content).hexdigest() else None
+        return record if record.describes(content) else None
 
     def write(
         self, number: int, lines: Sequence[bytes], invalid: Sequence[Mapping[str, Any]]
