@@ -82,7 +82,7 @@ def exclusive(path: Path, doing: str = "working") -> Iterator[None]:
 
 def _lock_file(path: Path) -> Path:
     """Return the lock's place: beside the output, or in a folder whose parent is not writable."""
-    if path.is_dir() and not os.access(path.parent, os.W_OK):
+    if path.is_dir() and (not path.name or not os.access(path.parent, os.W_OK)):
         return path / ".lock"
     return path.with_name(f".{path.name}.lock")
 
@@ -232,6 +232,8 @@ def replace_folder(path: Path, recognise: Callable[[Path], bool]) -> Iterator[Pa
     path = path.absolute()
     if path.is_symlink():
         path = path.resolve()
+    if not path.name:
+        raise _cannot_write(path, errno.EBUSY, "It is the root of all folders")
     new, old = (path.with_name(f".{path.name}.{ending}") for ending in ("new", "old"))
     with exclusive(path, "writing the folder"), writing(path):
         if old.is_dir() and not path.exists():

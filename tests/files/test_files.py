@@ -213,6 +213,15 @@ def test_numbers_that_are_not_finite_are_named(tmp_path):
     assert not names(tmp_path)
 
 
+def test_the_root_is_never_replaced():
+    root = Path(Path.cwd().anchor)
+    with (
+        pytest.raises(OutputError, match="cannot be written"),
+        replace_folder(root, recognise=lambda _: True),
+    ):
+        raise AssertionError
+
+
 def test_a_value_nested_too_deeply_to_be_written_is_named():
     value: list[object] = []
     for _ in range(100_000):

@@ -253,11 +253,15 @@ def test_a_value_that_json_cannot_hold_is_a_bad_row(model, tmp_path):
         score_file(model, source, output)
 
 
-@pytest.mark.parametrize("place", ["folder", "under a file", "too long", "read-only"])
+@pytest.mark.parametrize(
+    "place", ["folder", "current", "root", "under a file", "too long", "read-only"]
+)
 def test_an_output_that_cannot_be_written_is_named(model, tmp_path, place):
     source = write(tmp_path / "in.jsonl", ROWS)
     output = {
         "folder": tmp_path,
+        "current": Path(),
+        "root": Path("/"),
         "under a file": source / "out.jsonl",
         "too long": tmp_path / ("n" * 300),
         "read-only": Path("/proc/out.jsonl"),

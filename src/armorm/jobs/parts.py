@@ -66,9 +66,13 @@ class PartsFolder:
 
     Args:
         output: The file that the parts become.
+
+    Raises:
+        OutputError: A folder or a device has its name.
     """
 
     def __init__(self, output: Path) -> None:
+        check_output_file(output)  # the root and the current folder have no name to add to
         self.output = output
         self.invalid = output.with_name(f"{output.name}.invalid")
         self.path = output.with_name(f"{output.name}.parts")
