@@ -63,7 +63,7 @@ def in_vllm(rule: BoundaryRule, ids: list[int], bos: int | None) -> tuple[int, i
     params = SimpleNamespace(extra_kwargs=None)
     request = SimpleNamespace(prompt_token_ids=ids, pooling_params=params)
     config = SimpleNamespace(**rule.as_config(), bos_token_id=bos)
-    admit(request, config, searching=REWARD_SUFFIX)
+    admit(request, config, REWARD_SUFFIX)
     return boundary_of(params), len(request.prompt_token_ids)
 
 

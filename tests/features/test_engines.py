@@ -81,7 +81,7 @@ def test_a_requests_boundary_is_the_patterns_last_occurrence():
     def admitted(ids: list[int]) -> int | None:
         params = SimpleNamespace(extra_kwargs=None)
         request = SimpleNamespace(prompt_token_ids=ids, pooling_params=params)
-        admit(request, config, searching=REWARD_SUFFIX)
+        admit(request, config, REWARD_SUFFIX)
         return boundary_of(params)
 
     assert admitted([1, 5, 6, 7, 2, 5, 6, 7, 3]) == 5

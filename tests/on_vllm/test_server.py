@@ -109,5 +109,5 @@ def test_a_request_that_cannot_be_judged_is_refused_and_the_server_goes_on(addre
 
 
 def test_no_server_is_an_error_with_the_address(address):
-    with pytest.raises(ArmormError, match=r"127\.0\.0\.1:1/v1/models gives no answer"):
+    with pytest.raises(ArmormError, match=r"127\.0\.0\.1:1/v1/models does not answer"):
         VllmClient("http://127.0.0.1:1", timeout=2)

@@ -129,7 +129,7 @@ def caps_attention(config: Any) -> bool:
 
 @dataclass
 class RewardModelOutput(ModelOutput):  # type: ignore[misc]
-    """Scores of n conversations, with the parts they are made of.
+    """Scores of n conversations, with their parts.
 
     Attributes:
         rewards: Predicted unit rewards of the k objectives. Shape (n, k).
@@ -211,7 +211,7 @@ class RewardModelWithGating(PreTrainedModel):  # type: ignore[misc]
         if problems:
             raise ValueError(
                 f"{name_or_path} is not a complete gated reward model ({'; '.join(problems)}). "
-                "Weights are never made up."
+                "Missing weights are never initialised at random."
             )
         return (model, report) if wanted else model
 
@@ -228,13 +228,13 @@ class RewardModelWithGating(PreTrainedModel):  # type: ignore[misc]
         Args:
             input_ids: Token ids, shape (n, tokens), padded on either side; or what
                 ``tokenizer.apply_chat_template`` returns, with or without a mask.
-            attention_mask: 1 at real tokens, shape (n, tokens). It can be left out where padding
+            attention_mask: 1 at real tokens, shape (n, tokens). It may be omitted where padding
                 cannot be mistaken for text.
 
         Raises:
-            ValueError: a row holds no response, or padding cannot be told from text.
+            ValueError: A row holds no response, or padding cannot be distinguished from text.
         """
-        if isinstance(input_ids, Mapping):  # the tokenizer's answer of transformers 5
+        if isinstance(input_ids, Mapping):  # as the tokenizer of transformers 5 returns it
             attention_mask = input_ids.get("attention_mask", attention_mask)
             input_ids = input_ids["input_ids"]
         if input_ids is None or inputs_embeds is not None:

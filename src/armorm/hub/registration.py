@@ -1,8 +1,8 @@
-"""With this package imported, transformers loads exported folders without remote code.
+"""Registration with transformers' auto classes, which then load exports without remote code.
 
 ``import armorm`` must not import transformers (the command line's help would wait for it), so the
-registration happens when transformers' own table of model classes is imported, or at once where
-that has already happened.
+registration happens when transformers' own table of model classes is imported, or at once if it
+has been imported already.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ MODEL_TABLE = "transformers.models.auto.modeling_auto"
 
 
 def register() -> None:
-    """Tell transformers' auto classes about the gated reward model."""
+    """Register the gated reward model with transformers' auto classes."""
     from transformers import AutoModelForSequenceClassification
 
     from armorm.hub.modeling_armorm import ArmoRMConfig, RewardModelWithGating
 
     table = AutoModelForSequenceClassification
     table.register(ArmoRMConfig, RewardModelWithGating, exist_ok=True)
-    # So that saving the transformers object takes the modelling file along.
+    # Saving the transformers object then copies the modelling file too.
     ArmoRMConfig.register_for_auto_class()
     RewardModelWithGating.register_for_auto_class(table.__name__)
 
 
 def register_with_transformers() -> None:
-    """Register now if transformers' table is there, else as soon as it is."""
+    """Register now if transformers' table has been imported, else when it is."""
     if MODEL_TABLE in sys.modules:
         register()
     elif not any(isinstance(finder, _RegisterAfterImport) for finder in sys.meta_path):
@@ -39,7 +39,7 @@ def register_with_transformers() -> None:
 
 
 class _RegisterAfterImport(MetaPathFinder):
-    """Finds one module as everyone else would, and registers once it has run."""
+    """Finder that leaves one module to the other finders, and registers after it has run."""
 
     def find_spec(
         self, fullname: str, path: Any, target: ModuleType | None = None
@@ -55,7 +55,7 @@ class _RegisterAfterImport(MetaPathFinder):
 
 
 class _RegisteringLoader(Loader):
-    """Loads as another loader does, then registers."""
+    """Loader that runs another loader, then registers."""
 
     def __init__(self, loader: Loader) -> None:
         self._loader = loader

@@ -35,13 +35,13 @@ class ServedScore:
         """Read the numbers of the task ``classify``: k rewards, k coefficients, the score.
 
         Raises:
-            ArmormError: these are not the numbers of a gated reward model.
+            ArmormError: These are not the numbers of a gated reward model.
         """
         k, odd = divmod(len(numbers), 2)
         if not odd or not all(map(math.isfinite, numbers)):
             raise ArmormError(
-                f"The server answered {len(numbers)} numbers that are no rewards, coefficients and "
-                "score. Does it serve a gated reward model, with armorm installed beside vLLM?"
+                f"The server answered {len(numbers)} numbers, which are not rewards, coefficients "
+                "and a score. Does it serve a gated reward model, with armorm installed?"
             )
         return cls(float(numbers[-1]), tuple(numbers[:k]), tuple(numbers[k:-1]))
 
@@ -50,9 +50,9 @@ class VllmClient:
     """Client of a vLLM server.
 
     Args:
-        address: Such as ``http://localhost:8000``.
+        address: URL of the server, such as ``http://localhost:8000``.
         timeout: Seconds for one request.
-        concurrency: Requests under way at once; vLLM makes batches of them.
+        concurrency: Number of simultaneous requests, which vLLM batches.
     """
 
     def __init__(self, address: str, *, timeout: float = 120.0, concurrency: int = 32) -> None:
@@ -65,8 +65,8 @@ class VllmClient:
         """Score conversations, each a list of messages that ends with the assistant's.
 
         Raises:
-            InputError: a conversation is malformed; ``row`` is its one-based position.
-            ArmormError: the server refuses one, cannot be reached, or answers something else.
+            InputError: A conversation is malformed; ``row`` is its one-based position.
+            ArmormError: The server refuses one, cannot be reached, or answers something else.
         """
         checked = []
         for number, conversation in enumerate(conversations, start=1):
@@ -101,15 +101,16 @@ class VllmClient:
             ) as opened:
                 answer: dict[str, Any] = json.load(opened)
         except HTTPError as error:
-            said = error.read().decode("utf-8", "replace")
-            raise ArmormError(f"{self.address}{path}: {error.code}: {_message(said)}") from error
+            body_text = error.read().decode("utf-8", "replace")
+            message = f"{self.address}{path}: {error.code}: {_message(body_text)}"
+            raise ArmormError(message) from error
         except (URLError, TimeoutError, ValueError) as error:
-            raise ArmormError(f"{self.address}{path} gives no answer: {error}") from error
+            raise ArmormError(f"{self.address}{path} does not answer: {error}") from error
         return answer
 
 
-def _message(said: str) -> str:
+def _message(text: str) -> str:
     try:
-        return str(json.loads(said)["error"]["message"])
+        return str(json.loads(text)["error"]["message"])
     except (ValueError, KeyError, TypeError):
-        return said[:200]
+        return text[:200]

@@ -3,18 +3,18 @@
 For every decoder that vLLM can run, two architectures are added:
 
 ``<Family>ForRewardModelWithGating``
-    What the released checkpoint and our exports name in ``config.json``.  Task ``classify``: the
+    Named by the ``config.json`` of the released checkpoint and of exports.  Task ``classify``: the
     k rewards, the k gating coefficients and the score, in this order.
 ``<Family>ForPromptAndResponseStates``
     Any decoder without its head.  Task ``token_embed``: the hidden states at the prompt boundary
     and at the last token.  :class:`armorm.features.vllm_backbone.VllmBackbone` runs on it.
 
-Both read a state in the middle of the conversation, where vLLM's own models read the last only.
-Who does what about it::
+Both read a state in the middle of the conversation, where vLLM's own models read only the last.
+Three modules make this possible::
 
-    admission   a request comes in  ->  its boundary is found, or the request is refused
-    scheduling  the prefix cache    ->  nothing is taken from it at or behind the boundary
-    pooling     chunks of states    ->  the state at the boundary is kept until the last chunk
+    admission   find the boundary of each incoming request, or refuse the request
+    scheduling  take no token at or behind the boundary from the prefix cache
+    pooling     keep the state at the boundary until the last chunk is computed
 """
 
 from __future__ import annotations

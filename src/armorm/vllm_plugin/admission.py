@@ -1,8 +1,8 @@
-"""Admission of requests: each boundary is found where the request comes in, or it is refused.
+"""Admission of requests: the boundary is found before a request is queued, or it is refused.
 
-vLLM has no hook that sees token ids before a request is queued, and an error later than that ends
-the whole engine.  So the one function that all requests pass through is wrapped: what it raises
-becomes an error of this request alone (status 400 over HTTP).
+vLLM has no hook that sees token ids before a request is queued, and a later error ends the whole
+engine.  So the function that all requests pass through is wrapped: an exception raised there is an
+error of this request alone (status 400 over HTTP).
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def _checking(process: Callable[..., Any]) -> Callable[..., Any]:
         architecture = self.model_config.architecture
         if architecture.endswith((REWARD_SUFFIX, STATES_SUFFIX)):
             try:
-                admit(request, self.model_config.hf_config, searching=architecture)
-            except InputError as error:  # vLLM tells a caller's mistake from its own by the class
+                admit(request, self.model_config.hf_config, architecture)
+            except InputError as error:  # answered with status 400, others with 500
                 raise VLLMValidationError(str(error)) from error
         return request
 

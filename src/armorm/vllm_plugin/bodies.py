@@ -1,4 +1,4 @@
-"""Bodies of vLLM for the families of decoders."""
+"""Names of vLLM's decoders by family."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from vllm import ModelRegistry
 
-# How vLLM's text models end, once the family's name is taken off.
+# Endings of the names of vLLM's text models, after the family's name.
 HEADS = ("ForCausalLM", "LMHeadModel")
 ANY_HEAD = re.compile(r"(Model|LMHeadModel|For[A-Z]\w*)$")
 

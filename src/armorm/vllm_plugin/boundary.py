@@ -18,34 +18,36 @@ def boundary_of(pooling_params: Any) -> int | None:
 
 
 def with_boundary(pooling_params: Any, boundary: int) -> Any:
-    """Note the boundary in the parameters, for the scheduler and the pooler, and return them."""
+    """Store the boundary in the parameters, for the scheduler and the pooler, and return them."""
     pooling_params.extra_kwargs = {**(pooling_params.extra_kwargs or {}), KEY: boundary}
     return pooling_params
 
 
-def admit(request: Any, config: Any, searching: str) -> None:
-    """Note the boundary in the request's own parameters.
+def admit(request: Any, config: Any, architecture: str) -> None:
+    """Store the boundary in the request's own parameters.
 
     Args:
         request: vLLM's ``EngineCoreRequest``.
         config: The model's configuration, with ``boundary_pattern``.
-        searching: The architecture. A reward model's boundary is searched where the caller does
-            not tell it; for hidden states it must be told.
+        architecture: Name of the model class. A reward model's boundary is searched in the ids
+            if the request does not give it; a request for hidden states must give it.
 
     Raises:
-        InputError: No boundary can be found, or the one told is not inside the conversation.
+        InputError: No boundary can be found, or the given one is not inside the conversation.
     """
     ids = request.prompt_token_ids
     if ids is None:
         raise InputError("input", None, "embeddings instead of tokens", "Send text or token ids.")
-    told = boundary_of(request.pooling_params)
-    if told is None and searching.endswith(STATES_SUFFIX):
+    boundary = boundary_of(request.pooling_params)
+    if boundary is None and architecture.endswith(STATES_SUFFIX):
         raise InputError("extra_kwargs", None, f"has no {KEY}", "Say where the prompt ends.")
-    if told is None:
+    if boundary is None:
         rule = BoundaryRule.of(config)
         request.prompt_token_ids = ids = rule.without_trailing(ids)
         check_bos(ids, config.bos_token_id)
-        told = rule.find(ids)
-    elif not 0 <= told < len(ids):
-        raise InputError(f"extra_kwargs.{KEY}", told, f"outside {len(ids)} tokens", "Correct it.")
-    with_boundary(request.pooling_params, told)
+        boundary = rule.find(ids)
+    elif not 0 <= boundary < len(ids):
+        raise InputError(
+            f"extra_kwargs.{KEY}", boundary, f"outside {len(ids)} tokens", "Correct it."
+        )
+    with_boundary(request.pooling_params, boundary)

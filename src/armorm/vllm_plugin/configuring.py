@@ -14,7 +14,7 @@ SCHEDULER = "armorm.vllm_plugin.scheduling.make_scheduler"
 
 
 def complete_config(model_config: Any) -> None:
-    """Add what the released layout does not hold, and remove what would mislead.
+    """Add the boundary that the released layout does not hold, and remove misleading labels.
 
     Raises:
         TemplateError: Neither the folder nor its chat template says where a prompt ends.
@@ -22,8 +22,8 @@ def complete_config(model_config: Any) -> None:
     config = model_config.hf_config
     if not model_config.architecture.endswith(REWARD_SUFFIX):
         return
-    # /classify answers with the label of the largest number. Among rewards, coefficients and a
-    # score the largest means nothing.
+    # /classify answers with the label of the largest number, which means nothing among rewards,
+    # coefficients and a score.
     config.id2label = {}
     if not getattr(config, "boundary_pattern", None):
         encoder = _encoder_of(model_config)
@@ -33,7 +33,7 @@ def complete_config(model_config: Any) -> None:
 
 
 def keep_cache_off_the_boundary(vllm_config: Any) -> None:
-    """Let prefixes be shared up to the boundary, or not at all."""
+    """Use the scheduler that shares prefixes up to the boundary, or turn prefix caching off."""
     scheduler = vllm_config.scheduler_config
     if scheduler.scheduler_cls is None:
         scheduler.scheduler_cls = SCHEDULER

@@ -1,4 +1,4 @@
-"""The two models per family of decoders, made when vLLM asks this module for them by name."""
+"""The two models of each family of decoders, built when vLLM imports them by name."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def reward_model(name: str) -> type:
 
         def load_weights(self, weights: Weights) -> set[str]:
             heads: dict[str, Tensor] = {}
-            loaded: set[str] = super().load_weights(_taking_out(weights, heads))
+            loaded: set[str] = super().load_weights(_without_heads(weights, heads))
             parameters = dict(self.named_parameters())
             for head, tensor in heads.items():
                 default_weight_loader(parameters[head], tensor)
@@ -80,7 +80,7 @@ def states_model(name: str) -> type:
             return BoundaryPooler("token_embed", _both_states)
 
         def load_weights(self, weights: Weights) -> set[str]:
-            loaded: set[str] = super().load_weights(_taking_out(weights, {}, OTHER_HEADS))
+            loaded: set[str] = super().load_weights(_without_heads(weights, {}, OTHER_HEADS))
             return loaded
 
     return _named(StatesModel, name)
@@ -123,7 +123,7 @@ def _of_decoder(vllm_config: Any, name: str) -> Any:
     return vllm_config.with_hf_config(config.backbone_config, [body_of(family_of(name))])
 
 
-def _taking_out(
+def _without_heads(
     weights: Weights, heads: dict[str, Tensor], dropped: tuple[str, ...] = ()
 ) -> Weights:
     """Yield the body's tensors, and collect those of the heads in ``heads``."""

@@ -27,8 +27,8 @@ class BoundaryPooler(Pooler):  # type: ignore[misc]
     ``pooling_states`` for the last of them.
 
     Args:
-        task: The one pooling task that is answered.
-        answer: What the two states become, row by row.
+        task: The only supported pooling task.
+        answer: Function from the two states to the answers, row by row.
     """
 
     def __init__(self, task: str, answer: Answer) -> None:
@@ -46,7 +46,7 @@ class BoundaryPooler(Pooler):  # type: ignore[misc]
         Args:
             hidden_states: States of all scheduled tokens, request by request. Shape
                 (tokens, hidden).
-            pooling_metadata: vLLM's account of which tokens these are.
+            pooling_metadata: vLLM's record of the tokens of each request.
         """
         cursor = pooling_metadata.get_pooling_cursor()
         counts = cursor.num_scheduled_tokens_cpu.tolist()
@@ -64,7 +64,7 @@ class BoundaryPooler(Pooler):  # type: ignore[misc]
             # Of the batch's rows, the one that holds this request's boundary.
             row = -1 if boundary is None else following - length + boundary
             if following - count <= row < following:
-                # A copy: vLLM uses the memory of the states again for the next batch.
+                # A copy, since vLLM reuses the memory of the states for the next batch.
                 kept.hidden_states_cache[:] = [hidden_states[row].clone()]
         return self._answers(hidden_states, pooling_metadata)
 
@@ -90,7 +90,7 @@ class BoundaryPooler(Pooler):  # type: ignore[misc]
             state: Tensor = kept[0]
             return state
         if boundary_of(pooling_metadata.pooling_params[i]) is not None:
-            # Cannot happen while the scheduler is ours. Not a number, so that nobody takes it for
-            # a score; an error here would end the engine, and with it all other requests.
-            logger.error("No hidden state at the prompt boundary of a request: it is answered NaN.")
+            # Cannot happen with this plugin's scheduler. NaN cannot be mistaken for a score, and
+            # an error here would end the engine, and with it all other requests.
+            logger.error("No hidden state at the prompt boundary of a request; the answer is NaN.")
         return torch.full_like(hidden_states[0], torch.nan)

@@ -1,4 +1,4 @@
-"""Entries in vLLM's tables."""
+"""Registration of the plugin's architectures in vLLM."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from armorm.vllm_plugin.configuring import complete_config, keep_cache_off_the_b
 
 
 class GatedModelConfig(VerifyAndUpdateConfig):  # type: ignore[misc]
-    """Answers to vLLM on a configuration that names one of the plugin's architectures."""
+    """Hooks that vLLM calls on a configuration with one of the plugin's architectures."""
 
     @staticmethod
     def verify_and_update_model_config(model_config: Any) -> None:

@@ -1,9 +1,9 @@
-"""The prefix cache gives tokens before the boundary only, so that the gate's state is computed.
+"""Scheduler whose prefix cache ends before the boundary, so that the gate's state is computed.
 
 Cached tokens are not computed again and have no hidden state.  vLLM itself never takes the last
 token from the cache, since its state is needed; here the same holds for the boundary.  Responses to
-one prompt still share the prompt's whole blocks.  This also holds for a request that is taken up
-again after preemption: it reads the cache anew.
+one prompt still share the prompt's whole blocks.  A request that resumes after preemption reads the
+cache again, under the same rule.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def make_scheduler(vllm_config: Any, **arguments: Any) -> Any:
     """Return vLLM's scheduler with a prefix cache that ends at the boundary.
 
     Raises:
-        ArmormError: keys and values would also come from elsewhere (a KV connector).
+        ArmormError: Keys and values would also come from elsewhere (a KV connector).
     """
     own = copy.copy(vllm_config.scheduler_config)
     own.scheduler_cls = None
@@ -46,7 +46,7 @@ def computed_blocks_before_boundary(lookup: Callable[[Any], Any], request: Any) 
 
 
 class _Shortened:
-    """A request that seems to have fewer tokens: of those, vLLM computes the last."""
+    """Request that appears to end after ``num_tokens`` tokens, of which vLLM computes the last."""
 
     def __init__(self, request: Any, num_tokens: int) -> None:
         self._request = request
