@@ -11,6 +11,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ from armorm.integrations import (
     verl_row,
     write_pairs,
 )
+from armorm.integrations.completions import CompletionScorer
 from tests.commands import invoke, write
 from tests.tiny import TEMPLATES, tiny_tokenizer
 from tests.tiny_models import PROMPT, conversation, make_heads
@@ -77,6 +79,26 @@ def as_completions(texts):
 
 def close(expected):
     return pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_threads_that_share_a_scorer_get_the_scores_of_their_own_batch(model):
+    batches = [
+        ([PROMPT], ["Paris"]),
+        (PROMPTS, TEXTS),
+        (PROMPTS[::-1], TEXTS),
+        ([PROMPT, HELLO], ["one " * 400, "yes"]),  # the first is too long
+        ([], []),
+    ]
+    expected = [CompletionScorer(model)(*batch) for batch in batches]
+    scorer = CompletionScorer(model)
+    calls = [random.Random(i).randrange(len(batches)) for i in range(200)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda i: scorer(*batches[i]), calls))
+    for i, scored in zip(calls, found, strict=True):
+        assert scored.scores() == [
+            None if score is None else close(score) for score in expected[i].scores()
+        ]
+        assert scored.refused.keys() == expected[i].refused.keys()
 
 
 # ------------------------------------------------------------------------------------------- TRL
