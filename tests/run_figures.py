@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from armorm.evaluation.accuracy import MethodAccuracy
+from armorm.evaluation.data_account import DataAccount, RowAccount
 from armorm.evaluation.debiasing_report import ConfounderCorrelations, DebiasingReport
 from armorm.evaluation.run_metrics import (
     METHODS,
@@ -18,6 +19,16 @@ from armorm.evaluation.run_metrics import (
 from armorm.heads import CurvePoint
 from armorm.heads.metrics import Calibration
 
+ROWS = RowAccount(
+    read=5,
+    kept=4,
+    too_long=0,
+    refused_by_template=0,
+    skipped={"empty <i>message": 1},
+    prompts=4,
+    sha256="0" * 64,
+    extraction={"seconds": 1.0},
+)
 SUBSETS = ["<script>alert(1)</script>", "<script>alert(1)</script>", "other"]
 
 
@@ -96,9 +107,6 @@ def run_metrics(**changes: object) -> RunMetrics:
         "gate_seeds": SeedSpread.of([0.9, 0.8]),
         "tuning": {},
         "seconds": {"features": 1.0, "total": 1.0},
-        "data": {
-            kind: {"read": 5, "kept": 4, "too_long": 0, "skipped": {"empty <i>message": 1}}
-            for kind in ("rated", "preferences")
-        },
+        "data": DataAccount(rated=ROWS, preferences=ROWS, seconds=1.0),
     }
     return RunMetrics(**{**content, **changes})  # type: ignore[arg-type]

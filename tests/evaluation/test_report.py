@@ -61,11 +61,12 @@ def test_the_page_says_what_was_measured(tmp_path):
 
 
 def test_a_confounder_that_is_badly_predicted_is_a_warning(tmp_path):
-    assert "predicts verbosity badly (R² 0.05" in page_of(tmp_path, run_metrics())
     good = run_metrics()
-    fits = {**good.head.objectives, "verbosity": good.head.objectives["tone"]}
-    good = replace(good, head=replace(good.head, objectives=fits))
     assert "badly" not in page_of(tmp_path, good)
+    warning = "The head predicts the subtracted <b>objective badly"
+    bad = replace(good, debiasing=replace(good.debiasing, warning=warning))
+    assert bad.as_dict()["warnings"][-1] == warning
+    assert "subtracted &lt;b&gt;objective badly" in page_of(tmp_path, bad)
 
 
 def test_a_run_with_less_to_show_still_has_its_page(tmp_path):

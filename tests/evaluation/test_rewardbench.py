@@ -60,7 +60,7 @@ def test_results_are_read_back_without_a_model(folder, rows, tmp_path):
     first = json.loads(invoke("evaluate", folder, rows, "--rewardbench", out, "--json"))
     outputs = out / "tiny-armorm_outputs.jsonl"
     again = json.loads(invoke("evaluate", "--scored", outputs, "--json"))
-    for key in ("accuracy", "n", "ties", "subsets", "length_accuracy", "shorter_won"):
+    for key in ("accuracy", "n", "ties", "subsets", "length", "shorter_won"):
         assert again[key] == first[key]
 
 

@@ -91,3 +91,4 @@ def test_a_row_that_the_template_refuses_stops_the_run_or_is_counted(tmp_path, i
         counts = json.loads((tmp_path / "run" / "data.json").read_text())
         assert [counts[kind]["refused_by_template"] for kind in ("rated", "preferences")] == [1, 1]
         assert counts["rated"]["too_long"] == 0
+        assert "rated: 1 refused by the chat template" in done.stdout

@@ -129,5 +129,5 @@ def test_pearson_with_a_measured_confounder_is_solved_in_closed_form():
 
 def test_an_objective_that_the_head_cannot_predict_is_warned_of():
     rewards = _rewards(6)
-    assert fit_debiasing(rewards, 0, held_out_spearman=0.9).warning is None
-    assert "0.05" in fit_debiasing(rewards, 0, held_out_spearman=0.05).warning
+    assert fit_debiasing(rewards, 0, held_out_r2=0.9).warning is None
+    assert "0.05" in fit_debiasing(rewards, 0, held_out_r2=0.05).warning

@@ -212,5 +212,8 @@ def test_validation_pairs_are_split_off_by_prompt():
     given = fit_gate(training, options, seed=3, validation=validation)
     assert drawn.curve == given.curve
     assert drawn.curve[-1].validation_accuracy is not None
-    with pytest.raises(ArmormError, match="one side"):
-        pairs.split(1e-9, seed=0)
+    for fraction, prompts in ((1e-9, 1), (0.999999, len(pairs.prompt.unique()) - 1)):
+        assert len(pairs.split(fraction, seed=0)[1].prompt.unique()) == prompts
+    one_prompt = pairs.where((pairs.prompt == pairs.prompt[0]).numpy())
+    with pytest.raises(ArmormError, match="at least 2 prompts"):
+        one_prompt.split(0.5, seed=0)

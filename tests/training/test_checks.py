@@ -12,7 +12,16 @@ import yaml
 
 from armorm import Recipe, train
 from armorm.errors import ArmormError, MissingExtraError, OutputError
-from armorm.training import checks, features_stage, fit_gate_stage, fit_head_stage
+from armorm.training import (
+    checks,
+    features_stage,
+    finetune_stage,
+    fit_gate_stage,
+    fit_head_stage,
+    merge_heads,
+    pretrain_stage,
+    update_head,
+)
 from tests.commands import write
 
 OBJECTIVES = [
@@ -115,7 +124,27 @@ def test_an_output_that_cannot_be_written_is_named_first(data):
             train(recipe_of(data), output)
 
 
-@pytest.mark.parametrize("command", [train, features_stage, fit_head_stage, fit_gate_stage])
+def _update(recipe: Recipe, run: Path) -> None:
+    update_head(run, recipe.data.rated, "add")
+
+
+def _merge(_: Recipe, run: Path) -> None:
+    merge_heads([run], run)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        train,
+        features_stage,
+        fit_head_stage,
+        fit_gate_stage,
+        pretrain_stage,
+        finetune_stage,
+        _update,
+        _merge,
+    ],
+)
 def test_a_second_run_in_a_folder_is_refused_at_once(data, command):
     """The lock is held by a process of its own, as another `armorm train` would hold it."""
     run = data / "run"
@@ -133,6 +162,6 @@ def test_a_second_run_in_a_folder_is_refused_at_once(data, command):
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(ArmormError, match=rf"in use by process {holder.pid} .*training"):
-            command(recipe_of(data), run)
+            command(recipe_of(data, "pretraining={}"), run)
     finally:
         holder.communicate("\n")

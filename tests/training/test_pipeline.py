@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from armorm import Recipe, RewardModel, train
 from armorm.errors import ArmormError, StoreError
 from armorm.training import features_stage, fit_gate_stage, fit_head_stage
-from tests.tiny import TEMPLATES, save_tiny_backbone
+from tests.commands import armorm, write
+from tests.tiny import TEMPLATES, WORDS, save_tiny_backbone, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +122,59 @@ def test_held_out_prompts_are_in_no_training_row(run, recipe_file):
     }
     assert held_out
     assert not held_out & training
+
+
+def test_a_held_out_pair_that_overflows_is_named_before_any_training(tmp_path):
+    save_tiny_backbone(tmp_path / "backbone", TEMPLATES["chatml"])
+    file = tmp_path / "backbone" / "model.safetensors"
+    tensors = load_file(file)
+    token = tiny_tokenizer(TEMPLATES["chatml"]).convert_tokens_to_ids("Knowledge")
+    # A large activation, as real models have: infinite in float16.
+    tensors[next(name for name in tensors if name.endswith("embed_tokens.weight"))][token] = 1e5
+    save_file(tensors, file, {"format": "pt"})
+    rated, pairs = [], []
+    for number, word in enumerate(WORDS[4:20]):
+        split = "val" if number >= 12 else "train"
+        asked = {"prompt": f"{word} ?", "split": split}
+        rated.append({**asked, "response": "ok", "ratings": {"tone": number % 5}})
+        chosen = "Knowledge" if number == 13 else "ok"
+        pairs.append({**asked, "id": f"pair {number}", "chosen": chosen, "rejected": "no thanks"})
+    recipe = {
+        "objectives": [{"name": "tone", "minimum": 0, "maximum": 4}],
+        "backbone": {"model": str(tmp_path / "backbone"), "device": "cpu"},
+        "data": {
+            "rated": [{"path": str(write(tmp_path / "rated.jsonl", rated))}],
+            "preferences": [{"path": str(write(tmp_path / "pairs.jsonl", pairs))}],
+            "held_out": {"column": "split", "values": ["val"]},
+        },
+        "gate": {"hidden_dim": 8, "n_hidden": 1, "steps": 5},
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    run = tmp_path / "run"
+    command = ["train", tmp_path / "recipe.yaml", "-o", run, "--set"]
+    done = armorm(*command, "backbone.dtype=float16")
+    assert done.returncode != 0
+    assert "pair 13" in done.stderr
+    assert "pairs" in done.stderr
+    assert "not finite" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (run / "head").exists()
+    assert not (run / "model").exists()
+    done = armorm(*command, "backbone.dtype=float32")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((run / "metrics.json").read_text())["pairs"]["held_out"] == 4
+    RewardModel.from_pretrained(run / "model", device="cpu")
+
+
+def test_the_card_shows_intervals_and_the_test_against_the_gate(run):
+    metrics = json.loads((run / "metrics.json").read_text())
+    card = (run / "model" / "README.md").read_text()
+    rows = [line.split(" | ") for line in card.splitlines() if line.startswith("| length |")]
+    (row,) = rows
+    found = metrics["methods"]["length"]
+    for cell, part in zip(row[1:4], ("all", "shorter_won", "longer_won"), strict=True):
+        one = found[part]
+        share, low, high = (f"{100 * one[key]:.1f}" for key in ("accuracy", "low", "high"))
+        assert cell == f"{share} ({low}–{high})"
+    p = found["mcnemar_p"]
+    assert row[4].strip(" |") == ("< 0.001" if p < 0.001 else f"{p:.3f}")

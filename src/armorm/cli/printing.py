@@ -12,6 +12,7 @@ from rich.text import Text
 
 from armorm.cli.terminal import make_console
 from armorm.evaluation.accuracy import Accuracy
+from armorm.evaluation.data_account import DataAccount
 from armorm.evaluation.debiasing_report import DebiasingReport
 from armorm.evaluation.report import p_value
 from armorm.evaluation.run_metrics import METHODS, HeadReport, PreferenceMetrics, RunMetrics
@@ -191,18 +192,22 @@ def _recovery_table(preferences: PreferenceMetrics) -> Table:
     return table
 
 
-def print_data(account: Mapping[str, Any]) -> None:
+def print_data(account: DataAccount) -> None:
     """Print the numbers of rows read, kept and skipped."""
     table = Table(title="Data")
     for column in ("kind", "read", "kept", "too long", "prompts"):
         table.add_column(column, justify="left" if column == "kind" else "right")
-    for kind in ("rated", "preferences"):
-        row = account[kind]
-        numbers = (row["read"], row["kept"], row["too_long"], row["prompts"])
+    for kind, row in account.by_kind().items():
+        numbers = (row.read, row.kept, row.too_long, row.prompts)
         table.add_row(kind, *(f"{number:,}" for number in numbers))
     console.print(table)
-    for kind in ("rated", "preferences"):
-        for reason, count in account[kind]["skipped"].items():
+    for kind, row in account.by_kind().items():
+        if row.refused_by_template:
+            console.print(
+                f"{kind}: {row.refused_by_template:,} refused by the chat template, not counted.",
+                style="yellow",
+            )
+        for reason, count in row.skipped.items():
             console.print(f"{kind}: {count:,} skipped: {escape(reason)}", style="yellow")
 
 
@@ -326,7 +331,7 @@ def _pairs_table(result: Mapping[str, Any]) -> Table:
     for label, key in (("shorter won", "shorter_won"), ("longer won", "longer_won")):
         table.add_row(label, f"{result[key]['n']:,}", _interval(result[key]))
     table.add_row("mean of both", f"{result['balanced']['n']:,}", _interval(result["balanced"]))
-    table.add_row("longer response alone", f"{result['n']:,}", _percent(result["length_accuracy"]))
+    table.add_row("longer response alone", f"{result['n']:,}", _interval(result["length"]))
     return table
 
 

@@ -130,8 +130,8 @@ def features(
 
     Writes DIR/features and DIR/data.json.
     """
+    from armorm.evaluation.data_account import DataAccount
     from armorm.features import Process
-    from armorm.files import read_json
     from armorm.training import features_stage
 
     loaded = _load(recipe, overrides, skip_invalid)
@@ -147,9 +147,9 @@ def features(
             features_stage(loaded, output, make_store=make_store, show_progress=bars)
     if not speaks:
         return
-    account = read_json(output / "data.json")
+    account = DataAccount.load(output / "data.json")
     if as_json:
-        print_json(account)
+        print_json(account.as_dict())
     else:
         from armorm.cli.printing import print_data
 

@@ -55,12 +55,14 @@ class DebiasingReport:
         correlation: Kind of correlation that was brought to zero.
         confounder: Quantity that it was measured with.
         found: All correlations. A confounder that does not vary is not listed.
+        warning: Reason to doubt the penalties; None if there is none.
     """
 
     objective: str | None
     correlation: Correlation
     confounder: str
     found: tuple[ConfounderCorrelations, ...]
+    warning: str | None = None
 
     @property
     def confounder_name(self) -> str:
@@ -125,4 +127,10 @@ def debiasing_report(
         for kind in typing.get_args(Correlation)
         if len(chosen) > 1 and np.ptp(values[chosen]) > 0
     ]
-    return DebiasingReport(options.objective, options.correlation, options.confounder, tuple(found))
+    return DebiasingReport(
+        options.objective,
+        options.correlation,
+        options.confounder,
+        tuple(found),
+        debiasing.warning,
+    )

@@ -13,7 +13,6 @@ from armorm.data import InvalidPolicy
 from armorm.errors import ArmormError
 from armorm.evaluation.accuracy import Accuracy, MethodAccuracy
 from armorm.evaluation.scored_rows import ScoredRows, score_all
-from armorm.heads.metrics import accuracy
 from armorm.model import RewardModel
 
 
@@ -28,7 +27,7 @@ class PreferenceReport:
         n: Pairs scored.
         ties: Pairs with equal scores; they count as wrong.
         too_long: Pairs that could not be read whole; they are not counted in ``n``.
-        length_accuracy: Accuracy of preferring the longer response.
+        length: Accuracy of preferring the longer response.
         shorter_won: Accuracy on the pairs whose chosen response is the shorter one.
         longer_won: Accuracy on the pairs whose chosen response is the longer one.
         balanced: Mean of the two.
@@ -42,7 +41,7 @@ class PreferenceReport:
     n: int
     ties: int
     too_long: int
-    length_accuracy: float | None
+    length: Accuracy
     shorter_won: Accuracy
     longer_won: Accuracy
     balanced: Accuracy
@@ -96,7 +95,7 @@ def report_on(scored: ScoredRows[PreferencePair]) -> PreferenceReport:
         raise ArmormError("There are no preference pairs to evaluate on.")
     pairs = [one.row for one in scored.rows]
     margins = np.array([one.margin for one in scored.rows], np.float64)
-    longer = np.array([len(pair.chosen) - len(pair.rejected) for pair in pairs])
+    longer = np.array([len(pair.chosen) - len(pair.rejected) for pair in pairs], np.float64)
     found = MethodAccuracy.of(margins, longer, [pair.subset for pair in pairs])
     return PreferenceReport(
         accuracy=found.all.accuracy,
@@ -105,7 +104,7 @@ def report_on(scored: ScoredRows[PreferencePair]) -> PreferenceReport:
         n=len(pairs),
         ties=int((margins == 0).sum()),
         too_long=scored.too_long,
-        length_accuracy=accuracy(longer),
+        length=Accuracy.of(longer),
         shorter_won=found.shorter_won,
         longer_won=found.longer_won,
         balanced=found.balanced,

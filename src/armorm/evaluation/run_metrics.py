@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from armorm.errors import ArmormError
 from armorm.evaluation.accuracy import MethodAccuracy
+from armorm.evaluation.data_account import DataAccount
 from armorm.evaluation.debiasing_report import DebiasingReport
 from armorm.features.store import PairIndex
 from armorm.finite import nonfinite_rows
@@ -203,7 +204,7 @@ class RunMetrics:
         gate_seeds: Spread over seeds; None where one gate was trained.
         tuning: Reports of the trainings of the backbone: ``pretraining``, ``finetuning``.
         seconds: Duration of each stage, and their total.
-        data: Account of the rows that were read, by kind.
+        data: Account of the rows that were read.
     """
 
     preferences: PreferenceMetrics
@@ -215,7 +216,7 @@ class RunMetrics:
     gate_seeds: SeedSpread | None
     tuning: dict[str, dict[str, Any]]
     seconds: dict[str, float]
-    data: dict[str, dict[str, Any]]
+    data: DataAccount
 
     @property
     def warnings(self) -> list[str]:
@@ -226,14 +227,8 @@ class RunMetrics:
                 "The gate has collapsed: one objective takes nearly all weight on every prompt. "
                 "Try fewer steps, a lower starting beta, or a higher temperature."
             )
-        confounder = self.debiasing.objective
-        fit = None if confounder is None else self.head.objectives[confounder]
-        if fit is not None and fit.r2 is not None and fit.r2 < BADLY_PREDICTED:
-            found.append(
-                f"The head predicts {confounder} badly (R² {fit.r2:.2f} on held-out ratings), so "
-                "subtracting its prediction removes little of the real one. Rate more responses "
-                "for it, or see the correlations with tokens and characters."
-            )
+        if self.debiasing.warning is not None:
+            found.append(self.debiasing.warning)
         return found
 
     def as_dict(self) -> dict[str, Any]:
@@ -245,7 +240,7 @@ class RunMetrics:
             "objectives": head["objectives"],
             "head": {key: head[key] for key in ("alphas", "selection_errors", "uncertainty")},
             "seconds": self.seconds,
-            "data": self.data,
+            "data": {kind: one.as_dict() for kind, one in self.data.by_kind().items()},
             "beta": self.beta,
             "debiasing": self.debiasing.as_dict(),
             "gate_step": self.gate_step,
@@ -253,10 +248,6 @@ class RunMetrics:
             "gate_seeds": None if self.gate_seeds is None else asdict(self.gate_seeds),
             "warnings": self.warnings,
         }
-
-
-BADLY_PREDICTED = 0.3
-"""R² below which the prediction of the debiased objective is reported as bad."""
 
 
 def preference_metrics(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -18,13 +18,13 @@ from armorm.conversations import (
     PreferencePair,
     RatedResponse,
     prompt_key,
+    row_key,
 )
 from armorm.errors import InputError
 from armorm.features.engines import FeatureBackbone
 from armorm.features.merging import merge_prompts
 from armorm.features.store_format import RATING_COLUMN, TOO_LONG, index_table
 from armorm.features.store_writing import StoreWriter
-from armorm.files import sha256_of_json
 from armorm.progress import Advance
 
 Row = RatedResponse | PreferencePair
@@ -150,16 +150,11 @@ def extract_shard(
     )
 
 
-def content_key(prompt: str, response: str, ratings: Mapping[str, float]) -> str:
-    """Return a hash of a rated row: its prompt's key, its response and its ratings."""
-    return sha256_of_json([prompt, response, dict(ratings)])[:32]
-
-
 def _index_lines(
     row: Row, encoded: EncodedPrompt | str, first_response: int, objectives: Sequence[str]
 ) -> list[dict[str, object]]:
     """Return the lines of the index for a row, one for each response."""
-    key = prompt_key(row.prompt)
+    key = row_key(row)
     sides: tuple[str, ...] = ("rated",)
     subset, ratings = row.source, {}
     if isinstance(row, PreferencePair):
@@ -171,8 +166,8 @@ def _index_lines(
         line: dict[str, object] = {
             "side": side,
             "id": row.id,
-            "prompt_key": key,
-            "content_key": content_key(key, text, ratings),
+            "prompt_key": prompt_key(row.prompt),
+            "row_key": key,
             "source": row.source,
             "subset": subset,
             "held_out": row.held_out,

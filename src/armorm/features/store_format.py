@@ -169,7 +169,7 @@ def index_table(lines: Sequence[dict[str, Any]], objectives: Sequence[str]) -> p
             ("side", pa.string()),
             ("id", pa.string()),
             ("prompt_key", pa.string()),
-            ("content_key", pa.string()),
+            ("row_key", pa.string()),
             ("source", pa.string()),
             ("subset", pa.string()),
             ("held_out", pa.bool_()),

@@ -31,8 +31,8 @@ from armorm.heads.options import Correlation, DebiasingOptions
 TOLERANCE = 1e-6
 """Correlations below this count as zero."""
 
-LOW_SPEARMAN = 0.3
-"""Held-out rank correlation of an objective below which subtracting it subtracts mostly noise."""
+LOW_R2 = 0.3
+"""Held-out R² of the subtracted objective below which its prediction stands for little of it."""
 
 MANY_ROWS = 20_000
 """Above this a correlation is smooth in the penalty, and is scanned in wider steps."""
@@ -88,7 +88,7 @@ def fit_debiasing(
     options: DebiasingOptions | None = None,
     *,
     confounder: Float[np.ndarray, " rows"] | None = None,
-    held_out_spearman: float | None = None,
+    held_out_r2: float | None = None,
 ) -> VerbosityDebiasing:
     """Find the penalty of every objective on a reference set.
 
@@ -98,8 +98,8 @@ def fit_debiasing(
         options: The options ``correlation`` and ``negative`` are used.
         confounder: Values that the correlation is measured with, such as the length of each
             response; default the verbosity reward itself (the paper's).
-        held_out_spearman: Rank correlation of the verbosity objective's predictions with its
-            ratings on held-out rows; a low one gives a warning in the result.
+        held_out_r2: Share of the variance of the verbosity objective's ratings that the head
+            predicts on held-out rows; a low one gives a warning in the result.
 
     Raises:
         ArmormError: there are too few rows, or the confounder is constant over them.
@@ -165,16 +165,18 @@ def fit_debiasing(
         before,
         after,
         outcomes,
-        _warning(held_out_spearman),
+        _warning(held_out_r2),
     )
 
 
-def _warning(spearman: float | None) -> str | None:
-    if spearman is None or spearman >= LOW_SPEARMAN:
+def _warning(r2: float | None) -> str | None:
+    if r2 is None or r2 >= LOW_R2:
         return None
     return (
-        f"The head predicts the subtracted objective badly (held-out Spearman {spearman:.2f}): "
-        "subtracting it subtracts mostly noise. Debias by an objective that it predicts, or not."
+        f"The head predicts the subtracted objective badly (R² {r2:.2f} on held-out ratings), so "
+        "subtracting its prediction removes little of the real one and adds noise. Rate more "
+        "responses for it, debias by an objective that is predicted, or see the correlations with "
+        "tokens and characters."
     )
 
 

@@ -209,19 +209,22 @@ class RewardPairs:
         """Return training and validation pairs that share no prompt.
 
         Args:
-            fraction: Share of the prompts whose pairs validate.
+            fraction: Share of the prompts whose pairs validate; at least one prompt is on either
+                side, however small or large the share.
             seed: Seed of the draw.
 
         Raises:
-            ArmormError: one of the two would have no pair.
+            ArmormError: All pairs have the same prompt.
         """
-        drawn = np.random.default_rng([seed, 1]).random(len(self.prompts)) < fraction
-        validates = drawn[self.prompt.numpy()]
-        if validates.all() or not validates.any():
+        prompts = np.unique(self.prompt.numpy())
+        if len(prompts) < 2:
             raise ArmormError(
-                f"A validation fraction of {fraction} puts all {len(self)} pairs on one side. "
-                "Choose another fraction, or add preference data."
+                f"A validation set needs pairs of at least 2 prompts; these have {len(prompts)}. "
+                "Add preference data, or set gate.validation_fraction: 0."
             )
+        count = min(max(round(fraction * len(prompts)), 1), len(prompts) - 1)
+        drawn = np.random.default_rng([seed, 1]).choice(prompts, count, replace=False)
+        validates = np.isin(self.prompt.numpy(), drawn)
         return self.where(~validates), self.where(validates)
 
     def without_prompts(self) -> RewardPairs:

@@ -62,8 +62,7 @@ def model_card(
         debiased_objective=plain(str(debiasing.get("objective") or "verbosity")),
         steering=None if steering is None else plain(json.dumps(steering, ensure_ascii=False)),
         held_out=metrics.get("pairs", {}).get("held_out"),
-        accuracy=_percentages(metrics.get("accuracy", {})),
-        accuracy_shorter_won=_percentages(metrics.get("accuracy_shorter_won", {})),
+        methods=[_method(name, one) for name, one in metrics.get("methods", {}).items()],
         sources=_sources(training),
         license_id=None if license_id is None else plain(license_id),
         backbone=base_model,
@@ -142,10 +141,21 @@ def _sources(training: Mapping[str, Any]) -> list[str]:
     return sorted(set(names))
 
 
-def _percentages(shares: Mapping[str, float | None]) -> dict[str, str]:
+def _method(name: str, found: Mapping[str, Any]) -> dict[str, str]:
+    p = found.get("mcnemar_p")
     return {
-        method: "–" if share is None else f"{100 * share:.1f} %" for method, share in shares.items()
+        "name": plain(name.replace("_", " ")),
+        **{part: _share(found.get(part, {})) for part in ("all", "shorter_won", "longer_won")},
+        "p": "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}",
     }
+
+
+def _share(found: Mapping[str, Any]) -> str:
+    """Return an accuracy with its interval, in per cent."""
+    share, low, high = (found.get(key) for key in ("accuracy", "low", "high"))
+    if share is None or low is None or high is None:
+        return "–"
+    return f"{100 * share:.1f} ({100 * low:.1f}–{100 * high:.1f})"
 
 
 def plain(text: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 from armorm.conversations import PreferencePair, RatedResponse
 from armorm.conversations.messages import with_response
 from armorm.data import Loaded, read_preferences, read_rated, separate_prompts
+from armorm.evaluation.data_account import DataAccount, RowAccount
 from armorm.features import (
     ExtractionSummary,
     FeatureBackbone,
@@ -125,22 +126,23 @@ def _extract(
         ]
     if not Process.current().is_first:
         return
-    account = {
-        kind: {
+    accounts = [
+        RowAccount(
             **tally.as_dict(),
-            "too_long": store.manifest.skipped_rows - store.manifest.refused_rows,
-            "refused_by_template": store.manifest.refused_rows,
-            "prompts": store.manifest.prompts,
-            "sha256": store.manifest.data_sha256,
-            "extraction": summary.as_dict(),
-        }
-        for kind, tally, store, summary in zip(
-            ("rated", "preferences"), (rated.tally, pairs.tally), stores, summaries, strict=True
+            too_long=store.manifest.skipped_rows - store.manifest.refused_rows,
+            refused_by_template=store.manifest.refused_rows,
+            prompts=store.manifest.prompts,
+            sha256=store.manifest.data_sha256,
+            extraction=summary.as_dict(),
         )
-    }
+        for tally, store, summary in zip((rated.tally, pairs.tally), stores, summaries, strict=True)
+    ]
     write_atomically(run.recipe, recipe.dump().encode())
     _write_held_out_pairs(run.held_out_pairs, pairs.rows)
-    write_json(run.data_report, {**account, "seconds": time.perf_counter() - started})
+    account = DataAccount(
+        rated=accounts[0], preferences=accounts[1], seconds=time.perf_counter() - started
+    )
+    write_json(run.data_report, account.as_dict())
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 
 from armorm.errors import ArmormError
+from armorm.evaluation.data_account import DataAccount
 from armorm.evaluation.debiasing_report import DebiasingReport, debiasing_report
 from armorm.evaluation.report import ExplainedPair, explained_pair, write_run_report
 from armorm.evaluation.run_metrics import (
@@ -26,7 +27,7 @@ from armorm.evaluation.run_metrics import (
 )
 from armorm.features import Backbone, FeatureStore
 from armorm.features.store import PairIndex
-from armorm.files import read_json, write_json
+from armorm.files import write_json
 from armorm.heads import (
     DebiasingOptions,
     GateTraining,
@@ -96,11 +97,12 @@ def _fit_gate(
 ) -> TrainingResult:
     store = FeatureStore.open(run.preference_features)
     head, head_report = load_head(run.head)
+    data = DataAccount.load(run.data_report)
     pairs, rewards = store.pairs(), rewards_of_responses(store, head)
     backbone = backbone or load_backbone(recipe, run)
 
     started = time.perf_counter()
-    debiasing = debias(recipe, store, rewards, pairs)
+    debiasing = debias(recipe, store, rewards, pairs, head_report)
     debiased_at = time.perf_counter()
     all_pairs = reward_pairs(store, pairs, rewards @ debiasing.transform)
     gates = _train_gates(recipe, run, all_pairs.where(~pairs.held_out), backbone, show_progress)
@@ -121,6 +123,7 @@ def _fit_gate(
     metrics = _run_metrics(
         recipe,
         run,
+        data,
         head_report,
         preferences,
         _debiasing_report(recipe, store, rewards, pairs, debiasing),
@@ -228,6 +231,7 @@ def _feature_differences(
 def _run_metrics(
     recipe: Recipe,
     run: RunFolder,
+    data: DataAccount,
     head: HeadReport,
     preferences: PreferenceMetrics,
     debiasing: DebiasingReport,
@@ -235,10 +239,10 @@ def _run_metrics(
     spread: SeedSpread | None,
     own_seconds: Mapping[str, float],
 ) -> RunMetrics:
-    data, tuning = read_json(run.data_report), tuning_reports(recipe, run)
+    tuning = tuning_reports(recipe, run)
     seconds = {
         **{stage: report["seconds"] for stage, report in tuning.items()},
-        "features": data["seconds"],
+        "features": data.seconds,
         "head": head.seconds,
         **own_seconds,
     }
@@ -252,7 +256,7 @@ def _run_metrics(
         gate_seeds=spread,
         tuning=tuning,
         seconds={**seconds, "total": sum(seconds.values())},
-        data={kind: data[kind] for kind in ("rated", "preferences")},
+        data=data,
     )
 
 
@@ -312,6 +316,7 @@ def debias(
     store: FeatureStore,
     rewards: Float[np.ndarray, "responses objectives"],
     pairs: PairIndex,
+    head: HeadReport,
 ) -> VerbosityDebiasing:
     """Fit the debiasing that the recipe asks for on its reference responses."""
     section = recipe.debiasing
@@ -324,6 +329,7 @@ def debias(
         objectives.column(section.objective),
         section,
         confounder=_measured_confounder(store, section, responses),
+        held_out_r2=head.objectives[section.objective].r2,
     )
 
 

@@ -17,18 +17,18 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from armorm.conversations import RatedResponse, prompt_key
+from armorm.conversations import RatedResponse, row_key
 from armorm.conversations.messages import Tally
 from armorm.data import DataSource, InvalidPolicy, Loaded, read_rated
 from armorm.data.splitting import held_out_prompts, keep_apart
 from armorm.errors import ArmormError, StoreError
 from armorm.features import FeatureStore, extract_features
 from armorm.features.extraction import hash_rows
-from armorm.features.shards import content_key
 from armorm.heads import RewardHead, held_out_errors
 from armorm.training.head_stage import fit_head_of
 from armorm.training.recipe import Recipe
 from armorm.training.run_backbone import feature_engine
+from armorm.training.run_folder import RunFolder
 from armorm.training.statistics import HeadStatistics, refuse_missing
 
 HELD_OUT = "held out by the recipe's rule"
@@ -72,10 +72,22 @@ def update_head(
 
     Raises:
         ArmormError: a row to remove is not in the head, or the data hold no usable row; or rows
-            are to be removed from a head whose backbone was fine-tuned on them.
+            are to be removed from a head whose backbone was fine-tuned on them; or the folder is
+            in use by another process.
         InputError: a row is invalid.
     """
-    run, started = Path(run), time.perf_counter()
+    with RunFolder.of(Path(run)).locked(f"changing the head ({change})"):
+        return _update_head(Path(run), data, change, invalid, show_progress)
+
+
+def _update_head(
+    run: Path,
+    data: Sequence[DataSource],
+    change: Literal["add", "remove"],
+    invalid: InvalidPolicy,
+    show_progress: bool,
+) -> HeadUpdate:
+    started = time.perf_counter()
     recipe = Recipe.load(run / "recipe.yaml")
     _check_is_ridge(recipe, run)
     if change == "remove" and recipe.head.method == "finetune":
@@ -124,7 +136,7 @@ def _new_rows(
     for number, row in enumerate(rated.rows):
         if row.held_out:
             tally.skip(HELD_OUT)
-        elif copies[_key(row)]:
+        elif copies[row_key(row)]:
             tally.skip(KNOWN)
         else:
             numbers.append(number)
@@ -143,7 +155,7 @@ def _known_rows(rated: Loaded[RatedResponse], known: HeadStatistics) -> Sequence
         if row.held_out:
             rated.tally.skip(HELD_OUT)
             continue
-        key = _key(row)
+        key = row_key(row)
         sources = [name for name in (row.source, *sorted(left)) if left[name][key]]
         if sources:
             left[sources[0]][key] -= 1
@@ -151,10 +163,6 @@ def _known_rows(rated: Loaded[RatedResponse], known: HeadStatistics) -> Sequence
         missing += not sources
     refuse_missing(missing, len(found) + missing)
     return found
-
-
-def _key(row: RatedResponse) -> str:
-    return content_key(prompt_key(row.prompt), row.response, row.ratings)
 
 
 def _prompts_held_out(run: Path) -> set[str]:
@@ -183,10 +191,16 @@ def merge_heads(runs: Sequence[str | Path], output: str | Path) -> HeadStatistic
         The statistics of all runs.
 
     Raises:
-        ArmormError: a row is in two of the runs, or one trains on a prompt that another holds out.
+        ArmormError: a row is in two of the runs, or one trains on a prompt that another holds out;
+            or ``output`` is in use by another process.
         StoreError: their settings differ.
     """
-    started, output = time.perf_counter(), Path(output)
+    with RunFolder.of(Path(output)).locked("merging heads"):
+        return _merge_heads(runs, Path(output))
+
+
+def _merge_heads(runs: Sequence[str | Path], output: Path) -> HeadStatistics:
+    started = time.perf_counter()
     recipe = Recipe.load(output / "recipe.yaml")
     _check_is_ridge(recipe, output)
     total = HeadStatistics.load(Path(runs[0]) / "head" / "statistics")

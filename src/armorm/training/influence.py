@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from armorm.conversations import (
     Conversation,
     RatedResponse,
-    prompt_key,
+    row_key,
     validate_prompt,
     validate_response,
 )
@@ -24,7 +24,6 @@ from armorm.conversations.messages import Message, Tally
 from armorm.data.reading import rated_rows
 from armorm.errors import ArmormError
 from armorm.features import FeatureStore
-from armorm.features.shards import content_key
 from armorm.heads import Influence, RewardHead, most_influential_rows
 from armorm.heads.uncertainty import ridge_factor
 from armorm.model.loading import load_checkpoint
@@ -128,12 +127,12 @@ def head_influence(
     rows = _TrainingRows(run, statistics)
     found = most_influential_rows(feature, rows.blocks(column), factor, head.weight[column], top)
     lines = rows.lines([influence.row for influence in found])
-    texts = _texts(recipe, {line["content_key"] for line in lines}) if with_text else {}
+    texts = _texts(recipe, {line["row_key"] for line in lines}) if with_text else {}
     return InfluenceReport(
         objective=asked.name,
         prediction=asked.to_rating(float(head.weight[column] @ feature)),
         rows=tuple(
-            _described(influence, line, texts.get(line["content_key"]), asked)
+            _described(influence, line, texts.get(line["row_key"]), asked)
             for influence, line in zip(found, lines, strict=True)
         ),
         rows_searched=rows.searched,
@@ -223,7 +222,7 @@ def _used(store: FeatureStore, known: Counter[str]) -> npt.NDArray[np.bool_]:
     """Return a mask of the responses in the head, and remove them from ``known``."""
     lines = store.responses()
     used = np.zeros(lines.num_rows, dtype=bool)
-    pairs = zip(lines["content_key"].to_pylist(), lines["held_out"].to_pylist(), strict=True)
+    pairs = zip(lines["row_key"].to_pylist(), lines["held_out"].to_pylist(), strict=True)
     for number, (key, held_out) in enumerate(pairs):
         if not held_out and known[key] > 0:
             known[key] -= 1
@@ -236,7 +235,7 @@ def _first_copies(
 ) -> npt.NDArray[np.int64]:
     """Return the number of copies of each row: all of them at the first one, 0 at the others."""
     copies = np.zeros(len(used), np.int64)
-    keys = store.responses()["content_key"].to_pylist()
+    keys = store.responses()["row_key"].to_pylist()
     for number in np.flatnonzero(used):
         copies[number] = found.pop(keys[number], 0)
     return copies
@@ -249,7 +248,7 @@ def _texts(recipe: Recipe, keys: Collection[str]) -> dict[str, RatedResponse]:
         try:
             for row in rated_rows(source, recipe.objective_set(), Tally()):
                 if isinstance(row, RatedResponse):
-                    key = content_key(prompt_key(row.prompt), row.response, row.ratings)
+                    key = row_key(row)
                     if key in keys:
                         found[key] = row
                 if len(found) == len(keys):

@@ -125,10 +125,10 @@ class HeadStatistics:
             held_out=held_out,
         )
         statistics = cls(settings, RidgeStatistics.by_source(store, folds=folds, seed=seed))
-        lines = store.responses().select(["content_key", "prompt_key", "source", "held_out"])
+        lines = store.responses().select(["row_key", "prompt_key", "source", "held_out"])
         for line in lines.to_pylist():
             if not line["held_out"]:
-                statistics._note_row(line["content_key"], line["prompt_key"], line["source"])
+                statistics._note_row(line["row_key"], line["prompt_key"], line["source"])
         return statistics
 
     def _note_row(self, row: str, prompt: str, source: str) -> None:

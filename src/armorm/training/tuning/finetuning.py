@@ -63,8 +63,16 @@ def finetune_stage(
     Raises:
         StoreError: ``output`` holds a training with other settings.
         MissingExtraError: Adapters are asked for and PEFT is not installed.
+        ArmormError: The folder is in use by another process.
     """
     run = RunFolder.of(output)
+    with run.locked("fine-tuning the backbone"):
+        _finetune_in(run, recipe, data, show_progress)
+
+
+def _finetune_in(
+    run: RunFolder, recipe: Recipe, data: RecipeData | None, show_progress: bool
+) -> None:
     rated, _ = data or read_data(recipe, run, show_progress=show_progress)
     section = recipe.head.finetune
     start = backbone_folder(recipe, run, before_finetuning=True)

@@ -62,7 +62,8 @@ def pretrain_stage(
         show_progress: Draw progress bars on standard error.
 
     Raises:
-        ArmormError: The recipe has no such section, or no pair is left to train on.
+        ArmormError: The recipe has no such section, no pair is left to train on, or the folder is
+            in use by another process.
         StoreError: ``output`` holds a training with other settings.
         MissingExtraError: TRL is not installed, or PEFT if adapters are asked for.
     """
@@ -70,6 +71,17 @@ def pretrain_stage(
     if section is None:
         raise ArmormError("The recipe has no section `pretraining`. Add one: `pretraining: {}`.")
     run = RunFolder.of(output)
+    with run.locked("pre-training the backbone"):
+        _pretrain_in(run, recipe, section, data, show_progress)
+
+
+def _pretrain_in(
+    run: RunFolder,
+    recipe: Recipe,
+    section: PretrainingOptions,
+    data: RecipeData | None,
+    show_progress: bool,
+) -> None:
     data = data or read_data(recipe, run, show_progress=show_progress)
     pairs = pretraining_pairs(recipe, data, scratch=run.path, show_progress=show_progress)
     if section.preferences is not None and pairs.invalid:
