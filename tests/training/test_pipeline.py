@@ -136,7 +136,11 @@ def test_a_held_out_pair_that_overflows_is_named_before_any_training(tmp_path):
     for number, word in enumerate(WORDS[4:20]):
         split = "val" if number >= 12 else "train"
         asked = {"prompt": f"{word} ?", "split": split}
-        rated.append({**asked, "response": "ok", "ratings": {"tone": number % 5}})
+        messages = [
+            {"role": "user", "content": asked["prompt"]},
+            {"role": "assistant", "content": "ok"},
+        ]
+        rated.append({"messages": messages, "split": split, "ratings": {"tone": number % 5}})
         chosen = "Knowledge" if number == 13 else "ok"
         pairs.append({**asked, "id": f"pair {number}", "chosen": chosen, "rejected": "no thanks"})
     recipe = {
