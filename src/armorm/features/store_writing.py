@@ -114,12 +114,16 @@ class StoreWriter:
         try:
             _check_finite(tensors, features, index)
         except NonFiniteError:
-            self.manifest = self.manifest.model_copy(update={"unusable": True})
-            self._write_manifest()
+            self.mark_unusable()
             raise
         content = save_safetensors(tensors)
         write_atomically(self._shard(shard), content)
         self._write_part(shard, index, hashlib.sha256(content).hexdigest())
+
+    def mark_unusable(self) -> None:
+        """Let a run with other settings replace the store; one with the same settings keeps it."""
+        self.manifest = self.manifest.model_copy(update={"unusable": True})
+        self._write_manifest()
 
     def finish(self) -> FeatureStore:
         """Join the index parts, mark the store complete, and delete the parts.

@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 from armorm.conversations import PreferencePair, RatedResponse
 from armorm.conversations.messages import with_response
 from armorm.data import Loaded, read_preferences, read_rated, separate_prompts
+from armorm.errors import NonFiniteError
 from armorm.evaluation.data_account import DataAccount, RowAccount
 from armorm.features import (
     ExtractionSummary,
@@ -21,6 +22,7 @@ from armorm.features import (
     extract_features,
 )
 from armorm.features.extraction import Rows
+from armorm.features.store_writing import StoreWriter
 from armorm.files import json_line, open_atomically, write_atomically, write_json
 from armorm.objectives import ObjectiveSet
 from armorm.training.checks import check_before_reading, check_rows
@@ -120,10 +122,14 @@ def _extract(
     objectives = recipe.objective_set()
     here = _extraction_in_process(recipe, run, backbone)
     with nullcontext(make_store) if make_store else here as make:
-        stores = [
-            make(rated.rows, path=run.rated_features, objectives=objectives, **options),
-            make(pairs.rows, path=run.preference_features, **options),
-        ]
+        stores = [make(rated.rows, path=run.rated_features, objectives=objectives, **options)]
+        try:
+            stores.append(make(pairs.rows, path=run.preference_features, **options))
+        except NonFiniteError:
+            # Another number format is the remedy, and both stores must have the same.
+            if Process.current().is_first:
+                StoreWriter.join(run.rated_features).mark_unusable()
+            raise
     if not Process.current().is_first:
         return
     accounts = [
