@@ -74,6 +74,7 @@ def run_metrics(**changes: object) -> RunMetrics:
             selection_errors=[[0.2, 0.1], [0.1, 0.3], [0.1, 0.2]],
             uncertainty={
                 "unavailable": None,
+                "missing": {},
                 "held_out_rows": 2,
                 "usual_novelty": 2.5,
                 "coverage": {

@@ -189,3 +189,22 @@ def test_too_few_rows_to_tell_the_noise_is_said():
     x, y = generator.normal(size=(5, 20)), generator.normal(size=(5, 1))
     with pytest.raises(ArmormError, match="degrees of freedom"):
         _fit(x, y, alpha=1e-6)
+
+
+def test_an_objective_with_too_few_rows_leaves_the_others_their_deviations():
+    generator = np.random.default_rng(0)
+    x, y = generator.normal(size=(200, 20)), generator.normal(size=(200, 2))
+    _, alone = _fit(x, y[:, :1], alpha=1e-6)
+    y[5:, 1] = np.nan
+    _, uncertainty = _fit(x, y, alpha=1e-6)
+    assert list(uncertainty.missing) == ["objective 1"]
+    assert "degrees of freedom" in uncertainty.missing["objective 1"]
+    again = HeadUncertainty.from_bytes(uncertainty.to_bytes())
+    deviations = again.deviations(x)
+    assert deviations[:, 0] == pytest.approx(alone.deviations(x)[:, 0], rel=1e-5)
+    assert np.isnan(deviations[:, 1]).all()
+    counted = np.tile([0.7, 0.3], (200, 1))
+    assert np.isnan(again.score_deviations(deviations, counted)).all()
+    counted[:, 1] = 0.0
+    only_first = again.score_deviations(deviations, counted)
+    assert only_first == pytest.approx(0.7 * deviations[:, 0], rel=1e-9)

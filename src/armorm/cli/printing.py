@@ -142,6 +142,8 @@ def _print_intervals(uncertainty: Mapping[str, Any]) -> None:
             style="yellow",
         )
         return
+    for reason in uncertainty["missing"].values():
+        console.print(f"No interval: {escape(reason)}", style="yellow")
     covered = [levels["0.9"] for levels in uncertainty["coverage"].values()]
     rated = [share for share in covered if share is not None]
     if rated:
@@ -255,10 +257,14 @@ def print_explanation(explanation: Explanation) -> None:
             _bar(share.contribution, largest),
         )
     console.print(table)
-    if explanation.deviation is not None:
+    if explanation.novelty is not None:
+        of_score = (
+            "too few rows rate an objective for that of the score"
+            if explanation.deviation is None
+            else f"of the score it is {explanation.deviation:.4f}"
+        )
         console.print(
-            "± is one standard deviation of a new rating; of the score it is "
-            f"{explanation.deviation:.4f}. "
+            f"± is one standard deviation of a new rating; {of_score}. "
             f"Novelty {explanation.novelty:.2f} (1 is a typical rated row)."
         )
     if explanation.novel:

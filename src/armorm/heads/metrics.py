@@ -71,7 +71,7 @@ def coverage(
     """
     found: list[dict[str, float | None]] = []
     for prediction, deviation, reward in zip(predicted.T, deviations.T, rewards.T, strict=True):
-        rated = ~np.isnan(reward)
+        rated = ~np.isnan(reward) & ~np.isnan(deviation)
         distance = np.abs(reward[rated] - prediction[rated]) / deviation[rated]
         within = {level: distance <= scipy.stats.norm.ppf(0.5 + level / 2) for level in LEVELS}
         found.append(

@@ -20,8 +20,8 @@ in for a covariance that depends on the response.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +57,8 @@ class HeadUncertainty:
         weight_sha256: Fingerprint of the weights whose uncertainty this is.
         usual_novelty: What the novelty of 99 % of held-out rated rows stays below; ``None`` where
             none were held out.
+        missing: Reason of each objective whose noise is NaN, since too few rows rate it; not in
+            the file.
     """
 
     factors: Float[np.ndarray, "groups features features"]
@@ -67,6 +69,7 @@ class HeadUncertainty:
     typical_leverage: float
     weight_sha256: str
     usual_novelty: float | None = None
+    missing: Mapping[str, str] = field(default_factory=dict)
 
     def deviations(
         self, features: Float[np.ndarray, "rows features"]
@@ -89,7 +92,8 @@ class HeadUncertainty:
             deviations: What :meth:`deviations` says of the rows.
             coefficients: What each objective counts.
         """
-        parts = coefficients * deviations
+        # An objective that does not count needs no deviation.
+        parts = np.where(coefficients == 0, 0.0, coefficients * deviations)
         variance = np.einsum("ri,ij,rj->r", parts, self.correlation, parts)
         score_deviations: Float[np.ndarray, " rows"] = np.sqrt(np.maximum(variance, 0.0))
         return score_deviations
@@ -162,9 +166,12 @@ def fit_uncertainty(
         head: The fitted head; its penalties are used.
         names: Names of the objectives, for errors.
 
+    An objective with too few rows for its noise to be estimated, or whose penalty leaves its
+    system singular, has no deviation; the others keep theirs.
+
     Raises:
-        ArmormError: an objective has too few rows for its noise to be estimated, or a penalty
-            leaves its system singular.
+        ArmormError: No objective has a deviation, or all rated rows together leave the system
+            singular.
     """
     names = names or [f"objective {i}" for i in range(statistics.objectives)]
     squares, correlation = _residuals(statistics, head.weight)
@@ -173,21 +180,32 @@ def fit_uncertainty(
     freedoms: list[float] = []
     group = np.empty(statistics.objectives, np.int64)
     noise = np.empty(statistics.objectives)
+    missing: dict[str, str] = {}
     for objective, alpha in enumerate(head.alphas):
         patterns = statistics.patterns_rating(objective)
         if (patterns, alpha) not in numbers:
+            try:
+                factor = ridge_factor(statistics, objective, alpha, names[objective])
+            except ArmormError as error:
+                missing[names[objective]] = str(error)
+                noise[objective], group[objective] = np.nan, 0
+                continue
             numbers[patterns, alpha] = len(factors)
-            factors.append(ridge_factor(statistics, objective, alpha, names[objective]))
-            freedoms.append(degrees_of_freedom(factors[-1], alpha))
+            factors.append(factor)
+            freedoms.append(degrees_of_freedom(factor, alpha))
         group[objective] = numbers[patterns, alpha]
         freedom = freedoms[group[objective]]
         spare = statistics.rows_rating(objective) - freedom
         if spare < 1:
-            raise ArmormError(
+            missing[names[objective]] = (
                 f"{names[objective]} has {statistics.rows_rating(objective)} rows for {freedom:.0f}"
                 " degrees of freedom: its noise cannot be told from the fit. Rate more rows."
             )
+            noise[objective] = np.nan
+            continue
         noise[objective] = np.sqrt(squares[objective] / spare)
+    if len(missing) == statistics.objectives:
+        raise ArmormError(" ".join(missing.values()))
     alpha = float(np.median(head.alphas))
     together = _factor(statistics.gram(statistics.patterns), alpha, "the rated rows together")
     typical = degrees_of_freedom(together, alpha) / statistics.rows
@@ -199,6 +217,7 @@ def fit_uncertainty(
         together,
         typical,
         fingerprint_of_weight(head.weight),
+        missing=missing,
     )
 
 

@@ -21,9 +21,10 @@ class RewardUncertainty:
     """Standard deviations and novelty of n responses (:mod:`armorm.heads.uncertainty`).
 
     Attributes:
-        deviations: Standard deviation of a new rating around the prediction, in unit rewards.
-            Shape (n, k).
-        score: Standard deviation of the score, for given coefficients. Shape (n,).
+        deviations: Standard deviation of a new rating around the prediction, in unit rewards;
+            NaN for an objective that too few rows rate. Shape (n, k).
+        score: Standard deviation of the score, for given coefficients; NaN if an objective that
+            counts has none. Shape (n,).
         novelty: Distance of the response's features from those of the rated rows; 1 is typical.
             Shape (n,).
         usual_novelty: 99th percentile of the novelty of held-out rated rows, if known.
@@ -52,13 +53,18 @@ class RewardUncertainty:
         per_row = zip(*(column.tolist() for column in columns), strict=True)
         return [
             {
-                "deviations": dict(zip(objectives, deviations, strict=True)),
-                "score_deviation": score,
+                "deviations": dict(zip(objectives, map(finite_or_none, deviations), strict=True)),
+                "score_deviation": finite_or_none(score),
                 "novelty": novelty,
                 "novel": novel,
             }
             for deviations, score, novelty, novel in per_row
         ]
+
+
+def finite_or_none(value: float) -> float | None:
+    """Return the number, or ``None`` for NaN and infinity."""
+    return value if math.isfinite(value) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +116,7 @@ class Rewards:
         """True for each row whose numbers are all finite; no other row holds a score."""
         tables = [self.score[:, None], self.rewards, self.coefficients]
         if self.uncertainty is not None:
-            more = self.uncertainty
-            tables += [more.deviations, more.score[:, None], more.novelty[:, None]]
+            tables.append(self.uncertainty.novelty[:, None])
         finite: Tensor = torch.cat(tables, dim=1).isfinite().all(dim=1)
         return finite
 

@@ -8,6 +8,7 @@ from armorm.model.answers import (
     ObjectiveDifference,
     ObjectiveShare,
     Rewards,
+    finite_or_none,
 )
 from armorm.objectives import ObjectiveSet
 
@@ -26,7 +27,9 @@ def explanation_of(rewards: Rewards, objectives: ObjectiveSet) -> Explanation:
             contribution=float(rewards.contributions[0, i]),
             deviation=None
             if sure is None
-            else float(sure.deviations[0, i]) * abs(objective.unit_one - objective.unit_zero),
+            else finite_or_none(
+                float(sure.deviations[0, i]) * abs(objective.unit_one - objective.unit_zero)
+            ),
         )
         for i, objective in enumerate(objectives)
     ]
@@ -34,7 +37,7 @@ def explanation_of(rewards: Rewards, objectives: ObjectiveSet) -> Explanation:
     return Explanation(
         score=float(rewards.score[0]),
         objectives=tuple(shares),
-        deviation=None if sure is None else float(sure.score[0]),
+        deviation=None if sure is None else finite_or_none(float(sure.score[0])),
         novelty=None if sure is None else float(sure.novelty[0]),
         novel=None if sure is None or sure.usual_novelty is None else bool(sure.novel[0]),
         steering=rewards.steering,

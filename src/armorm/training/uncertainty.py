@@ -42,7 +42,8 @@ def save_uncertainty(
         withheld: Why there is to be none.
 
     Returns:
-        ``unavailable`` (why there is none, else ``None``); ``held_out_rows``; ``usual_novelty``;
+        ``unavailable`` (why there is none, else ``None``); ``missing`` (reason of each objective
+        without a deviation); ``held_out_rows``; ``usual_novelty``;
         ``coverage`` of each objective: ``{nominal: measured}`` shares of held-out ratings within
         the interval.
     """
@@ -59,6 +60,7 @@ def save_uncertainty(
     covered = coverage(head.rewards(features), uncertainty.deviations(features), ratings)
     return {
         "unavailable": None,
+        "missing": dict(uncertainty.missing),
         "held_out_rows": len(features),
         "usual_novelty": uncertainty.usual_novelty,
         "coverage": dict(zip(objectives.names, covered, strict=True)),
