@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from transformers.utils import chat_template_utils
 
 from armorm import PAPER_OBJECTIVES, Backbone, InputError, RewardModel
 from armorm.errors import CheckpointError
+from armorm.heads import GatingNetwork
 from tests.tiny import TEMPLATES, released_heads, save_tiny_backbone, save_tiny_released
 from tests.tiny_models import PROMPT, conversation, make_heads
 
@@ -163,6 +165,17 @@ def test_the_score_is_the_same_tomorrow(tmp_path, monkeypatch):
     unpinned = AutoTokenizer.from_pretrained(tmp_path / "b")
     text = unpinned.apply_chat_template(conversation("Paris"), tokenize=False)
     assert "2031" in text  # the clock was really moved
+
+
+def test_a_gate_without_hidden_layers_is_saved_and_loaded(model, tmp_path):
+    torch.manual_seed(0)
+    linear = GatingNetwork(model.heads.weight.shape[1], 19, n_hidden=0, temperature=2.0)
+    saved = RewardModel(model.backbone, replace(model.heads, gate=linear))
+    saved.save_pretrained(tmp_path / "linear")
+    assert json.loads((tmp_path / "linear" / "config.json").read_text())["gating_n_hidden"] == 0
+    gate = RewardModel.from_pretrained(tmp_path / "linear", device="cpu", dtype="float32").gate
+    prompts = torch.randn(3, model.heads.weight.shape[1])
+    torch.testing.assert_close(gate(prompts), linear(prompts))
 
 
 @pytest.fixture
