@@ -339,8 +339,16 @@ def test_the_card_of_a_trained_model_has_its_figures_and_data(tiny_backbone, tmp
     heads.training.update(
         {
             "metrics": {
-                "accuracy": {"gate": 0.875, "length": None},
-                "accuracy_shorter_won": {"gate": 0.5, "length": 0.0},
+                "accuracy": {"gate": 0.875},
+                "methods": {
+                    "gate": {
+                        "all": {"accuracy": 0.875, "low": 0.74, "high": 0.945},
+                        "shorter_won": {"accuracy": 0.5, "low": 0.3, "high": 0.7},
+                        "longer_won": {"accuracy": None, "low": None, "high": None},
+                        "mcnemar_p": None,
+                    },
+                    "length": {"mcnemar_p": 0.0004},
+                },
                 "pairs": {"held_out": 40},
             },
             "recipe": {
@@ -355,8 +363,8 @@ def test_the_card_of_a_trained_model_has_its_figures_and_data(tiny_backbone, tmp
     card = huggingface_hub.ModelCard.load(tmp_path / "m" / "README.md")
     assert card.data.datasets == ["nvidia/HelpSteer"]
     assert card.data.eval_results[0].metric_value == 0.875
-    assert "| gate | 87.5 % | 50.0 % |" in card.text
-    assert "| length | – | 0.0 % |" in card.text
+    assert "| gate | 87.5 (74.0–94.5) | 50.0 (30.0–70.0) | – | – |" in card.text
+    assert "| length | – | – | – | < 0.001 |" in card.text
     assert "| 0.250 |" in card.text
     assert "the file `pairs.jsonl`" in card.text
     assert "/home/someone" not in card.content
