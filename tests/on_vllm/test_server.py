@@ -101,7 +101,7 @@ def test_a_request_that_cannot_be_judged_is_refused_and_the_server_goes_on(addre
         post(address, "/classify", messages=prompt)
     assert refused.value.code == 400
     assert "no end of a user turn followed by a response" in refused.value.read().decode()
-    with pytest.raises(ArmormError, match=r"400: input = .*two BOS tokens"):
+    with pytest.raises(ArmormError, match=r"400: input_ids = .*two BOS tokens"):
         VllmClient(address).score_ids([[ids[0], *ids]])
     good = [*prompt, {"role": "assistant", "content": "ok"}]
     found = VllmClient(address).score([good])[0].score
