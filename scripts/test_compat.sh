@@ -15,7 +15,8 @@ if [ ! -x "$venv/bin/python" ]; then
         "$venv/bin/pip" install -q "torch==$torch+cpu" \
             --extra-index-url https://download.pytorch.org/whl/cpu 2>/dev/null ||
         "$venv/bin/pip" install -q "torch==$torch"
-    "$venv/bin/pip" install -q "transformers==$version" "numpy<2.3"
+    # transformers 4.51.0 itself cannot load any model without accelerate.
+    "$venv/bin/pip" install -q "transformers==$version" "accelerate<1.7" "numpy<2.3"
 fi
 .venv/bin/python scripts/compat_export.py make "$work"
 HF_HUB_OFFLINE=1 HF_MODULES_CACHE="$work/modules" \
