@@ -185,7 +185,8 @@ def _train(
         train_dataset=dataset,
         data_collator=collate,
     )
-    report = run_trainer(trainer, folder, len(dataset), "fine-tuning", show_progress)
+    lengths = [len(encoded.sequences[0]) for _, encoded in rows]
+    report = run_trainer(trainer, folder, lengths, "fine-tuning", show_progress)
     if section.gradient_checkpointing:
         backbone.model.gradient_checkpointing_disable()
     return report

@@ -150,8 +150,8 @@ def _pretrain(
         )
 
     trainer = _reward_trainer(recipe, section, backbone, encoded.training, folder)
-    trained_on = len(encoded.training)
-    report = run_trainer(trainer, folder, trained_on, "Bradley–Terry training", show_progress)
+    lengths = [max(map(len, pair.sequences)) for _, pair in encoded.training]
+    report = run_trainer(trainer, folder, lengths, "Bradley–Terry training", show_progress)
     model = merged(trainer.model)
     model.gradient_checkpointing_disable()
     decoder = getattr(model, model.base_model_prefix)

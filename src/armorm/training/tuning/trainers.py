@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from torch.utils.data import Sampler
 
 from armorm.errors import ArmormError
 from armorm.features import Backbone, Process
@@ -85,10 +87,54 @@ def training_arguments(
     return typed
 
 
+class SimilarLengths(Sampler[int]):
+    """Random rows for every optimiser step, sorted by length inside the step.
+
+    The conversations of one forward pass then have similar lengths and little padding, while the
+    gradient of a step is that of random rows.  The order depends on the seed and the epoch alone,
+    so a resumed training sees the same batches.
+
+    Args:
+        lengths: Number of tokens of each row.
+        step: Rows in one optimiser step.
+        seed: Seed of the order.
+    """
+
+    def __init__(self, lengths: Sequence[int], step: int, seed: int) -> None:
+        self._lengths = np.asarray(lengths)
+        self._step = step
+        self._seed = seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; the Trainer calls this."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.random.default_rng((self._seed, self._epoch)).permutation(len(self))
+        for start in range(0, len(order), self._step):
+            rows = order[start : start + self._step]
+            yield from rows[np.argsort(self._lengths[rows], kind="stable")].tolist()
+
+
 def run_trainer(
-    trainer: Any, folder: TuningFolder, rows: int, description: str, show_progress: bool
+    trainer: Any,
+    folder: TuningFolder,
+    lengths: Sequence[int],
+    description: str,
+    show_progress: bool,
 ) -> dict[str, Any]:
     """Train, from the last checkpoint if there is one.
+
+    Args:
+        trainer: Trainer of transformers, or a subclass.
+        folder: Folder with the checkpoints.
+        lengths: Number of tokens of each training row.
+        description: Title of the progress bar.
+        show_progress: Show it.
 
     Returns:
         ``steps``, ``rows`` and ``curve``: the mean loss up to each of some fifty steps.
@@ -99,9 +145,14 @@ def run_trainer(
     from transformers import PrinterCallback, TrainerCallback
 
     args = trainer.args
+    rows = len(lengths)
     per_epoch = math.ceil(
         math.ceil(rows / args.per_device_train_batch_size) / args.gradient_accumulation_steps
     )
+    order = SimilarLengths(
+        lengths, args.per_device_train_batch_size * args.gradient_accumulation_steps, args.seed
+    )
+    trainer._get_train_sampler = lambda *_: order
     steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)
     with progress_bar(description, steps, "steps", show_progress) as advance:
 
