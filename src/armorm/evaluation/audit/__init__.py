@@ -1,0 +1,1 @@
+"""Detectors of what a reward model pays for."""
