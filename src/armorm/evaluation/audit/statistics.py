@@ -229,7 +229,8 @@ class _Ranker:
         covariance = (ranks * weights[:, None]).T @ ranks
         deviation = np.sqrt(np.diag(covariance))
         with np.errstate(divide="ignore", invalid="ignore"):
-            return covariance / np.outer(deviation, deviation)
+            correlations: npt.NDArray[np.float64] = covariance / np.outer(deviation, deviation)
+        return correlations
 
 
 def _varied(column: Float[np.ndarray, " n"], clusters: Int[np.ndarray, " n"], size: int) -> bool:
