@@ -87,18 +87,18 @@ def run_metrics(**changes: object) -> RunMetrics:
         "debiasing": DebiasingReport(
             objective="verbosity",
             correlation="spearman",
-            confounder="tokens",
+            measured_by="tokens",
             found=tuple(
                 ConfounderCorrelations(
                     rows=rows,
                     responses=3,
-                    confounder=confounder,
+                    measured_by=measure,
                     correlation=kind,
                     before={"tone": 0.5, "safe": -0.25, "verbosity": 0.9},
                     after={"tone": after, "safe": -0.25, "verbosity": 0.0},
                 )
                 for rows, after in (("reference", 0.0), ("held_out", 0.375))
-                for confounder in ("objective", "tokens")
+                for measure in ("objective", "tokens")
                 for kind in ("spearman", "pearson")
             ),
         ),

@@ -62,11 +62,16 @@ def test_the_page_says_what_was_measured(tmp_path):
 
 def test_a_confounder_that_is_badly_predicted_is_a_warning(tmp_path):
     good = run_metrics()
-    assert "badly" not in page_of(tmp_path, good)
-    warning = "The head predicts the subtracted <b>objective badly"
-    bad = replace(good, debiasing=replace(good.debiasing, warning=warning))
-    assert bad.as_dict()["warnings"][-1] == warning
-    assert "subtracted &lt;b&gt;objective badly" in page_of(tmp_path, bad)
+    assert "hardly" not in page_of(tmp_path, good)
+    for spearman, objective in ((0.31, "<b>verbosity"), (None, "<b>verbosity"), (0.1, None)):
+        debiasing = replace(good.debiasing, objective=objective, held_out_spearman=spearman)
+        assert debiasing.warning is None
+    debiasing = replace(good.debiasing, objective="<b>verbosity", held_out_spearman=0.294)
+    bad = replace(good, debiasing=debiasing)
+    warning = bad.as_dict()["warnings"][-1]
+    assert warning == bad.as_dict()["debiasing"]["warning"]
+    assert all(part in warning for part in ("<b>verbosity", "0.29", "noise", "computed"))
+    assert "hardly predicts &lt;b&gt;verbosity" in page_of(tmp_path, bad)
 
 
 def test_a_run_with_less_to_show_still_has_its_page(tmp_path):
@@ -76,7 +81,7 @@ def test_a_run_with_less_to_show_still_has_its_page(tmp_path):
         preferences=preference_metrics(calibration=None, planted={}),
         gate_curve=(),
         gate_seeds=None,
-        debiasing=replace(metrics.debiasing, objective=None, confounder="objective"),
+        debiasing=replace(metrics.debiasing, objective=None, measured_by="objective"),
         head=replace(
             metrics.head,
             selection_errors=[],

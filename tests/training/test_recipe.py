@@ -138,7 +138,7 @@ def test_an_override_reaches_a_section_that_is_written_as_null(tmp_path):
         "seed=-1",
         "gate.validation_fraction=1",
         "gate.patience=2",
-        "debiasing.confounder=words",
+        "debiasing.measured_by=words",
         "data.held_out.fraction=.nan",
     ],
 )

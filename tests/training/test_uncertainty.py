@@ -40,7 +40,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "held_out": {"fraction": 0.2},
         },
         "head": {"alphas": [10.0]},
-        "debiasing": {"objective": "helpdesk-verbosity", "confounder": "tokens"},
+        "debiasing": {"objective": "helpdesk-verbosity", "measured_by": "tokens"},
         "gate": {"hidden_dim": 8, "n_hidden": 1, "steps": 10, "batch_size": 32},
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(content))
@@ -164,7 +164,7 @@ def test_uncertainty_can_be_left_out_and_too_few_rows_do_not_stop_a_run(recipe, 
 def test_the_debiasing_report_is_true_on_the_reference_and_on_held_out_rows(run):
     metrics = json.loads((run / "metrics.json").read_text())
     report = metrics["debiasing"]
-    assert (report["objective"], report["confounder"]) == ("helpdesk-verbosity", "tokens")
+    assert (report["objective"], report["measured_by"]) == ("helpdesk-verbosity", "tokens")
     store = FeatureStore.open(run / "features" / "preferences")
     x = np.concatenate([shard.double().numpy() for shard in store.response_features()])
     head, _ = load_head(run / "head")
@@ -173,17 +173,17 @@ def test_the_debiasing_report_is_true_on_the_reference_and_on_held_out_rows(run)
     penalties = json.loads((run / "model" / "armorm.json").read_text())["debiasing"]["penalties"]
     verbosity = list(penalties).index("helpdesk-verbosity")
     oracles = {"spearman": spearmanr, "pearson": pearsonr}
-    assert {(one["confounder"], one["correlation"]) for one in report["found"]} == {
-        (confounder, kind)
-        for confounder in ("objective", "tokens", "characters")
-        for kind in oracles
+    assert {(one["measured_by"], one["correlation"]) for one in report["found"]} == {
+        (measure, kind) for measure in ("objective", "tokens", "characters") for kind in oracles
     }
     for one in report["found"]:
         held_out = lines["held_out"].to_numpy()
         chosen = held_out if one["rows"] == "held_out" else ~held_out
         assert one["responses"] == chosen.sum()
         values = (
-            rewards[:, verbosity] if one["confounder"] == "objective" else lines[one["confounder"]]
+            rewards[:, verbosity]
+            if one["measured_by"] == "objective"
+            else lines[one["measured_by"]]
         )
         for column, (name, penalty) in enumerate(penalties.items()):
             oracle = oracles[one["correlation"]]

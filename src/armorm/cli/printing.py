@@ -93,11 +93,12 @@ def _accuracy_table(preferences: PreferenceMetrics) -> Table:
     table = Table(
         title=f"Accuracy on held-out preference pairs: {gate.all.n:,}, of which "
         f"{gate.shorter_won.n:,} won by the shorter, {gate.longer_won.n:,} by the longer response",
-        caption=f"Best single objective: {escape(preferences.best_single_objective)}. Intervals: "
-        "95 %. p: McNemar's test against the gate.",
+        caption=f"Best single objective: {escape(preferences.best_single_objective)}. Balanced: "
+        "mean of shorter won and longer won. Intervals: 95 %. p: McNemar's test against the gate.",
+        pad_edge=False,
     )
-    table.add_column("method", no_wrap=True)
-    for column in ("all", "shorter\nwon", "longer\nwon", "mean", "p"):
+    table.add_column("method", min_width=18)
+    for column in ("all", "shorter\nwon", "longer\nwon", "balanced", "p"):
         table.add_column(column, justify="right", no_wrap=True)
     for method, label in METHODS.items():
         one = preferences.methods[method]
@@ -106,7 +107,7 @@ def _accuracy_table(preferences: PreferenceMetrics) -> Table:
             _with_interval(one.all),
             _percent(one.shorter_won.accuracy),
             _percent(one.longer_won.accuracy),
-            _percent(one.balanced.accuracy),
+            _with_interval(one.balanced),
             p_value(one.mcnemar_p),
         )
     return table
@@ -154,7 +155,7 @@ def _print_intervals(uncertainty: Mapping[str, Any]) -> None:
 
 
 def _debiasing_table(debiasing: DebiasingReport) -> Table:
-    kind, other = debiasing.correlation.capitalize(), escape(debiasing.confounder_name)
+    kind, other = debiasing.correlation.capitalize(), escape(debiasing.measure_name)
     table = Table(title=f"{kind} correlation with {other}, before and after debiasing")
     table.add_column("objective")
     solved = debiasing.solved()
@@ -336,7 +337,8 @@ def _pairs_table(result: Mapping[str, Any]) -> Table:
     table.add_section()
     for label, key in (("shorter won", "shorter_won"), ("longer won", "longer_won")):
         table.add_row(label, f"{result[key]['n']:,}", _interval(result[key]))
-    table.add_row("mean of both", f"{result['balanced']['n']:,}", _interval(result["balanced"]))
+    both = result["balanced"]
+    table.add_row("balanced: mean of both", f"{both['n']:,}", _interval(both))
     table.add_row("longer response alone", f"{result['n']:,}", _interval(result["length"]))
     return table
 

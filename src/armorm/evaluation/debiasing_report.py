@@ -1,4 +1,4 @@
-"""Correlations that debiasing left, with every confounder, where it was fitted and held out."""
+"""Correlations that debiasing left, by every measure, where it was fitted and held out."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ from armorm.heads.debiasing import correlations
 from armorm.heads.options import Correlation
 from armorm.objectives import ObjectiveSet
 
+LOW_SPEARMAN = 0.3
+"""Held-out rank correlation of a confounder's ratings and predictions below which it is noise."""
+
 
 @dataclass(frozen=True, slots=True)
 class ConfounderCorrelations:
-    """Correlations of every objective with one confounder on one set of rows.
+    """Correlations of every objective with one quantity on one set of rows.
 
     Attributes:
         rows: ``reference`` or ``held_out``.
         responses: Number of responses.
-        confounder: ``objective``, ``tokens`` or ``characters``.
+        measured_by: ``objective``, ``tokens`` or ``characters``.
         correlation: Kind of correlation.
         before: Correlation of each predicted reward.
         after: Correlation of each debiased reward.
@@ -32,7 +35,7 @@ class ConfounderCorrelations:
 
     rows: str
     responses: int
-    confounder: str
+    measured_by: str
     correlation: Correlation
     before: dict[str, float]
     after: dict[str, float]
@@ -48,35 +51,50 @@ class ConfounderCorrelations:
 
 @dataclass(frozen=True, slots=True)
 class DebiasingReport:
-    """Correlations before and after debiasing, also with confounders that were not solved for.
+    """Correlations before and after debiasing, also by measures that were not solved for.
 
     Attributes:
         objective: Objective that is subtracted; None where the rewards are left as they are.
         correlation: Kind of correlation that was brought to zero.
-        confounder: Quantity that it was measured with.
-        found: All correlations. A confounder that does not vary is not listed.
-        warning: Reason to doubt the penalties; None if there is none.
+        measured_by: Measure of the objective in it.
+        found: All correlations. A measure that does not vary is not listed.
+        held_out_spearman: Rank correlation of the objective's held-out ratings with what the head
+            predicts for them; None where it is unknown.
     """
 
     objective: str | None
     correlation: Correlation
-    confounder: str
+    measured_by: str
     found: tuple[ConfounderCorrelations, ...]
-    warning: str | None = None
+    held_out_spearman: float | None = None
 
     @property
-    def confounder_name(self) -> str:
-        """Name of the confounder for people."""
-        return str(self.objective) if self.confounder == "objective" else self.confounder
+    def warning(self) -> str | None:
+        """Sentence that warns of a confounder that the head cannot predict; None otherwise."""
+        spearman = self.held_out_spearman
+        if self.objective is None or spearman is None or spearman >= LOW_SPEARMAN:
+            return None
+        return (
+            f"The head hardly predicts {self.objective}, the objective that debiasing subtracts: "
+            f"Spearman {spearman:.2f} on held-out ratings. Subtracting such a prediction removes "
+            "little of the confounder and adds noise to every objective: it cost four points of "
+            "accuracy where it was measured. Add a computed objective to the recipe, such as "
+            "{name: length, computed: log_tokens}, and set debiasing.objective: length."
+        )
+
+    @property
+    def measure_name(self) -> str:
+        """Name of the measure for people."""
+        return str(self.objective) if self.measured_by == "objective" else self.measured_by
 
     def solved(self) -> dict[str, ConfounderCorrelations]:
         """Return the correlations that debiasing was solved for, by set of rows."""
-        wanted = (self.confounder, self.correlation)
-        return {one.rows: one for one in self.found if (one.confounder, one.correlation) == wanted}
+        wanted = (self.measured_by, self.correlation)
+        return {one.rows: one for one in self.found if (one.measured_by, one.correlation) == wanted}
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON holds them."""
-        return {**asdict(self), "found": [asdict(one) for one in self.found]}
+        return {**asdict(self), "warning": self.warning}
 
 
 def debiasing_report(
@@ -86,6 +104,7 @@ def debiasing_report(
     options: DebiasingOptions,
     rewards: Float[np.ndarray, "responses objectives"],
     debiasing: VerbosityDebiasing,
+    held_out_spearman: float | None,
     responses: Mapping[str, Int[np.ndarray, " chosen"]],
 ) -> DebiasingReport:
     """Measure all correlations before and after debiasing.
@@ -96,41 +115,42 @@ def debiasing_report(
         options: Options that the debiasing was fitted with.
         rewards: Predicted rewards of all responses.
         debiasing: The fitted debiasing.
+        held_out_spearman: See :class:`DebiasingReport`.
         responses: Numbers of the responses of each set of rows.
     """
     lengths = store.responses()
-    confounders = {
+    measures = {
         name: lengths[name].to_numpy().astype(np.float64) for name in ("tokens", "characters")
     }
     if options.objective is not None:
         predicted = rewards[:, objectives.column(options.objective)]
-        confounders = {"objective": predicted, **confounders}
+        measures = {"objective": predicted, **measures}
     debiased = rewards @ debiasing.transform
 
     def by_name(
-        values: Float[np.ndarray, "_ objectives"], confounder: np.ndarray, kind: Correlation
+        values: Float[np.ndarray, "_ objectives"], measure: np.ndarray, kind: Correlation
     ) -> dict[str, float]:
-        found = correlations(values, confounder, kind).tolist()
+        found = correlations(values, measure, kind).tolist()
         return dict(zip(objectives.names, found, strict=True))
 
     found = [
         ConfounderCorrelations(
             rows=rows,
             responses=len(chosen),
-            confounder=name,
+            measured_by=name,
             correlation=kind,
             before=by_name(rewards[chosen], values[chosen], kind),
             after=by_name(debiased[chosen], values[chosen], kind),
         )
         for rows, chosen in responses.items()
-        for name, values in confounders.items()
+        for name, values in measures.items()
         for kind in typing.get_args(Correlation)
         if len(chosen) > 1 and np.ptp(values[chosen]) > 0
     ]
     return DebiasingReport(
         options.objective,
         options.correlation,
-        options.confounder,
+        options.measured_by,
         tuple(found),
-        debiasing.warning,
+        held_out_spearman,
     )

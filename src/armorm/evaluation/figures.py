@@ -129,7 +129,7 @@ def reliability_figure(bins: Sequence[Mapping[str, float]]) -> Figure:
 
 
 def debiasing_figure(debiasing: DebiasingReport) -> Figure:
-    """Draw the correlation of each objective with the confounder, before and after."""
+    """Draw the correlation of each objective with the measure, before and after."""
     from matplotlib.figure import Figure
 
     solved = debiasing.solved()
@@ -147,7 +147,7 @@ def debiasing_figure(debiasing: DebiasingReport) -> Figure:
     dots = panels[0].get_legend_handles_labels()
     figure.legend(*dots, frameon=False, fontsize=9, ncols=2, loc="outside upper right")
     kind = debiasing.correlation.capitalize()
-    figure.supxlabel(f"{kind} correlation with {debiasing.confounder_name}", fontsize=10)
+    figure.supxlabel(f"{kind} correlation with {debiasing.measure_name}", fontsize=10)
     return figure
 
 

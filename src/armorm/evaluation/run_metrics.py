@@ -100,6 +100,9 @@ class PreferenceMetrics:
             "accuracy_shorter_won": {
                 name: one.shorter_won.accuracy for name, one in self.methods.items()
             },
+            "accuracy_balanced": {
+                name: one.balanced.accuracy for name, one in self.methods.items()
+            },
             "methods": {name: one.as_dict() for name, one in self.methods.items()},
             "pairs": {
                 "held_out": gate.all.n,
@@ -340,10 +343,10 @@ def _verbosity_spearman(
     if not debiasing.penalties.any():
         return {"before": None, "after": None}
     responses = pairs.responses(pairs.held_out)
-    confounder = rewards[responses, debiasing.verbosity]
+    verbosity = rewards[responses, debiasing.verbosity]
     others = np.arange(rewards.shape[1]) != debiasing.verbosity
     found = (rewards[responses], rewards[responses] @ debiasing.transform)
-    before, after = (np.abs(correlations(r, confounder)[others]).max(initial=0.0) for r in found)
+    before, after = (np.abs(correlations(r, verbosity)[others]).max(initial=0.0) for r in found)
     return {"before": float(before), "after": float(after)}
 
 

@@ -1,13 +1,13 @@
 """Verbosity debiasing: remove from each reward the part that correlates with verbosity.
 
 Paper, equations 2 and 3: r'_i = r_i - lambda_i r_verbosity, with lambda_i such that the
-correlation of r'_i and a confounder over a reference set is zero.  The confounder is the verbosity
-reward itself (the paper's) or a measured quantity such as a token count; what is subtracted is a
-predicted reward, so that the transform stays a matrix.
+correlation of r'_i and the confounder over a reference set is zero.  The confounder is an
+objective, measured by its predicted reward (the paper's) or by another quantity such as a token
+count; its predicted reward is subtracted in either case, so that the transform stays a matrix.
 
-Where the verbosity reward is the confounder, Spearman's correlation never grows with lambda (each
-pair of rows can only turn from concordant to discordant), so it has one root.  With a measured
-confounder it may have several: the one nearest zero changes the rewards least and is taken.
+Where the verbosity reward is the measure, Spearman's correlation never grows with lambda (each
+pair of rows can only turn from concordant to discordant), so it has one root.  With another measure
+it may have several: the one nearest zero changes the rewards least and is taken.
 Pearson's correlation has one root in closed form in either case.
 """
 
@@ -31,9 +31,6 @@ from armorm.heads.options import Correlation, DebiasingOptions
 TOLERANCE = 1e-6
 """Correlations below this count as zero."""
 
-LOW_R2 = 0.3
-"""Held-out R² of the subtracted objective below which its prediction stands for little of it."""
-
 MANY_ROWS = 20_000
 """Above this a correlation is smooth in the penalty, and is scanned in wider steps."""
 
@@ -50,13 +47,12 @@ class VerbosityDebiasing:
             transformed reward is then 0. Shape (objectives,).
         verbosity: Column of the verbosity objective.
         correlation: Kind of correlation that was brought to zero.
-        before: Correlation of each r_i with the confounder on the reference set. Shape
+        before: Correlation of each r_i with the measure on the reference set. Shape
             (objectives,).
         after: The same of each r'_i; 0 for the verbosity objective. Shape (objectives,).
         outcomes: Outcome for each objective: ``subtracted`` (the verbosity objective), ``kept``
             (its correlation was not positive), ``solved``, or ``no root`` (no penalty brings the
             correlation to zero, and the reward is as it was).
-        warning: Reason to doubt the penalties; ``None`` if there is none.
 
     Example:
         >>> import numpy as np
@@ -72,7 +68,6 @@ class VerbosityDebiasing:
     before: Float[np.ndarray, " objectives"]
     after: Float[np.ndarray, " objectives"]
     outcomes: tuple[Outcome, ...]
-    warning: str | None = None
 
     @classmethod
     def none(cls, objectives: int) -> VerbosityDebiasing:
@@ -87,8 +82,7 @@ def fit_debiasing(
     verbosity: int,
     options: DebiasingOptions | None = None,
     *,
-    confounder: Float[np.ndarray, " rows"] | None = None,
-    held_out_r2: float | None = None,
+    measured: Float[np.ndarray, " rows"] | None = None,
 ) -> VerbosityDebiasing:
     """Find the penalty of every objective on a reference set.
 
@@ -96,13 +90,11 @@ def fit_debiasing(
         rewards: Predicted rewards of the reference responses.
         verbosity: Column of the objective that is subtracted from the others.
         options: The options ``correlation`` and ``negative`` are used.
-        confounder: Values that the correlation is measured with, such as the length of each
+        measured: Values that the correlation is measured with, such as the length of each
             response; default the verbosity reward itself (the paper's).
-        held_out_r2: Share of the variance of the verbosity objective's ratings that the head
-            predicts on held-out rows; a low one gives a warning in the result.
 
     Raises:
-        ArmormError: there are too few rows, or the confounder is constant over them.
+        ArmormError: there are too few rows, or the measure is constant over them.
 
     Example:
         >>> import numpy as np
@@ -119,19 +111,19 @@ def fit_debiasing(
     rewards = np.asarray(rewards, dtype=np.float64)
     rows, objectives = rewards.shape
     subtracted = rewards[:, verbosity]
-    measured = subtracted if confounder is None else np.asarray(confounder, np.float64)
-    if rows < 3 or np.ptp(measured) == 0 or np.ptp(subtracted) == 0:
+    quantity = subtracted if measured is None else np.asarray(measured, np.float64)
+    if rows < 3 or np.ptp(quantity) == 0 or np.ptp(subtracted) == 0:
         raise ArmormError(
             f"Debiasing needs a reference set on which verbosity varies; it has {rows} rows."
         )
-    correlate = _correlation_with(measured, options.correlation)
+    correlate = _correlation_with(quantity, options.correlation)
     columns = np.ascontiguousarray(rewards.T)
 
     def root(column: int) -> float | None:
         reward = columns[column]
         if options.correlation == "pearson":
-            return _pearson_root(reward, subtracted, measured)
-        if confounder is None:
+            return _pearson_root(reward, subtracted, quantity)
+        if measured is None:
             return _only_root(reward, subtracted, correlate)
         return _nearest_root(reward, subtracted, correlate)
 
@@ -158,45 +150,27 @@ def fit_debiasing(
         for i in range(objectives)
     )
     return VerbosityDebiasing(
-        transform,
-        penalties,
-        verbosity,
-        options.correlation,
-        before,
-        after,
-        outcomes,
-        _warning(held_out_r2),
-    )
-
-
-def _warning(r2: float | None) -> str | None:
-    if r2 is None or r2 >= LOW_R2:
-        return None
-    return (
-        f"The head predicts the subtracted objective badly (R² {r2:.2f} on held-out ratings), so "
-        "subtracting its prediction removes little of the real one and adds noise. Rate more "
-        "responses for it, debias by an objective that is predicted, or see the correlations with "
-        "tokens and characters."
+        transform, penalties, verbosity, options.correlation, before, after, outcomes
     )
 
 
 def correlations(
     rewards: Float[np.ndarray, "rows objectives"],
-    confounder: Float[np.ndarray, " rows"],
+    measure: Float[np.ndarray, " rows"],
     kind: Correlation = "spearman",
 ) -> Float[np.ndarray, " objectives"]:
-    """Return the correlation of each reward column with a confounder; 0 for a constant column."""
-    correlate = _correlation_with(np.asarray(confounder, np.float64), kind)
+    """Return the correlation of each reward column with a measure; 0 for a constant column."""
+    correlate = _correlation_with(np.asarray(measure, np.float64), kind)
     return np.array([correlate(column) for column in np.asarray(rewards, np.float64).T])
 
 
 def _correlation_with(
-    confounder: Float[np.ndarray, " rows"], kind: Correlation
+    measure: Float[np.ndarray, " rows"], kind: Correlation
 ) -> Callable[[npt.NDArray[np.float64]], float]:
-    """Return the correlation with a fixed confounder, which is ranked and centred only once."""
+    """Return the correlation with a fixed quantity, which is ranked and centred only once."""
     if kind == "pearson":
-        return _product_moment(confounder)
-    ranks = scipy.stats.rankdata(confounder)
+        return _product_moment(measure)
+    ranks = scipy.stats.rankdata(measure)
     correlate_ranks = _product_moment(ranks)
     centred = ranks - ranks.mean()
     positions = np.arange(len(ranks)) - (len(ranks) - 1) / 2

@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from armorm.settings import Options
 
 Correlation = Literal["spearman", "pearson"]
-Confounder = Literal["objective", "tokens", "characters"]
+Measure = Literal["objective", "tokens", "characters"]
 Negative = Literal["keep", "solve"]
 Precision = Literal["float32", "tf32", "bfloat16"]
 
@@ -50,8 +50,8 @@ class DebiasingOptions(Options):
     """Objective that is subtracted; null keeps the rewards as they are."""
     correlation: Correlation = "spearman"
     """Kind of correlation that is brought to zero: spearman or pearson."""
-    confounder: Confounder = "objective"
-    """Quantity that the correlation is measured with: the predicted reward of the objective (the
+    measured_by: Measure = "objective"
+    """Measure of the confounder in the correlation: the predicted reward of the objective (the
     paper's), or the length of each response in tokens or characters."""
     negative: Negative = "keep"
     """Treatment of a correlation that is not positive to begin with: keep the reward (the

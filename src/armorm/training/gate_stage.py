@@ -102,7 +102,7 @@ def _fit_gate(
     backbone = backbone or load_backbone(recipe, run)
 
     started = time.perf_counter()
-    debiasing = debias(recipe, store, rewards, pairs, head_report)
+    debiasing = debias(recipe, store, rewards, pairs)
     debiased_at = time.perf_counter()
     all_pairs = reward_pairs(store, pairs, rewards @ debiasing.transform)
     gates = _train_gates(recipe, run, all_pairs.where(~pairs.held_out), backbone, show_progress)
@@ -126,7 +126,7 @@ def _fit_gate(
         data,
         head_report,
         preferences,
-        _debiasing_report(recipe, store, rewards, pairs, debiasing),
+        _debiasing_report(recipe, store, rewards, pairs, debiasing, head_report),
         gates,
         gates.spread(all_pairs.where(pairs.held_out)),
         seconds,
@@ -266,13 +266,16 @@ def _debiasing_report(
     rewards: Float[np.ndarray, "responses objectives"],
     pairs: PairIndex,
     debiasing: VerbosityDebiasing,
+    head: HeadReport,
 ) -> DebiasingReport:
+    objective = recipe.debiasing.objective
     return debiasing_report(
         store=store,
         objectives=recipe.objective_set(),
         options=recipe.debiasing,
         rewards=rewards,
         debiasing=debiasing,
+        held_out_spearman=None if objective is None else head.objectives[objective].spearman,
         responses={
             "reference": reference_responses(recipe, pairs),
             "held_out": pairs.responses(pairs.held_out),
@@ -316,7 +319,6 @@ def debias(
     store: FeatureStore,
     rewards: Float[np.ndarray, "responses objectives"],
     pairs: PairIndex,
-    head: HeadReport,
 ) -> VerbosityDebiasing:
     """Fit the debiasing that the recipe asks for on its reference responses."""
     section = recipe.debiasing
@@ -328,8 +330,7 @@ def debias(
         rewards[responses],
         objectives.column(section.objective),
         section,
-        confounder=_measured_confounder(store, section, responses),
-        held_out_r2=head.objectives[section.objective].r2,
+        measured=_measured(store, section, responses),
     )
 
 
@@ -350,12 +351,12 @@ def reference_responses(recipe: Recipe, pairs: PairIndex) -> Int[np.ndarray, " r
     return pairs.responses(reference)
 
 
-def _measured_confounder(
+def _measured(
     store: FeatureStore, section: DebiasingOptions, responses: Int[np.ndarray, " responses"]
 ) -> Float[np.ndarray, " responses"] | None:
-    if section.confounder == "objective":
+    if section.measured_by == "objective":
         return None
-    lengths = store.responses()[section.confounder].to_numpy()
+    lengths = store.responses()[section.measured_by].to_numpy()
     return np.asarray(lengths[responses], np.float64)
 
 
