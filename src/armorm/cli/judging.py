@@ -218,6 +218,7 @@ def evaluate(
         read_rewardbench_outputs,
         write_rewardbench_results,
     )
+    from armorm.evaluation.scorers import RewardModelScorer
 
     names = preferences or []
     if rule is None and len(names) == 1 and names[0] in benchmarks():
@@ -234,7 +235,9 @@ def evaluate(
     sources = [source for name in names for source in _sources(name, root)]
     loaded = chosen.read(sources, invalid=invalid, show_progress=show_progress(quiet))
     judge = loading.load(model, steer)
-    found = score_all(judge, loaded.rows, invalid=invalid, show_progress=show_progress(quiet))
+    found = score_all(
+        RewardModelScorer(judge), loaded.rows, invalid=invalid, show_progress=show_progress(quiet)
+    )
     report = chosen.report(found)
     if rewardbench is not None:
         write_rewardbench_results(rewardbench, model, judge.backbone.encoder, found.rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,8 +12,10 @@ from armorm.conversations import PreferencePair
 from armorm.data import InvalidPolicy
 from armorm.errors import ArmormError
 from armorm.evaluation.accuracy import Accuracy, MethodAccuracy
-from armorm.evaluation.scored_rows import ScoredRows, score_all
-from armorm.model import RewardModel
+from armorm.evaluation.scorers.base import ScoredRows, Scorer, score_all
+
+if TYPE_CHECKING:
+    from armorm.model import RewardModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class PreferenceReport:
 
 
 def evaluate(
-    model: RewardModel,
+    model: RewardModel | Scorer,
     pairs: Sequence[PreferencePair],
     *,
     invalid: InvalidPolicy = "error",
@@ -63,8 +65,8 @@ def evaluate(
     """Score both responses of every pair and report the accuracy.
 
     Args:
-        model: The model. Pairs longer than it can read are counted in ``too_long``, unless its
-            backbone's policy is ``error``.
+        model: The model, or any other scorer. Pairs longer than it can read are counted in
+            ``too_long``, unless its policy is ``error``.
         pairs: The pairs.
         invalid: ``error`` stops at a pair without a finite score, or that the chat template
             refuses; ``skip`` lists it.
@@ -82,6 +84,10 @@ def evaluate(
         >>> evaluate(model, [pair]).accuracy  # doctest: +SKIP
         1.0
     """
+    if not isinstance(model, Scorer):
+        from armorm.evaluation.scorers.reward_models import RewardModelScorer
+
+        model = RewardModelScorer(model)
     return report_on(score_all(model, pairs, invalid=invalid, show_progress=show_progress))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Generic, Protocol, runtime_checkable
 
 from armorm.data import DataSource, InvalidPolicy, Loaded
-from armorm.evaluation.scored_rows import Row, ScoredRows
+from armorm.evaluation.scorers.base import Row, ScoredRows
 
 
 @runtime_checkable

@@ -10,7 +10,7 @@ from armorm.conversations import PreferencePair
 from armorm.data import DataSource, InvalidPolicy, Loaded, read_preferences
 from armorm.evaluation.benchmarks.base import Benchmark, BenchmarkReport
 from armorm.evaluation.preferences import PreferenceReport, report_on
-from armorm.evaluation.scored_rows import ScoredRows
+from armorm.evaluation.scorers.base import ScoredRows
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from armorm.conversations.encoding import ConversationEncoder
 from armorm.conversations.messages import with_response
 from armorm.data.sources import file_rows
 from armorm.errors import InputError
-from armorm.evaluation.scored_rows import ScoredRow
+from armorm.evaluation.scorers.base import Scored, ScoredRow
 from armorm.files import json_line, write_atomically, write_json
 
 ScoredPair = ScoredRow[PreferencePair]
@@ -107,7 +107,7 @@ def _scored_pair(row: Mapping[str, Any]) -> ScoredPair:
         id="" if row.get("id") is None else str(row["id"]),
         subset="" if row.get("subset") is None else str(row["subset"]),
     )
-    return ScoredRow(pair, (chosen, rejected))
+    return ScoredRow(pair, Scored((chosen, rejected)))
 
 
 def _score(row: Mapping[str, Any], field: str) -> float:

@@ -1,0 +1,59 @@
+"""Gated reward models as scorers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from armorm.conversations import EncodedPrompt
+from armorm.evaluation.scorers.base import Answered, Scored, Scorer, score_encoded_rows
+from armorm.model import RewardModel, Rewards
+
+
+class RewardModelScorer(Scorer):
+    """A gated reward model: scores with rewards and coefficients of its objectives.
+
+    Args:
+        model: The model, steered or not.
+        name: Name in tables; default the name it was loaded by.
+    """
+
+    def __init__(self, model: RewardModel, name: str = "") -> None:
+        self.model = model
+        self.name = name or getattr(model.backbone, "name", str(model.backbone.folder))
+        self.objectives = model.objectives.names
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Hash of the model, and the rule for long conversations."""
+        encoder = self.model.backbone.encoder
+        return {
+            "kind": "armorm",
+            "fingerprint": self.model.fingerprint(),
+            "max_length": encoder.max_length,
+            "overlong": encoder.overlong,
+        }
+
+    def score(self, rows: Sequence[Answered]) -> list[Scored]:
+        """Score rows, each prompt computed once for all its responses."""
+        return score_encoded_rows(self.model.backbone.encoder, rows, self._score)
+
+    def _score(self, encoded: list[EncodedPrompt]) -> list[Scored]:
+        rewards = self.model.score_encoded(encoded, keep_nonfinite=True)
+        return [_scored(one) for one in rewards.split([len(e.sequences) for e in encoded])]
+
+    def close(self) -> None:
+        """Release the backbone."""
+        self.model.backbone.close()
+
+
+def _scored(rewards: Rewards) -> Scored:
+    if not rewards.finite.all():
+        return Scored.of([float("nan")] * len(rewards))
+    return Scored.of(
+        rewards.score.tolist(),
+        rewards=tuple(map(tuple, rewards.rewards.tolist())),
+        gating=tuple(rewards.gating[0].tolist()),
+        coefficients=tuple(rewards.coefficients[0].tolist()),
+    )
