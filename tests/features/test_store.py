@@ -167,6 +167,7 @@ class Overflowing:
         self.identity = {**backbone.identity, "dtype": dtype}
         self.encoder, self.folder = backbone.encoder, backbone.folder
         self.hidden_size, self.vocabulary_size = 32, backbone.vocabulary_size
+        self.layer = None
         self.quantized = False
 
     def close(self) -> None: ...

@@ -216,6 +216,7 @@ def overflowing(model: RewardModel) -> RewardModel:
             self.hidden_size, self.quantized = model.backbone.hidden_size, False
             self.dtype, self.folder = "float32", model.backbone.folder
             self.vocabulary_size = model.backbone.vocabulary_size
+            self.layer = None
             self._seven = self.encoder.tokenize("seven")[0]
 
         def close(self) -> None: ...

@@ -12,10 +12,11 @@ import torch
 
 from armorm.conversations import ConversationEncoder, EncodedPrompt
 from armorm.errors import ArmormError, CheckpointError, RecipeError
+from armorm.features.layers import cut_config, is_of_later_layer
 from armorm.features.options import BackboneDtype, BackboneOptions
 from armorm.features.processes import Process
 from armorm.features.running import BackboneFeatures, ModelRunner
-from armorm.files import sha256_of_files, sha256_of_json
+from armorm.files import replace_folder, sha256_of_files, sha256_of_json
 from armorm.hub import HEAD_PREFIXES, OTHER_HEADS
 from armorm.hub.weights import check_sizes, read_object, stored_tensors
 
@@ -51,6 +52,7 @@ class Backbone:
         encoder: Renders and tokenises conversations and knows the prompt boundary.
         folder: The local folder it was loaded from.
         name: The name it was loaded by.
+        layer: Number of layers of the folder's model that were loaded; ``None`` if it is whole.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Backbone:
         self.tokenizer.chat_template = self.encoder.template
         self.folder = folder
         self.name = name
+        self.layer = options.layer
         self.runner = ModelRunner(
             model.eval().requires_grad_(False),
             options.batch_tokens or BATCH_TOKENS.get(model.device.type, 8192),
@@ -98,7 +101,7 @@ class Backbone:
         Raises:
             CheckpointError: Weights are missing, or only a pickle is there.
             TemplateError: The chat template is missing or cannot be split.
-            RecipeError: An option is invalid.
+            RecipeError: An option is invalid, or the model has no such layer.
         """
         from transformers import AutoConfig, AutoModel, AutoTokenizer
 
@@ -118,6 +121,8 @@ class Backbone:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=options.trust_remote_code)
             if isinstance(config, ArmoRMConfig):
                 config = config.backbone_config
+            layer = cut_config(config, options.layer, str(name_or_path))
+            options = options.model_copy(update={"layer": layer})
             if attention is None and caps_attention(config):
                 attention = "eager"
             if attention is not None:
@@ -134,6 +139,10 @@ class Backbone:
             tokenizer = AutoTokenizer.from_pretrained(
                 folder, trust_remote_code=options.trust_remote_code
             )
+            if layer is not None:
+                unexpected = report["unexpected_keys"]
+                later = [key for key in unexpected if is_of_later_layer(model, key)]
+                report["unexpected_keys"] = set(unexpected) - set(later)
             _check_complete(str(name_or_path), report)
             _check_ids(str(name_or_path), model, tokenizer)
             if options.compile_model:
@@ -192,6 +201,19 @@ class Backbone:
         """Return true if the weights are quantised."""
         return hasattr(self.model.config, "quantization_config")
 
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write the model as it was loaded, cut or dequantised, as an ordinary folder.
+
+        Args:
+            path: A folder that does not exist or is empty.
+
+        Raises:
+            OutputError: It holds files, or cannot be written.
+        """
+        with replace_folder(Path(path), lambda folder: not any(folder.iterdir())) as folder:
+            self.model.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+
     def close(self) -> None:
         """Do nothing: memory is released together with this object."""
 
@@ -224,6 +246,7 @@ def identify(backbone: Any, revision: str | None, architecture: str) -> dict[str
         "revision": revision,
         "architecture": architecture,
         "hidden_size": backbone.hidden_size,
+        "layer": backbone.layer,
         "weights_sha256": sha256_of_files(list(backbone.folder.glob("*.safetensors"))),
         "tokenizer_sha256": _hash_tokenizer(backbone.tokenizer),
         "template_sha256": sha256_of_json(backbone.encoder.template),

@@ -25,6 +25,10 @@ class FeatureBackbone(Protocol):
         """Local folder that the model was loaded from."""
 
     @property
+    def layer(self) -> int | None:
+        """Number of layers of the folder's model that were loaded; ``None`` if it is whole."""
+
+    @property
     def identity(self) -> dict[str, Any]:
         """Everything that a feature depends on; costly on first use."""
 

@@ -33,6 +33,9 @@ class BackboneOptions(Options):
     dtype: BackboneDtype = "auto"
     """Number format of the weights: float32, bfloat16 or float16; auto is float32 on a CPU and
     bfloat16 elsewhere; stored is the format that the weights are saved in."""
+    layer: int | None = Field(default=None, ge=1)
+    """Number of layers to load: features are the states after this layer and the model's final
+    norm. Default: all layers. `armorm layers` compares them."""
     device: str | None = None
     """Device: cpu, cuda, cuda:1 or mps. Default: a GPU if there is one."""
     max_length: int | None = Field(default=None, ge=8)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -115,6 +115,11 @@ class ModelRunner:
         """Return the length of a hidden state."""
         size: int = self.model.config.get_text_config().hidden_size
         return size
+
+    @property
+    def state_size(self) -> int:
+        """Numbers that are read at a token."""
+        return self.hidden_size
 
     @property
     def sharing_obstacle(self) -> str | None:
@@ -245,12 +250,11 @@ class ModelRunner:
     def _run_pack(self, pack: Pack, kept: KeptTrunk, states: _States) -> None:
         placed = _place(pack, kept)
         with _shared_attention(self.model):
-            hidden = self.model(
+            hidden = self._hidden_states(
                 input_ids=torch.tensor([placed.ids], device=self.device),
                 position_ids=torch.tensor([placed.positions], device=self.device),
-                use_cache=False,
                 pack_layout=PackLayout(placed.spans),
-            ).last_hidden_state[0]
+            )[0]
         states.read_pack(pack, placed, hidden)
 
     def _batches(
@@ -275,16 +279,19 @@ class ModelRunner:
     def _run_batch(self, members: list[Leaf], states: _States) -> None:
         width = max(leaf.tokens for leaf in members)
         padded = [leaf.ids + [0] * (width - leaf.tokens) for leaf in members]
-        hidden = self.model(
-            input_ids=torch.tensor(padded, device=self.device), use_cache=False
-        ).last_hidden_state
+        hidden = self._hidden_states(input_ids=torch.tensor(padded, device=self.device))
         states.read_batch(members, hidden)
+
+    def _hidden_states(self, **inputs: Any) -> Float[Tensor, "sequences tokens state"]:
+        """Run the model; return the states that rows are read from."""
+        hidden: Tensor = self.model(**inputs, use_cache=False).last_hidden_state
+        return hidden
 
     def _states_for(self, trees: Sequence[PromptTree]) -> _States:
         responses = sum(len(tree.responses) for tree in trees)
         return _States(
-            torch.empty(len(trees), self.hidden_size, device=self.device),
-            torch.empty(responses, self.hidden_size, device=self.device),
+            torch.empty(len(trees), self.state_size, device=self.device),
+            torch.empty(responses, self.state_size, device=self.device),
         )
 
     @torch.inference_mode()

@@ -64,6 +64,7 @@ class VllmBackbone:
         self.tokenizer.chat_template = self.encoder.template
         self.folder = folder
         self.name = name
+        self.layer = None
 
     @classmethod
     def from_pretrained(
@@ -224,6 +225,12 @@ def refuse_options_of_transformers(options: BackboneOptions) -> None:
     if options.attn_implementation is not None:
         raise ArmormError(
             "attn_implementation is transformers': with vLLM use engine_options.attention_backend."
+        )
+    if options.layer is not None:
+        raise ArmormError(
+            "backbone.layer: vLLM cannot leave out layers that are in the files. Save a smaller "
+            "model, Backbone.from_pretrained(model, layer=…).save_pretrained(folder), and name "
+            "its folder. Exports of a model that was trained so are smaller already."
         )
     if options.dtype == "stored":
         raise ArmormError("vLLM needs a dtype: auto, float32, bfloat16 or float16.")

@@ -130,6 +130,11 @@ class RewardModel:
                 self-check.
         """
         options = BackboneOptions.of(options, fields)
+        if options.layer is not None:
+            raise RecipeError(
+                "layer: a reward model is read after its last layer, which its heads were fitted "
+                "on. Train on another one by backbone.layer of the recipe."
+            )
         checkpoint = load_checkpoint(name_or_path, options.revision)
         backbone = load_engine(checkpoint.folder, options)
         checkpoint.heads.check_fits(backbone.hidden_size, str(name_or_path))
@@ -366,7 +371,7 @@ class RewardModel:
                 _hash_weights(folder),
                 sha256_of_files(others),
                 self.backbone.encoder.template,
-                [type(self.backbone).__name__, self.backbone.dtype],
+                [type(self.backbone).__name__, self.backbone.dtype, self.backbone.layer],
                 self.heads.fingerprint(),
                 self.steering.as_dict(),
             ]
