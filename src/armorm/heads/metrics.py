@@ -152,6 +152,25 @@ def mcnemar(right_a: npt.ArrayLike, right_b: npt.ArrayLike) -> McNemar:
     return McNemar(only_a, only_b, float(scipy.stats.binomtest(only_a, only_a + only_b).pvalue))
 
 
+def holm(p_values: npt.ArrayLike) -> list[float]:
+    """Return p-values corrected for their number: the chance of any false finding stays bounded.
+
+    The smallest of m is multiplied by m, the next by m - 1 and so on, never falling (Holm 1979).
+    Unlike Bonferroni's it loses no power to what is already significant.
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
+    """
+    p = np.asarray(p_values, np.float64)
+    order = np.argsort(p, kind="stable")
+    factors = np.arange(len(p), 0, -1)
+    corrected = np.empty_like(p)
+    corrected[order] = np.minimum(np.maximum.accumulate(p[order] * factors), 1.0)
+    found: list[float] = corrected.tolist()
+    return found
+
+
 def best_single_objective(differences: Float[np.ndarray, "pairs objectives"]) -> int:
     """Return the column that alone ranks the most pairs rightly; a tie is wrong.
 
