@@ -15,10 +15,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
+from armorm.computed_labels import COMPUTED_LABELS, CountTokens
 from armorm.errors import InputError, RecipeError, did_you_mean
 from armorm.settings import Options
 
 Direction = Literal["higher", "lower", "neutral"]
+
+RANGE_QUANTILES = (0.005, 0.995)
+"""Share of the training rows' labels below either end of a range that is taken from them."""
 
 SCALE_SLACK = 1e-6
 """Share of its scale by which a rating may overshoot: rounding, where ratings were rescaled."""
@@ -52,6 +56,8 @@ class Objective(Options):
         >>> errors = Objective(name="acme-errors", maximum=10, direction="lower")
         >>> errors.to_reward(0.0), errors.to_reward(5.0)
         (1.0, 0.5)
+        >>> Objective(name="length", computed="log_tokens").direction
+        'neutral'
     """
 
     name: str = Field(min_length=1)
@@ -70,12 +76,23 @@ class Objective(Options):
     """Ratings that are better: higher, lower, or neutral for neither (verbosity)."""
     description: str = ""
     """One sentence for people who read explanations."""
+    computed: str | None = None
+    """Kind of label that is computed from the text of every response, such as log_tokens, in place
+    of ratings (docs/recipes.md); null for a rated objective."""
+    range_from_data: bool = False
+    """Take minimum and maximum from the labels of the training rows, once they are known. Default:
+    true for a computed objective without minimum and maximum."""
 
     @model_validator(mode="before")
     @classmethod
     def _default_units(cls, values: Any) -> Any:
         if not isinstance(values, Mapping):
             return values
+        if values.get("computed") is not None:
+            given = "minimum" in values
+            if given != ("maximum" in values):
+                raise ValueError("give a computed objective minimum and maximum, or neither")
+            values = {"direction": "neutral", "range_from_data": not given, **values}
         minimum, maximum = values.get("minimum", 0.0), values.get("maximum", 1.0)
         worse, better = (
             (maximum, minimum)
@@ -93,7 +110,30 @@ class Objective(Options):
             raise ValueError(f"minimum {self.minimum} must be below maximum {self.maximum}")
         if self.unit_zero == self.unit_one:
             raise ValueError("unit_zero and unit_one must differ, or the scale has no inverse")
+        if self.computed is not None and self.computed not in COMPUTED_LABELS:
+            raise ValueError(
+                f"no label {self.computed!r} can be computed. "
+                f"{did_you_mean(self.computed, COMPUTED_LABELS)}"
+            )
+        if self.range_from_data and self.computed is None:
+            raise ValueError("range_from_data is for computed objectives: give the raters' scale")
         return self
+
+    def with_range(self, labels: npt.ArrayLike) -> Objective:
+        """Return the objective with the range of these labels, of which it leaves 1 % outside.
+
+        Labels outside have rewards below 0 or above 1; the mapping stays linear.
+        """
+        found = np.asarray(labels, np.float64)
+        low, high = np.quantile(found, RANGE_QUANTILES)
+        if low == high:  # nearly all are alike, such as the refusals of a helpful assistant
+            low, high = found.min(), found.max()
+        scale = {"minimum", "maximum", "unit_zero", "unit_one", "range_from_data"}
+        return Objective(
+            **self.model_dump(exclude=scale),
+            minimum=float(low),
+            maximum=float(high if high > low else low + 1.0),
+        )
 
     def validate_rating(self, value: object) -> float:
         """Return the rating as a float on this objective's scale; booleans count as 1 and 0.
@@ -201,6 +241,44 @@ class ObjectiveSet(Sequence[Objective]):
             hint = did_you_mean(name, self.names)
             raise RecipeError(f"There is no objective {name!r}. {hint}") from None
 
+    @property
+    def computed(self) -> Mapping[str, str]:
+        """Kind of label of each computed objective, by name."""
+        return {
+            objective.name: objective.computed
+            for objective in self._objectives
+            if objective.computed is not None
+        }
+
+    def computed_labels(self, response: str, count_tokens: CountTokens) -> dict[str, float]:
+        """Return the labels of a response that are computed, by objective.
+
+        Args:
+            response: Text of the response.
+            count_tokens: Function that counts the backbone's tokens of a text.
+
+        Example:
+            >>> from armorm import Objective, ObjectiveSet
+            >>> objectives = ObjectiveSet([Objective(name="lists", computed="lists")])
+            >>> objectives.computed_labels("- one", len)
+            {'lists': 0.6931471805599453}
+        """
+        return {
+            name: COMPUTED_LABELS[kind].of(response, count_tokens)
+            for name, kind in self.computed.items()
+        }
+
+    def with_ranges(self, labels: Mapping[str, npt.ArrayLike]) -> ObjectiveSet:
+        """Return the set in which no range is left to be taken from the data.
+
+        Args:
+            labels: Labels of the training rows, at least of the objectives that need a range.
+        """
+        return ObjectiveSet(
+            objective.with_range(labels[objective.name]) if objective.range_from_data else objective
+            for objective in self._objectives
+        )
+
     def validate_ratings(self, ratings: object) -> dict[str, float]:
         """Return the ratings that exist, checked against their scales.
 
@@ -212,7 +290,15 @@ class ObjectiveSet(Sequence[Objective]):
                 "ratings", ratings, "not an object of objective: number", "Write one per row."
             )
         rated: dict[str, float] = {}
+        computed = self.computed
         for name, value in ratings.items():
+            if name in computed:
+                raise InputError(
+                    f"ratings.{name}",
+                    value,
+                    f"{name} is computed from the response, not rated",
+                    "Remove the rating, or rename the objective.",
+                )
             if name not in self._index:
                 raise InputError(
                     f"ratings.{name}",

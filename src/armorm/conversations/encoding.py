@@ -153,6 +153,10 @@ class ConversationEncoder:
             "(skip, drop_oldest_turns).",
         )
 
+    def count_tokens(self, text: str) -> int:
+        """Return the number of tokens of a text by itself."""
+        return len(self._tokens.encode(text))
+
     def encode_or_skip(
         self, prompt: Conversation, responses: Sequence[str]
     ) -> EncodedPrompt | None:

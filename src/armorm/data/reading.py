@@ -238,7 +238,8 @@ def _short_name(file: str) -> str:
 def _ratings_of(row: Mapping[str, Any], source: DataSource, objectives: ObjectiveSet) -> object:
     ratings = row.get("ratings")
     if ratings is None and "ratings" not in row:
-        columns = [name for name in objectives.names if name in row]
+        computed = objectives.computed
+        columns = [name for name in objectives.names if name in row and name not in computed]
         if not columns:
             raise InputError(
                 "ratings",

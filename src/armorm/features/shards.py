@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Int
 
+from armorm.computed_labels import CountTokens
 from armorm.conversations import (
     ConversationEncoder,
     EncodedPrompt,
@@ -25,6 +26,7 @@ from armorm.features.engines import FeatureBackbone
 from armorm.features.merging import merge_prompts
 from armorm.features.store_format import RATING_COLUMN, TOO_LONG, index_table
 from armorm.features.store_writing import StoreWriter
+from armorm.objectives import ObjectiveSet
 from armorm.progress import Advance
 
 Row = RatedResponse | PreferencePair
@@ -123,7 +125,8 @@ def extract_shard(
     Raises:
         NonFiniteError: A state is NaN or infinite.
     """
-    objectives = [objective.name for objective in writer.manifest.objectives]
+    columns = ObjectiveSet(writer.manifest.objectives) if writer.manifest.objectives else None
+    count_tokens = backbone.encoder.count_tokens
     present = [one for one in encoded.conversations if isinstance(one, EncodedPrompt)]
     merged = merge_prompts(present)
     features = backbone.features(
@@ -135,12 +138,13 @@ def extract_shard(
     for (number, row), one in zip(encoded.members, encoded.conversations, strict=True):
         prompt = next(prompt_numbers) if isinstance(one, EncodedPrompt) else None
         place = {"row": number, "shard": shard, "prompt": prompt}
-        lines += [{**place, **line} for line in _index_lines(row, one, first_response, objectives)]
+        labels = [_labels(row, text, columns, count_tokens) for text in row.responses]
+        lines += [{**place, **line} for line in _index_lines(row, one, first_response, labels)]
         first_response += len(one.sequences) if isinstance(one, EncodedPrompt) else 0
     # A prompt's state is stored once, but equal responses one by one: the rows of the features are
     # those lines of the index that have features.
     features = replace(features, responses=features.responses[merged.response_numbers])
-    writer.write_shard(shard, features, index_table(lines, objectives))
+    writer.write_shard(shard, features, index_table(lines, columns.names if columns else ()))
     return Counter(
         shards=1,
         responses=len(features.responses),
@@ -150,17 +154,29 @@ def extract_shard(
     )
 
 
+def _labels(
+    row: Row, response: str, objectives: ObjectiveSet | None, count_tokens: CountTokens
+) -> dict[str, float]:
+    """Return the ratings of a response and the labels that are computed from it."""
+    if objectives is None:
+        return {}
+    ratings = row.ratings if isinstance(row, RatedResponse) else {}
+    rated = {name: rating for name, rating in ratings.items() if name in objectives.names}
+    return {**rated, **objectives.computed_labels(response, count_tokens)}
+
+
 def _index_lines(
-    row: Row, encoded: EncodedPrompt | str, first_response: int, objectives: Sequence[str]
+    row: Row,
+    encoded: EncodedPrompt | str,
+    first_response: int,
+    labels: Sequence[Mapping[str, float]],
 ) -> list[dict[str, object]]:
     """Return the lines of the index for a row, one for each response."""
     key = row_key(row)
     sides: tuple[str, ...] = ("rated",)
-    subset, ratings = row.source, {}
+    subset = row.source
     if isinstance(row, PreferencePair):
         sides, subset = ("chosen", "rejected"), row.subset
-    else:
-        ratings = dict(row.ratings)
     lines: list[dict[str, object]] = []
     for number, (side, text) in enumerate(zip(sides, row.responses, strict=True)):
         line: dict[str, object] = {
@@ -172,7 +188,7 @@ def _index_lines(
             "subset": subset,
             "held_out": row.held_out,
             "characters": len(text),
-            **{RATING_COLUMN + name: ratings.get(name) for name in objectives},
+            **{RATING_COLUMN + name: label for name, label in labels[number].items()},
         }
         if isinstance(encoded, EncodedPrompt):
             line["response"] = first_response + number

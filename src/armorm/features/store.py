@@ -127,10 +127,22 @@ class FeatureStore:
             )
         return pq.read_table(file)
 
-    @property
+    @cached_property
     def objectives(self) -> ObjectiveSet:
-        """Return the rated objectives."""
-        return ObjectiveSet(self.manifest.objectives)
+        """Rated and computed objectives, with all ranges that are taken from the training rows."""
+        objectives = ObjectiveSet(self.manifest.objectives)
+        if not any(objective.range_from_data for objective in objectives):
+            return objectives
+        lines = self.responses()
+        training = ~lines["held_out"].to_numpy(zero_copy_only=False)
+        if not training.any():
+            training[:] = True
+        return objectives.with_ranges(
+            {
+                name: lines[RATING_COLUMN + name].to_numpy(zero_copy_only=False)[training]
+                for name in objectives.computed
+            }
+        )
 
     def response_features(self) -> Iterator[Float[Tensor, "responses hidden"]]:
         """Yield response features shard by shard, in the order of response numbers."""

@@ -3,7 +3,7 @@
 A store is a folder that can be read without this package::
 
     manifest.json                            backbone, template, dtype and data of the store
-    index.parquet                            one line per response: ids, ratings, place, lengths
+    index.parquet                            one line per response: ids, labels, place, lengths
     features-00000-of-00012.safetensors      "responses" (n, d) and "prompts" (p, d)
 
 While a store is being written, each finished shard has a part of the index beside it
@@ -65,7 +65,7 @@ class Manifest(BaseModel):
         rows: Number of rows, skipped ones included.
         shards: Number of shards.
         shard_responses: Responses after which a shard is closed.
-        objectives: Objectives whose ratings are in the index.
+        objectives: Objectives whose ratings, or computed labels, are in the index.
         complete: True once all shards and the index are written.
         unusable: True if the settings gave states that are not finite: other settings replace the
             store.

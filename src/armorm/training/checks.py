@@ -53,7 +53,9 @@ def _check_ratings(recipe: Recipe, rows: Sequence[RatedResponse]) -> None:
     for row in rows:
         if not row.held_out:
             training.update(row.ratings.keys())
-    unrated = [name for name in recipe.objective_set().names if not training[name]]
+    objectives = recipe.objective_set()
+    rated = [name for name in objectives.names if name not in objectives.computed]
+    unrated = [name for name in rated if not training[name]]
     if unrated:
         raise ArmormError(
             f"{_listed('objective', unrated)} has no rating in the data that are trained on. Add "

@@ -40,11 +40,13 @@ from armorm.heads import (
 )
 from armorm.heads.gating import margins
 from armorm.model import Heads, RewardModel
+from armorm.objectives import ObjectiveSet
 from armorm.training.curve_log import curve_log
 from armorm.training.head_stage import load_head, rewards_of_responses
 from armorm.training.recipe import Recipe
 from armorm.training.run_backbone import load_backbone
 from armorm.training.run_folder import RunFolder
+from armorm.training.statistics import fitted_objectives
 from armorm.training.tuning.folders import tuning_reports
 from armorm.training.uncertainty import load_uncertainty
 
@@ -97,19 +99,20 @@ def _fit_gate(
 ) -> TrainingResult:
     store = FeatureStore.open(run.preference_features)
     head, head_report = load_head(run.head)
+    objectives = fitted_objectives(run.statistics)
     data = DataAccount.load(run.data_report)
     pairs, rewards = store.pairs(), rewards_of_responses(store, head)
     backbone = backbone or load_backbone(recipe, run)
 
     started = time.perf_counter()
-    debiasing = debias(recipe, store, rewards, pairs)
+    debiasing = debias(recipe, objectives, store, rewards, pairs)
     debiased_at = time.perf_counter()
     all_pairs = reward_pairs(store, pairs, rewards @ debiasing.transform)
     gates = _train_gates(recipe, run, all_pairs.where(~pairs.held_out), backbone, show_progress)
     seconds = {"debiasing": debiased_at - started, "gate": time.perf_counter() - debiased_at}
 
     preferences = preference_metrics(
-        objectives=recipe.objective_set(),
+        objectives=objectives,
         pairs=pairs,
         rewards=rewards,
         debiasing=debiasing,
@@ -126,12 +129,12 @@ def _fit_gate(
         data,
         head_report,
         preferences,
-        _debiasing_report(recipe, store, rewards, pairs, debiasing, head_report),
+        _debiasing_report(recipe, objectives, store, rewards, pairs, debiasing, head_report),
         gates,
         gates.spread(all_pairs.where(pairs.held_out)),
         seconds,
     )
-    heads = _heads(recipe, head, debiasing, gates.gate, metrics)
+    heads = _heads(recipe, objectives, head, debiasing, gates.gate, metrics)
     model = RewardModel(backbone, heads, uncertainty=load_uncertainty(run.head))
     model.save_pretrained(run.model)
     write_json(run.metrics, metrics.as_dict())
@@ -262,6 +265,7 @@ def _run_metrics(
 
 def _debiasing_report(
     recipe: Recipe,
+    objectives: ObjectiveSet,
     store: FeatureStore,
     rewards: Float[np.ndarray, "responses objectives"],
     pairs: PairIndex,
@@ -271,7 +275,7 @@ def _debiasing_report(
     objective = recipe.debiasing.objective
     return debiasing_report(
         store=store,
-        objectives=recipe.objective_set(),
+        objectives=objectives,
         options=recipe.debiasing,
         rewards=rewards,
         debiasing=debiasing,
@@ -285,12 +289,12 @@ def _debiasing_report(
 
 def _heads(
     recipe: Recipe,
+    objectives: ObjectiveSet,
     head: RewardHead,
     debiasing: VerbosityDebiasing,
     gate: GateTraining,
     metrics: RunMetrics,
 ) -> Heads:
-    objectives = recipe.objective_set()
     names = objectives.names
     report = {
         "objective": recipe.debiasing.objective,
@@ -316,13 +320,13 @@ def _planted_objectives(recipe: Recipe) -> dict[str, str]:
 
 def debias(
     recipe: Recipe,
+    objectives: ObjectiveSet,
     store: FeatureStore,
     rewards: Float[np.ndarray, "responses objectives"],
     pairs: PairIndex,
 ) -> VerbosityDebiasing:
     """Fit the debiasing that the recipe asks for on its reference responses."""
     section = recipe.debiasing
-    objectives = recipe.objective_set()
     if section.objective is None:
         return VerbosityDebiasing.none(len(objectives))
     responses = reference_responses(recipe, pairs)

@@ -47,8 +47,7 @@ def fit_head_stage(recipe: Recipe, output: str | Path | RunFolder) -> RewardHead
 def _fit_head(recipe: Recipe, run: RunFolder) -> RewardHead:
     started = time.perf_counter()
     store = FeatureStore.open(run.rated_features)
-    objectives = recipe.objective_set()
-    if store.objectives != objectives:
+    if store.manifest.objectives != list(recipe.objective_set()):
         raise StoreError(
             f"{store.path} was made for the objectives {', '.join(store.objectives.names)}; the "
             "recipe now has others. Extract the features again."
@@ -71,7 +70,7 @@ def fit_head_of(
     A head that was trained with the backbone keeps its weights and has no uncertainty, because it
     is no ridge fit of these sums.  Its penalties are those that ridge would choose on its features.
     """
-    run, objectives = RunFolder.of(output), recipe.objective_set()
+    run, objectives = RunFolder.of(output), statistics.objectives
     head = statistics.fit(recipe.head)
     if recipe.trains_head_with_backbone:
         head = replace(head, weight=read_score(run.finetuned).double().numpy())

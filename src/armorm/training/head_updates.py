@@ -98,7 +98,7 @@ def _update_head(
     known = HeadStatistics.load(run / "head" / "statistics")
     rated = read_rated(
         data,
-        recipe.objective_set(),
+        known.objectives,
         held_out=known.settings.held_out,
         invalid=invalid,
         scratch=run,
@@ -114,7 +114,7 @@ def _update_head(
             engine,
             run / "features" / f"{change}-{hash_rows(rows)[:16]}",
             recipe.features,
-            objectives=recipe.objective_set(),
+            objectives=known.objectives,
             show_progress=show_progress,
         )
     settings = known.settings
@@ -240,7 +240,7 @@ def head_errors(run: str | Path) -> dict[str, Any]:
         "alphas": list(alphas),
         "objectives": {
             name: {"folds": _or_none(folds[i]), "sources": _or_none(sources[i])}
-            for i, name in enumerate(statistics.settings.objectives)
+            for i, name in enumerate(statistics.objectives.names)
         },
     }
 

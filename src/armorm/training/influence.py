@@ -116,10 +116,10 @@ def head_influence(
             f"The head of {run} was trained together with its backbone: what one row did to it has "
             "no closed form. Influence needs head.method: ridge."
         )
-    objectives = recipe.objective_set()
+    statistics = HeadStatistics.load(run / "head" / "statistics")
+    objectives = statistics.objectives
     wanted = None if objective is None else objectives.column(objective)
     head, _ = load_head(run / "head")
-    statistics = HeadStatistics.load(run / "head" / "statistics")
     feature, at_prompt = _features(recipe, run, prompt, response)
     column = _decisive_objective(run, head, feature, at_prompt) if wanted is None else wanted
     asked = objectives[column]

@@ -28,8 +28,10 @@ from armorm.files import read_json, sha256_of, write_atomically, write_json
 from armorm.heads import HeadOptions, RewardHead, RidgeStatistics, fit_reward_head
 from armorm.heads.options import Seed
 from armorm.heads.statistics import total_statistics
+from armorm.objectives import Objective, ObjectiveSet
 
 COLUMNS = ("row", "prompt", "source")
+DESCRIPTION = "statistics.json"
 CHANGED = "its content is not what was written"
 
 
@@ -38,7 +40,7 @@ class HeadSettings(BaseModel):
 
     Attributes:
         backbone: Identity of the backbone whose features were summed.
-        objectives: Names of the objectives.
+        objectives: The objectives, with the ranges that map their labels to unit rewards.
         folds: Number of folds that penalties are cross-validated on.
         seed: Seed of the folds.
         held_out: Rule by which prompts are kept out of the sums.
@@ -47,18 +49,20 @@ class HeadSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     backbone: dict[str, Any]
-    objectives: tuple[str, ...]
+    objectives: tuple[Objective, ...]
     folds: int = Field(ge=2)
     seed: Seed
     held_out: HeldOut
 
     def check_same(self, other: HeadSettings) -> None:
         """Raise StoreError unless statistics with the other settings can be combined with these."""
+        names = [tuple(one.name for one in settings.objectives) for settings in (self, other)]
         pairs = {
+            "objectives": tuple(names),
             "backbone": (feature_settings(self.backbone), feature_settings(other.backbone)),
             **{
                 name: (getattr(self, name), getattr(other, name))
-                for name in ("objectives", "held_out", "folds", "seed")
+                for name in ("held_out", "folds", "seed")
             },
         }
         for name, (mine, theirs) in pairs.items():
@@ -66,6 +70,14 @@ class HeadSettings(BaseModel):
                 raise StoreError(
                     f"The statistics of two heads differ in {name} and cannot be combined: {mine} "
                     f"and {theirs}. Fit both with the same recipe settings."
+                )
+        for one, two in zip(self.objectives, other.objectives, strict=True):
+            if one != two:
+                raise StoreError(
+                    f"The statistics of two heads differ in the scale of {one.name} and cannot be "
+                    f"combined: {one.minimum:g} to {one.maximum:g}, and {two.minimum:g} to "
+                    f"{two.maximum:g}. Fit both with one scale: where it is taken from the data, "
+                    "give minimum and maximum in the recipes."
                 )
 
 
@@ -119,7 +131,7 @@ class HeadStatistics:
         """
         settings = HeadSettings(
             backbone=store.manifest.backbone,
-            objectives=store.objectives.names,
+            objectives=tuple(store.objectives),
             folds=folds,
             seed=seed,
             held_out=held_out,
@@ -135,13 +147,18 @@ class HeadStatistics:
         self.rows.setdefault(source, Counter())[row] += 1
         self.prompts[row] = prompt
 
+    @property
+    def objectives(self) -> ObjectiveSet:
+        """The objectives, with the ranges that map their labels to unit rewards."""
+        return ObjectiveSet(self.settings.objectives)
+
     def total(self) -> RidgeStatistics:
         """Return the sums over all sources."""
         return total_statistics(list(self.sums.values()))
 
     def fit(self, options: HeadOptions) -> RewardHead:
         """Fit the head of these rows."""
-        return fit_reward_head(self.total(), options, names=self.settings.objectives)
+        return fit_reward_head(self.total(), options, names=self.objectives.names)
 
     def copies(self) -> Counter[str]:
         """Return the number of copies of each row over all sources."""
@@ -200,7 +217,7 @@ class HeadStatistics:
         description = _Description(
             settings=self.settings, sums=files, rows_sha256=hashlib.sha256(table).hexdigest()
         )
-        write_json(folder / "statistics.json", description.model_dump(mode="json"))
+        write_json(folder / DESCRIPTION, description.model_dump(mode="json"))
         for leftover in set(folder.glob("sums-*")) - {folder / file.file for file in files}:
             leftover.unlink()
 
@@ -211,7 +228,7 @@ class HeadStatistics:
         Raises:
             StoreError: a file is missing or damaged; the message names it.
         """
-        file = folder / "statistics.json"
+        file = folder / DESCRIPTION
         try:
             description = _Description.model_validate(read_json(file))
             statistics = cls(description.settings)
@@ -234,6 +251,21 @@ class HeadStatistics:
                 f"{file} is missing or damaged ({error}). Run `armorm fit-head` again."
             ) from error
         return statistics
+
+
+def fitted_objectives(folder: Path) -> ObjectiveSet:
+    """Return the objectives of the head whose statistics are in a folder, without reading the sums.
+
+    Raises:
+        StoreError: The description is missing or damaged.
+    """
+    file = folder / DESCRIPTION
+    try:
+        return ObjectiveSet(_Description.model_validate(read_json(file)).settings.objectives)
+    except (OSError, ValueError, StoreError) as error:
+        raise StoreError(
+            f"{file} is missing or damaged ({error}). Run `armorm fit-head` again."
+        ) from error
 
 
 def refuse_missing(missing: int, rows: int) -> None:

@@ -23,6 +23,7 @@ from armorm.features.backbone import resolve_dtype
 from armorm.features.extraction import hash_rows
 from armorm.heads import RewardHead, RidgeStatistics, fit_reward_head
 from armorm.heads.metrics import regression_fits
+from armorm.objectives import ObjectiveSet
 from armorm.training.features_stage import RecipeData, read_data
 from armorm.training.head_stage import held_out_fits
 from armorm.training.recipe import Recipe
@@ -105,20 +106,20 @@ def _finetune(
     show_progress: bool,
 ) -> None:
     started = time.perf_counter()
-    objectives = recipe.objective_set()
     store = extract_features(
         rows,
         backbone,
         folder.work / "probe",
         recipe.features,
-        objectives=objectives,
+        objectives=recipe.objective_set(),
         show_progress=show_progress,
     )
+    objectives = store.objectives
     probe = _fit_probe(recipe, store)
     encoded = encode_rows(rows, RatedResponse, backbone, folder.work)
 
     model = _regression(backbone, probe, recipe.head.finetune, recipe.seed)
-    report = _train(model, recipe, encoded.training, folder, backbone, show_progress)
+    report = _train(model, recipe, objectives, encoded.training, folder, backbone, show_progress)
     decoder = merged(model.decoder).to(resolve_dtype(recipe.backbone.dtype, backbone.device.type))
     backbone.model = decoder
     weight = model.head.weight.detach().cpu()
@@ -126,7 +127,7 @@ def _finetune(
         "probe": held_out_fits(store, probe),
         "finetuned": regression_fits(
             rewards_of(encoded.held_out, backbone, weight).numpy(),
-            _targets(recipe, encoded.held_out),
+            _targets(objectives, encoded.held_out, backbone),
         ),
     }
     report |= {
@@ -166,6 +167,7 @@ def _regression(
 def _train(
     model: RewardRegression,
     recipe: Recipe,
+    objectives: ObjectiveSet,
     rows: Rated,
     folder: TuningFolder,
     backbone: Backbone,
@@ -178,7 +180,7 @@ def _train(
         raise ArmormError(
             "No rated response is left to fine-tune on: all are held out or too long."
         )
-    dataset = RatedConversations(rows, _targets(recipe, rows))
+    dataset = RatedConversations(rows, _targets(objectives, rows, backbone))
     trainer = Trainer(
         model=model,
         args=training_arguments(TrainingArguments, section, folder, backbone.device, recipe.seed),
@@ -192,9 +194,11 @@ def _train(
     return report
 
 
-def _targets(recipe: Recipe, rows: Rated) -> Float[np.ndarray, "rows objectives"]:
-    objectives = recipe.objective_set()
+def _targets(
+    objectives: ObjectiveSet, rows: Rated, backbone: Backbone
+) -> Float[np.ndarray, "rows objectives"]:
     targets = np.empty((len(rows), len(objectives)))
     for number, (row, _) in enumerate(rows):
-        targets[number] = objectives.to_rewards(row.ratings)
+        computed = objectives.computed_labels(row.response, backbone.encoder.count_tokens)
+        targets[number] = objectives.to_rewards({**row.ratings, **computed})
     return targets
