@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
@@ -137,6 +138,43 @@ def test_ill_conditioned_wide_features_are_cross_validated_as_exactly():
             for i in range(2)
         )
         assert errors[number] == pytest.approx(squares / 700, rel=1e-4)
+
+
+def _hidden_states(rows: int, features: int) -> np.ndarray:
+    """Return rows with a power-law spectrum and a large mean, as a language model's have."""
+    generator = np.random.default_rng(2)
+    x = generator.normal(size=(rows, features)) * np.arange(1, features + 1) ** -0.5 * 10
+    x = x @ np.linalg.qr(generator.normal(size=(features, features)))[0]
+    return x + 3 * generator.normal(size=features)
+
+
+def test_wide_hidden_states_have_the_solutions_of_a_direct_solver():
+    x = _hidden_states(1500, 560)
+    y = x @ np.random.default_rng(0).normal(size=(560, 2)) / 560
+    statistics = _statistics(x, y)
+    gram, moments = x.T @ x, x.T @ y
+    for alpha in HeadOptions().alphas:
+        weight = fit_reward_head(statistics, HeadOptions(alphas=(alpha,))).weight
+        exact = scipy.linalg.solve(gram + alpha * np.eye(560), moments, assume_a="pos").T
+        assert np.abs(weight - exact).max() <= 1e-9 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("rows", [300, 650, 3000])
+def test_wide_hidden_states_are_cross_validated_as_exactly_with_few_rows_as_with_many(rows):
+    """With few rows, directions in the held-out fold alone make the iteration slow."""
+    x = _hidden_states(rows, 520)
+    generator = np.random.default_rng(0)
+    y = x @ generator.normal(size=(520, 2)) / 520 + 0.3 * generator.normal(size=(rows, 2))
+    folds = [np.arange(rows) % 3 == held for held in range(3)]
+    alphas = HeadOptions().alphas
+    errors = held_out_errors([_statistics(x[fold], y[fold]) for fold in folds], alphas)
+    expected = np.zeros_like(errors)
+    for fold in folds:
+        gram, moments = x[~fold].T @ x[~fold], x[~fold].T @ y[~fold]
+        for number, alpha in enumerate(alphas):
+            weight = scipy.linalg.solve(gram + alpha * np.eye(520), moments, assume_a="pos")
+            expected[:, number] += ((x[fold] @ weight - y[fold]) ** 2).sum(axis=0) / rows
+    np.testing.assert_allclose(errors, expected, rtol=1e-5)
 
 
 def test_ratings_that_are_all_in_one_fold_cannot_choose_a_penalty():

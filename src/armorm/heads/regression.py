@@ -27,6 +27,9 @@ from armorm.heads.statistics import Pattern, RidgeStatistics, total_statistics
 EXHAUSTIVE = 512
 """Up to this feature length every penalty is tried; see :func:`fit_reward_head`."""
 
+MOST_ITERATIONS = 15
+"""Iterations after which factorisations take over where the features are wide."""
+
 TRIED_AT_ONCE = 3
 """Penalties solved together, from the largest down, where not all are tried."""
 
@@ -131,18 +134,26 @@ def fit_reward_head(
                 f"{name} has no rating in the data. Remove it from the recipe's objectives, or add "
                 "data that rates it."
             )
-    if len(alphas) == 1:
-        return _fit(statistics, [float(alphas[0])] * statistics.objectives, [])
-    narrow = statistics.features <= EXHAUSTIVE
-    errors = held_out_errors(statistics.folds(), alphas, exhaustive=narrow)
-    for name, tried, rated in zip(names, ~np.isnan(errors), _rows(statistics), strict=True):
-        if not tried.any():
-            raise ArmormError(
-                f"{name} has {rated} rated rows, all in one fold: too few prompts to choose a "
-                "penalty. Rate more prompts, drop the objective, or give a single alpha."
-            )
-    chosen = [float(alphas[int(np.nanargmin(row))]) for row in errors]
-    return _fit(statistics, chosen, errors.tolist())
+    weight = np.zeros((statistics.objectives, statistics.features))
+    errors = np.full((statistics.objectives, len(alphas)), np.nan)
+    chosen = np.full(statistics.objectives, float(alphas[0]))
+    folds = statistics.folds() if len(alphas) > 1 else []
+    for patterns, members in _objectives_by_patterns(statistics).items():
+        whole = _NormalEquations.of(statistics, patterns, members)
+        if folds:
+            held = whole.parts_of(folds, patterns, members)
+            if not held:
+                raise ArmormError(
+                    f"{names[members[0]]} has {whole.rows} rated rows, all in one fold: too few "
+                    "prompts to choose a penalty. Rate more prompts, drop the objective, or give a "
+                    "single alpha."
+                )
+            narrow = statistics.features <= EXHAUSTIVE
+            errors[members] = _pooled_errors(whole, held, alphas, narrow, statistics.device)
+            chosen[members] = np.asarray(alphas)[np.nanargmin(errors[members], axis=1)]
+        weight[members] = whole.solutions(chosen[members], statistics.device)
+    tried = errors.tolist() if folds else []
+    return RewardHead(weight, tuple(chosen.tolist()), tuple(_rows(statistics).tolist()), tried)
 
 
 def held_out_errors(
@@ -167,12 +178,7 @@ def held_out_errors(
     errors = np.full((total.objectives, len(alphas)), np.nan)
     for patterns, members in _objectives_by_patterns(total).items():
         whole = _NormalEquations.of(total, patterns, members)
-        held = [
-            _NormalEquations.of(part, patterns, members)
-            for part in parts
-            if 0 < part.rows_rating(members[0]) < whole.rows
-        ]
-        if held:
+        if held := whole.parts_of(parts, patterns, members):
             errors[members] = _pooled_errors(whole, held, alphas, exhaustive, total.device)
     return errors
 
@@ -196,12 +202,36 @@ class _NormalEquations(NamedTuple):
             np.array([statistics.squares(i) for i in members]),
         )
 
+    def parts_of(
+        self,
+        parts: Sequence[RidgeStatistics],
+        patterns: tuple[Pattern, ...],
+        members: Sequence[int],
+    ) -> list[_NormalEquations]:
+        """Return those of the parts that hold some of the rows but not all."""
+        return [
+            _NormalEquations.of(part, patterns, members)
+            for part in parts
+            if 0 < part.rows_rating(members[0]) < self.rows
+        ]
+
+    def solutions(
+        self, alphas: Float[np.ndarray, " members"], device: str | None
+    ) -> Float[np.ndarray, "members features"]:
+        """Return each objective's solution, with one factorisation for those of one penalty."""
+        solutions = np.empty(self.moments.T.shape)
+        for alpha in np.unique(alphas):
+            moments = self.moments[:, alphas == alpha]
+            path = _solve_path(self.gram, moments, [float(alpha)], device)
+            solutions[alphas == alpha] = path[0].T
+        return solutions
+
     def squared_errors(
         self, solutions: Float[np.ndarray, "alphas features members"]
     ) -> Float[np.ndarray, "members alphas"]:
         """Return |Xw - r|^2 = w'X'Xw - 2 w'X'r + r'r of every solution w."""
-        products = _symmetric_product(self.gram, solutions)
-        quadratic = np.einsum("afm,afm->ma", solutions, products)
+        columns = np.ascontiguousarray(solutions.transpose(2, 0, 1))
+        quadratic = _dot(columns, _symmetric_product(self.gram, columns))
         linear = np.einsum("fm,afm->ma", self.moments, solutions)
         errors: Float[np.ndarray, "members alphas"] = quadratic - 2 * linear + self.squares[:, None]
         return errors
@@ -216,63 +246,112 @@ def _pooled_errors(
 ) -> Float[np.ndarray, "members alphas"]:
     """Return the mean squared error of every penalty over parts, each fitted to all others."""
     errors = np.full((len(whole.squares), len(alphas)), np.nan)
-    others = [(whole.gram - part.gram, whole.moments - part.moments) for part in held]
     rows = sum(part.rows for part in held)
     downwards = sorted(range(len(alphas)), key=lambda i: -alphas[i])
     step = len(alphas) if exhaustive else TRIED_AT_ONCE
     for start in range(0, len(alphas), step):
         chunk = downwards[start : start + step]
         tried = [alphas[i] for i in chunk]
-        squares = np.zeros((len(whole.squares), len(chunk)))
-        for (gram, moments), part in zip(others, held, strict=True):
-            squares += _errors_on(part, gram, moments, tried, device)
-        errors[:, chunk] = squares / rows
+        errors[:, chunk] = _errors_on_parts(whole, held, tried, device) / rows
         done = errors[:, downwards[: start + len(chunk)]]
         if (done.argmin(axis=1) < done.shape[1] - 2).all():
             break
     return errors
 
 
-def _errors_on(
-    part: _NormalEquations,
-    gram: Float[np.ndarray, "features features"],
-    moments: Float[np.ndarray, "features members"],
+def _errors_on_parts(
+    whole: _NormalEquations,
+    held: Sequence[_NormalEquations],
     alphas: Sequence[float],
     device: str | None,
 ) -> Float[np.ndarray, "members alphas"]:
-    """Return the squared errors on a part of the solutions of other rows, right to about 1e-5.
+    """Return squared errors, summed over parts, of the solutions of all other rows.
 
-    An error delta of a solution w moves |Xw - r| by at most |X delta|, which is less than its
-    energy norm: float32 factors serve where that is small, and float64 ones elsewhere.
+    Those of wide features are found by iteration, which is right to about 1e-5, where that
+    converges quickly; the others by a factorisation for each part and penalty.
     """
-    if device is not None or len(gram) <= EXHAUSTIVE:
-        return part.squared_errors(_solve_path(gram, moments, alphas, device))
-    solutions, energies = _refined_solutions(gram, moments, alphas)
-    errors = part.squared_errors(solutions)
-    accurate = (1e-10 * errors >= energies.T).all(axis=0)
-    if not accurate.all():
-        rest = np.flatnonzero(~accurate)
-        exact = _solve_path(gram, moments, [alphas[int(i)] for i in rest])
-        errors[:, rest] = part.squared_errors(exact)
+    errors = np.zeros((len(whole.squares), len(alphas)))
+    left = np.ones(len(alphas), bool)
+    if device is None and len(whole.gram) > EXHAUSTIVE:
+        errors, accurate = _iterated_errors(whole, held, alphas)
+        errors[:, left := ~accurate] = 0
+    if left.any():
+        for part in held:
+            gram, moments = whole.gram - part.gram, whole.moments - part.moments
+            solutions = _solve_path(gram, moments, np.asarray(alphas)[left].tolist(), device)
+            errors[:, left] += part.squared_errors(solutions)
     return errors
+
+
+def _iterated_errors(
+    whole: _NormalEquations, held: Sequence[_NormalEquations], alphas: Sequence[float]
+) -> tuple[Float[np.ndarray, "members alphas"], npt.NDArray[np.bool_]]:
+    """Return squared errors as :func:`_errors_on_parts` does, by conjugate gradients.
+
+    All parts share the preconditioners, float32 factors of the sums over all rows, which differ
+    little from the sums without a part: a factor for each part would take most of the time.  Parts
+    and penalties are iterated side by side, so that each matrix is read once an iteration.
+
+    An error delta of a solution w moves |Xw - r| by at most |X delta|, which is about its energy
+    norm.  Every iteration lowers the energy of the error, and the last two reductions tell how much
+    is left, unless some direction has not been reached yet: one that has data in the held part
+    alone is reached late.  So a made-up solution with a share of every direction is iterated too.
+
+    Returns:
+        The errors, and for each penalty whether they are accurate.
+    """
+    generator = np.random.default_rng(0)
+    features, members = whole.moments.shape
+    shape = (len(held), len(alphas), members + 1, features)  # the made-up solution comes last
+    penalties = np.asarray(alphas)[:, None, None]
+    factors = [_narrow_factor(whole.gram, alpha) for alpha in alphas]
+    grams = [part.gram for part in held]
+    moments = np.stack([part.moments.T for part in held])[:, None]
+    squares = np.stack([part.squares for part in held])[:, None]
+
+    def products(columns: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], ...]:
+        """Return the products with the sums over each part, and with the damped ones of others."""
+        on_parts = np.stack(list(map(_symmetric_product, grams, columns)))
+        return on_parts, _symmetric_product(whole.gram, columns) + penalties * columns - on_parts
+
+    with np.errstate(all="ignore"):  # a factor that failed ends as NaN, which is not accurate
+        # The objectives start from the solution of all rows, the made-up one from zero.
+        noise = generator.standard_normal((1, features))
+        made_up = np.stack([_solve_narrow(factor, noise, half=True) for factor in factors])
+        of_all = np.stack([_solve_narrow(factor, whole.moments.T) for factor in factors])
+        solutions = np.broadcast_to(np.concatenate([of_all, made_up], axis=1), shape).copy()
+        on_parts, residuals = products(solutions)
+        residuals[..., :-1, :] = whole.moments.T - moments - residuals[..., :-1, :]
+        made_up_on_parts = on_parts[..., -1, :].copy()
+        solutions[..., -1, :] = on_parts[..., -1, :] = 0
+        directions = np.zeros(shape)
+        slopes, drops = np.full(shape[:-1], np.inf), np.zeros(shape[:-1])
+        for _ in range(MOST_ITERATIONS):
+            steepest = np.stack(
+                [_solve_narrow(one, residuals[:, i]) for i, one in enumerate(factors)], axis=1
+            )
+            before, slopes = slopes, _dot(steepest, residuals)
+            directions = steepest + (slopes / before)[..., None] * directions
+            change_on_parts, change = products(directions)
+            steps = slopes / _dot(directions, change)
+            solutions += steps[..., None] * directions
+            on_parts += steps[..., None] * change_on_parts
+            residuals -= steps[..., None] * change
+            before, drops = drops, steps * slopes
+            errors = _dot(solutions[..., :-1, :], on_parts[..., :-1, :] - 2 * moments) + squares
+            left = np.where(drops < before, drops**2 / (before - drops), np.inf)[..., :-1]
+            missed = _dot(
+                made_up[:, 0] - solutions[..., -1, :], made_up_on_parts - on_parts[..., -1, :]
+            )
+            reached = missed <= 1e-6 * _dot(made_up[:, 0], made_up_on_parts)
+            accurate = ((left <= 1e-9 * errors).all(axis=2) & reached).all(axis=0)
+            if accurate.all():
+                break
+    return errors.sum(axis=0).T, accurate
 
 
 def _rows(statistics: RidgeStatistics) -> npt.NDArray[np.int64]:
     return np.array([statistics.rows_rating(i) for i in range(statistics.objectives)])
-
-
-def _fit(
-    statistics: RidgeStatistics, alphas: Sequence[float], errors: list[list[float]]
-) -> RewardHead:
-    """Solve every objective with its own penalty, with one factorisation where both are shared."""
-    weight = np.zeros((statistics.objectives, statistics.features))
-    for patterns, members in _objectives_by_patterns(statistics).items():
-        gram = statistics.gram(patterns)
-        for alpha in sorted({alphas[i] for i in members}):
-            together = [i for i in members if alphas[i] == alpha]
-            moments = np.stack([statistics.moment(i) for i in together], axis=1)
-            weight[together] = _solve_path(gram, moments, [alpha], statistics.device)[0].T
-    return RewardHead(weight, tuple(alphas), tuple(_rows(statistics).tolist()), errors)
 
 
 def _objectives_by_patterns(
@@ -318,52 +397,51 @@ def _solve_path(
     return solutions
 
 
-def _refined_solutions(
-    gram: Float[np.ndarray, "features features"],
-    moments: Float[np.ndarray, "features members"],
-    alphas: Sequence[float],
-) -> tuple[Float[np.ndarray, "alphas features members"], Float[np.ndarray, "alphas members"]]:
-    """Solve with float32 factors, which take a quarter of the time, refined twice in float64.
+def _narrow_factor(
+    gram: Float[np.ndarray, "features features"], alpha: float
+) -> Float[np.ndarray, "features features"]:
+    """Return the lower Cholesky factor of X'X + alpha I in float32, NaN if there is none.
 
-    Returns:
-        The solutions, and an estimate of the energy delta' A delta of what each is off by. A
-        refinement w + A32^-1 (b - A w) shrinks the error by about the same share each time, so
-        the sizes of two corrections tell what a third would be. Infinite where float32 fails.
+    It takes a quarter of the time of one in float64.
     """
-    diagonal = np.diag_indices(len(gram))
-    penalties = np.asarray(alphas)[:, None, None]
-    solutions = np.zeros((len(alphas), *moments.shape))
-    energies = np.ones((3, len(alphas), moments.shape[1]))
-    with np.errstate(all="ignore"):  # an overflow ends as NaN, and NaN as infinite
-        narrow = gram.astype(np.float32, order="F")
-        factors = []
-        for alpha in alphas:
-            damped = narrow.copy(order="F")
-            damped[diagonal] += np.float32(alpha)
-            factors.append(lapack.spotrf(damped, lower=True, clean=False, overwrite_a=True))
-        residuals = np.broadcast_to(moments, solutions.shape)
-        for energy in energies:
-            for number, (factor, _) in enumerate(factors):
-                residual = residuals[number]
-                correction = lapack.spotrs(factor, residual.astype(np.float32), lower=True)[0]
-                solutions[number] += correction
-                energy[number] = np.einsum("fm,fm->m", correction, residual)
-            residuals = moments - _symmetric_product(gram, solutions) - penalties * solutions
-        before, after = np.abs(energies[1:])
-        left = np.where(after < 0.25 * before, after**2 / before, np.where(after == 0, 0.0, np.inf))
-    left[[failed > 0 for _, failed in factors]] = np.inf
-    return solutions, left
+    with np.errstate(over="ignore"):
+        damped = gram.astype(np.float32, order="F")
+    damped[np.diag_indices(len(gram))] += np.float32(alpha)
+    factor, failed = lapack.spotrf(damped, lower=True, clean=False, overwrite_a=True)
+    if failed:
+        factor[:] = np.nan
+    return np.asarray(factor)
+
+
+def _solve_narrow(
+    factor: Float[np.ndarray, "features features"],
+    targets: Float[np.ndarray, "*columns features"],
+    *,
+    half: bool = False,
+) -> Float[np.ndarray, "*columns features"]:
+    """Return (LL')^-1 b, or half of it, L'^-1 b, for every b."""
+    columns = targets.reshape(-1, len(factor)).T.astype(np.float32)
+    if half:
+        solved = lapack.strtrs(factor, columns, lower=True, trans=1)[0]
+    else:
+        solved = lapack.spotrs(factor, columns, lower=True)[0]
+    return np.asarray(solved.T.reshape(targets.shape), np.float64)
 
 
 def _symmetric_product(
-    gram: Float[np.ndarray, "features features"],
-    solutions: Float[np.ndarray, "alphas features members"],
-) -> Float[np.ndarray, "alphas features members"]:
-    """Return X'X w of every solution w, in one product: the matrix is read once."""
-    alphas, features, members = solutions.shape
-    columns = np.asfortranarray(solutions.transpose(1, 0, 2).reshape(features, -1))
-    products = blas.dsymm(1.0, gram, columns, lower=True)
-    return np.asarray(products.reshape(features, alphas, members).transpose(1, 0, 2))
+    gram: Float[np.ndarray, "features features"], columns: Float[np.ndarray, "*columns features"]
+) -> Float[np.ndarray, "*columns features"]:
+    """Return X'X w of every w, in one product: the matrix is read once."""
+    products = blas.dsymm(1.0, gram, columns.reshape(-1, len(gram)).T, lower=True)
+    return np.asarray(products.T.reshape(columns.shape))
+
+
+def _dot(
+    a: Float[np.ndarray, "... features"], b: Float[np.ndarray, "... features"]
+) -> npt.NDArray[np.float64]:
+    """Return the products of vectors along the last axis."""
+    products: npt.NDArray[np.float64] = np.einsum("...i,...i->...", a, b)
+    return products
 
 
 def _regular_solutions(

@@ -422,8 +422,8 @@ class RidgeStatistics:
         grams = [sums.gram for pattern, sums in self.sums() if pattern in wanted]
         if len(grams) == 1:
             return grams[0]
-        total = np.zeros((self.features, self.features), order="F")
-        for gram in grams:
+        total = grams[0] + grams[1] if grams else np.zeros((self.features,) * 2, order="F")
+        for gram in grams[2:]:
             total += gram
         return total
 
