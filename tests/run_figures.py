@@ -88,6 +88,8 @@ def run_metrics(**changes: object) -> RunMetrics:
             objective="verbosity",
             correlation="spearman",
             measured_by="tokens",
+            confounder="dropped",
+            names=("verbosity",),
             found=tuple(
                 ConfounderCorrelations(
                     rows=rows,

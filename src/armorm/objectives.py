@@ -79,6 +79,9 @@ class Objective(Options):
     computed: str | None = None
     """Kind of label that is computed from the text of every response, such as log_tokens, in place
     of ratings (docs/recipes.md); null for a rated objective."""
+    mirrors: str | None = None
+    """Objective whose reward is the negative of this one's; only in a model whose debiasing keeps
+    its confounder (docs/method.md)."""
     range_from_data: bool = False
     """Take minimum and maximum from the labels of the training rows, once they are known. Default:
     true for a computed objective without minimum and maximum."""
@@ -133,6 +136,31 @@ class Objective(Options):
             **self.model_dump(exclude=scale),
             minimum=float(low),
             maximum=float(high if high > low else low + 1.0),
+        )
+
+    def mirrored(self) -> Objective:
+        """Return the objective on the same scale whose unit rewards are the negatives of these.
+
+        A gate's weights are not negative: with both it can prefer either end of the scale.
+
+        Example:
+            >>> from armorm import Objective
+            >>> length = Objective(name="length", minimum=0, maximum=8)
+            >>> brevity = length.mirrored()
+            >>> brevity.name, brevity.to_reward(6.0), brevity.to_rating(-0.75)
+            ('length-reversed', -0.75, 6.0)
+        """
+        unit_one = 2 * self.unit_zero - self.unit_one
+        return Objective(
+            name=f"{self.name}-reversed",
+            minimum=self.minimum,
+            maximum=self.maximum,
+            unit_zero=self.unit_zero,
+            unit_one=unit_one,
+            dataset=self.dataset,
+            direction="lower" if unit_one < self.unit_zero else "higher",
+            description=f"Minus the reward of {self.name}.",
+            mirrors=self.name,
         )
 
     def validate_rating(self, value: object) -> float:
@@ -267,6 +295,14 @@ class ObjectiveSet(Sequence[Objective]):
             name: COMPUTED_LABELS[kind].of(response, count_tokens)
             for name, kind in self.computed.items()
         }
+
+    def mirrored(self, name: str) -> ObjectiveSet:
+        """Return the set with the reverse of one of its objectives at the end.
+
+        Raises:
+            RecipeError: No objective has this name, or one is named like the reverse.
+        """
+        return ObjectiveSet([*self._objectives, self[self.column(name)].mirrored()])
 
     def with_ranges(self, labels: Mapping[str, npt.ArrayLike]) -> ObjectiveSet:
         """Return the set in which no range is left to be taken from the data.

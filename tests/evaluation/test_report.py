@@ -81,7 +81,7 @@ def test_a_run_with_less_to_show_still_has_its_page(tmp_path):
         preferences=preference_metrics(calibration=None, planted={}),
         gate_curve=(),
         gate_seeds=None,
-        debiasing=replace(metrics.debiasing, objective=None, measured_by="objective"),
+        debiasing=replace(metrics.debiasing, objective=None, names=(), measured_by="objective"),
         head=replace(
             metrics.head,
             selection_errors=[],

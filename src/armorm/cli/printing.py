@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from armorm.cli.terminal import make_console
-from armorm.evaluation.accuracy import Accuracy
+from armorm.evaluation.accuracy import Accuracy, MethodAccuracy
 from armorm.evaluation.data_account import DataAccount
 from armorm.evaluation.debiasing_report import DebiasingReport
 from armorm.evaluation.report import p_value
@@ -20,6 +20,9 @@ from armorm.model import Comparison, Explanation
 from armorm.training import TrainingResult
 
 console = make_console()
+
+NOTHING = 1e-3
+"""Share of a margin up to which a dropped confounder is what rounding leaves of it."""
 
 
 def print_run(result: TrainingResult) -> None:
@@ -102,15 +105,20 @@ def _accuracy_table(preferences: PreferenceMetrics) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     for method, label in METHODS.items():
         one = preferences.methods[method]
-        table.add_row(
-            label,
-            _with_interval(one.all),
-            _percent(one.shorter_won.accuracy),
-            _percent(one.longer_won.accuracy),
-            _with_interval(one.balanced),
-            p_value(one.mcnemar_p),
-        )
+        table.add_row(label, *_accuracies(one), p_value(one.mcnemar_p))
+    on = preferences.gate_on_confounder
+    if on is not None and on.switched_off is not None:
+        table.add_row(f"gate without {escape(on.objective)}", *_accuracies(on.switched_off), "")
     return table
+
+
+def _accuracies(one: MethodAccuracy) -> tuple[str, ...]:
+    return (
+        _with_interval(one.all),
+        _percent(one.shorter_won.accuracy),
+        _percent(one.longer_won.accuracy),
+        _with_interval(one.balanced),
+    )
 
 
 def _with_interval(found: Accuracy) -> str:
@@ -163,7 +171,7 @@ def _debiasing_table(debiasing: DebiasingReport) -> Table:
         table.add_column(f"{rows.replace('_', ' ')}\nbefore", justify="right", no_wrap=True)
         table.add_column(f"{found.responses:,}\nafter", justify="right", no_wrap=True)
     for name in next(iter(solved.values())).before if solved else ():
-        if name != debiasing.objective:
+        if name not in debiasing.names:
             pairs = ((found.before[name], found.after[name]) for found in solved.values())
             table.add_row(escape(name), *(f"{value:+.3f}" for pair in pairs for value in pair))
     return table
@@ -177,6 +185,11 @@ def _print_gate(metrics: RunMetrics) -> None:
         f"{gate['prompt_dependence']:.0%} explained by the prompt; calibration error "
         f"{_decimal(calibration.error if calibration else None)}."
     )
+    on = metrics.preferences.gate_on_confounder
+    if on is not None:
+        shares = ", ".join(f"{share:.0%} {escape(name)}" for name, share in on.share.items())
+        opinion = " (dropped by debiasing: no opinion)" if on.confounder == "dropped" else ""
+        console.print(f"Of the gate's weights {shares}{opinion}.")
     if seeds is not None:
         console.print(
             f"Over {len(seeds.accuracies)} seeds: accuracy {seeds.mean:.1%} ± "
@@ -258,6 +271,8 @@ def print_explanation(explanation: Explanation) -> None:
             _bar(share.contribution, largest),
         )
     console.print(table)
+    if explanation.confounder is not None:
+        console.print(escape(explanation.confounder.sentence))
     if explanation.novelty is not None:
         of_score = (
             "too few rows rate an objective for that of the score"
@@ -301,6 +316,9 @@ def print_comparison(comparison: Comparison) -> None:
             _bar(difference.contribution, largest),
         )
     console.print(table)
+    part = comparison.confounder
+    if part is not None and part.share is not None and (part.kept or abs(part.share) > NOTHING):
+        console.print(escape(part.sentence))
 
 
 def print_evaluation(result: Mapping[str, Any]) -> None:

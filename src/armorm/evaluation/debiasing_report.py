@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from armorm.features import FeatureStore
 from armorm.heads import DebiasingOptions, VerbosityDebiasing
 from armorm.heads.debiasing import correlations
-from armorm.heads.options import Correlation
+from armorm.heads.options import Correlation, Treatment
 from armorm.objectives import ObjectiveSet
 
 LOW_SPEARMAN = 0.3
@@ -40,10 +40,10 @@ class ConfounderCorrelations:
     before: dict[str, float]
     after: dict[str, float]
 
-    def largest(self, without: str | None) -> tuple[float | None, float | None]:
+    def largest(self, without: Collection[str]) -> tuple[float | None, float | None]:
         """Return the largest absolute correlations before and after, over the other objectives."""
         before, after = (
-            max((abs(value) for name, value in found.items() if name != without), default=None)
+            max((abs(value) for name, value in found.items() if name not in without), default=None)
             for found in (self.before, self.after)
         )
         return before, after
@@ -57,6 +57,8 @@ class DebiasingReport:
         objective: Objective that is subtracted; None where the rewards are left as they are.
         correlation: Kind of correlation that was brought to zero.
         measured_by: Measure of the objective in it.
+        confounder: The objective is ``dropped`` from the score, or ``kept`` beside its reverse.
+        names: The objective and its reverse, as far as they are among the objectives.
         found: All correlations. A measure that does not vary is not listed.
         held_out_spearman: Rank correlation of the objective's held-out ratings with what the head
             predicts for them; None where it is unknown.
@@ -65,6 +67,8 @@ class DebiasingReport:
     objective: str | None
     correlation: Correlation
     measured_by: str
+    confounder: Treatment
+    names: tuple[str, ...]
     found: tuple[ConfounderCorrelations, ...]
     held_out_spearman: float | None = None
 
@@ -151,6 +155,8 @@ def debiasing_report(
         options.objective,
         options.correlation,
         options.measured_by,
+        options.confounder,
+        tuple(objectives.names[column] for column in debiasing.columns),
         tuple(found),
         held_out_spearman,
     )

@@ -133,7 +133,7 @@ def debiasing_figure(debiasing: DebiasingReport) -> Figure:
     from matplotlib.figure import Figure
 
     solved = debiasing.solved()
-    names = [name for name in next(iter(solved.values())).before if name != debiasing.objective]
+    names = [name for name in next(iter(solved.values())).before if name not in debiasing.names]
     figure = Figure(figsize=(8.4, 1.3 + 0.28 * len(names)), layout="constrained")
     panels = figure.subplots(1, len(solved), sharey=True, sharex=True, squeeze=False)[0]
     for axes, (rows, found) in zip(panels, solved.items(), strict=True):

@@ -26,6 +26,7 @@ from armorm.heads.metrics import (
     calibration,
     gate_diagnostics,
 )
+from armorm.heads.options import Treatment
 from armorm.objectives import ObjectiveSet
 
 METHODS = {
@@ -55,6 +56,25 @@ class PlantedObjective:
 
 
 @dataclass(frozen=True, slots=True)
+class GateOnConfounder:
+    """Weight that the gate gives to the confounder on held-out pairs.
+
+    Attributes:
+        objective: The confounder.
+        confounder: It is ``dropped`` from the score, so that its weight is no opinion, or ``kept``.
+        share: Mean share of the gate's weights on it, and on its reverse where it is kept, by name.
+        by_source: The same by source.
+        switched_off: Accuracies of the gate without both; None where the confounder is dropped.
+    """
+
+    objective: str
+    confounder: Treatment
+    share: dict[str, float]
+    by_source: dict[str, dict[str, float]]
+    switched_off: MethodAccuracy | None
+
+
+@dataclass(frozen=True, slots=True)
 class PreferenceMetrics:
     """Figures on held-out preference pairs.
 
@@ -69,6 +89,7 @@ class PreferenceMetrics:
         gate_by_subset: The same by subset.
         calibration: Agreement of the Bradley–Terry probabilities with the labels.
         planted: Planted and found objective of each subset; empty where nothing was planted.
+        gate_on_confounder: Weight of the gate on the confounder; None without debiasing.
     """
 
     methods: dict[str, MethodAccuracy]
@@ -80,6 +101,7 @@ class PreferenceMetrics:
     gate_by_subset: dict[str, dict[str, float | bool]]
     calibration: Calibration | None
     planted: dict[str, PlantedObjective]
+    gate_on_confounder: GateOnConfounder | None = None
 
     @property
     def gate_recovery(self) -> float | None:
@@ -115,6 +137,9 @@ class PreferenceMetrics:
             "coefficients_by_source": self.coefficients_by_source,
             "gate": self.gate,
             "gate_by_subset": self.gate_by_subset,
+            "gate_on_confounder": None
+            if self.gate_on_confounder is None
+            else asdict(self.gate_on_confounder),
             "calibration": None if self.calibration is None else asdict(self.calibration),
             **(recovery if self.planted else {}),
         }
@@ -322,6 +347,39 @@ def preference_metrics(
             subset: PlantedObjective(objective, _largest(by_subset.get(subset)))
             for subset, objective in planted.items()
         },
+        gate_on_confounder=_gate_on_confounder(
+            objectives, debiasing, gating, held_pairs, longer, subsets, sources
+        ),
+    )
+
+
+def _gate_on_confounder(
+    objectives: ObjectiveSet,
+    debiasing: VerbosityDebiasing,
+    gating: Float[np.ndarray, "pairs objectives"],
+    pairs: RewardPairs,
+    longer: npt.NDArray[Any],
+    subsets: npt.NDArray[Any],
+    sources: npt.NDArray[Any],
+) -> GateOnConfounder | None:
+    columns = list(debiasing.columns)
+    if not columns:
+        return None
+    shares = (gating / gating.sum(axis=1, keepdims=True))[:, columns]
+    names = [objectives.names[column] for column in columns]
+    switched_off = None
+    if debiasing.mirror is not None:
+        rest = np.delete(gating * pairs.differences.double().numpy(), columns, axis=1).sum(axis=1)
+        switched_off = MethodAccuracy.of(rest, longer, subsets.tolist())
+    return GateOnConfounder(
+        objective=names[0],
+        confounder="dropped" if debiasing.mirror is None else "kept",
+        share=dict(zip(names, shares.mean(axis=0).tolist(), strict=True)),
+        by_source={
+            str(name): dict(zip(names, shares[sources == name].mean(axis=0).tolist(), strict=True))
+            for name in np.unique(sources)
+        },
+        switched_off=switched_off,
     )
 
 
@@ -340,11 +398,11 @@ def _verbosity_spearman(
     pairs: PairIndex,
     debiasing: VerbosityDebiasing,
 ) -> dict[str, float | None]:
-    if not debiasing.penalties.any():
+    if not debiasing.columns:
         return {"before": None, "after": None}
     responses = pairs.responses(pairs.held_out)
     verbosity = rewards[responses, debiasing.verbosity]
-    others = np.arange(rewards.shape[1]) != debiasing.verbosity
+    others = ~np.isin(np.arange(rewards.shape[1]), debiasing.columns)
     found = (rewards[responses], rewards[responses] @ debiasing.transform)
     before, after = (np.abs(correlations(r, verbosity)[others]).max(initial=0.0) for r in found)
     return {"before": float(before), "after": float(after)}

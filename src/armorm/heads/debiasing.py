@@ -43,16 +43,18 @@ class VerbosityDebiasing:
 
     Attributes:
         transform: T, so that r' = r T (docs/method.md). Shape (objectives, objectives).
-        penalties: lambda of each objective; 1 for the verbosity objective itself, whose
-            transformed reward is then 0. Shape (objectives,).
+        penalties: lambda of each objective; for the verbosity objective itself 1, so that its
+            transformed reward is 0, or 0 where it is kept. Shape (objectives,).
         verbosity: Column of the verbosity objective.
         correlation: Kind of correlation that was brought to zero.
         before: Correlation of each r_i with the measure on the reference set. Shape
             (objectives,).
-        after: The same of each r'_i; 0 for the verbosity objective. Shape (objectives,).
+        after: The same of each r'_i; 0 for a verbosity objective that is dropped. Shape
+            (objectives,).
         outcomes: Outcome for each objective: ``subtracted`` (the verbosity objective), ``kept``
             (its correlation was not positive), ``solved``, or ``no root`` (no penalty brings the
             correlation to zero, and the reward is as it was).
+        mirror: Column of the reverse of a verbosity objective that is kept.
 
     Example:
         >>> import numpy as np
@@ -68,6 +70,14 @@ class VerbosityDebiasing:
     before: Float[np.ndarray, " objectives"]
     after: Float[np.ndarray, " objectives"]
     outcomes: tuple[Outcome, ...]
+    mirror: int | None = None
+
+    @property
+    def columns(self) -> tuple[int, ...]:
+        """Columns of the verbosity objective and its reverse; empty without debiasing."""
+        if "subtracted" not in self.outcomes:
+            return ()
+        return (self.verbosity,) if self.mirror is None else (self.verbosity, self.mirror)
 
     @classmethod
     def none(cls, objectives: int) -> VerbosityDebiasing:
@@ -83,15 +93,17 @@ def fit_debiasing(
     options: DebiasingOptions | None = None,
     *,
     measured: Float[np.ndarray, " rows"] | None = None,
+    mirror: int | None = None,
 ) -> VerbosityDebiasing:
     """Find the penalty of every objective on a reference set.
 
     Args:
         rewards: Predicted rewards of the reference responses.
         verbosity: Column of the objective that is subtracted from the others.
-        options: The options ``correlation`` and ``negative`` are used.
+        options: The options ``correlation``, ``confounder`` and ``negative`` are used.
         measured: Values that the correlation is measured with, such as the length of each
             response; default the verbosity reward itself (the paper's).
+        mirror: Column of its reverse, where there is one (:meth:`RewardHead.mirrored`).
 
     Raises:
         ArmormError: there are too few rows, or the measure is constant over them.
@@ -130,15 +142,16 @@ def fit_debiasing(
     with ThreadPoolExecutor() as pool:  # most of the time goes into sorting, which leaves the GIL
         before = np.array(list(pool.map(correlate, columns)))
         leans = before != 0 if options.negative == "solve" else before > 0
-        solved = [i for i in range(objectives) if i != verbosity and leans[i]]
+        solved = [i for i in range(objectives) if i not in (verbosity, mirror) and leans[i]]
         roots = dict(zip(solved, pool.map(root, solved), strict=True))
         penalties = np.array([roots.get(i) or 0.0 for i in range(objectives)])
-        penalties[verbosity] = 1.0
+        penalties[verbosity] = float(options.confounder == "dropped")
         transform = np.eye(objectives)
         transform[verbosity] -= penalties
         changed = columns - penalties[:, None] * subtracted
         after = np.array(list(pool.map(correlate, changed)))
-    after[verbosity] = 0.0
+    if options.confounder == "dropped":
+        after[verbosity] = 0.0
     outcomes: tuple[Outcome, ...] = tuple(
         "subtracted"
         if i == verbosity
@@ -150,7 +163,7 @@ def fit_debiasing(
         for i in range(objectives)
     )
     return VerbosityDebiasing(
-        transform, penalties, verbosity, options.correlation, before, after, outcomes
+        transform, penalties, verbosity, options.correlation, before, after, outcomes, mirror
     )
 
 

@@ -11,6 +11,7 @@ from armorm.settings import Options
 Correlation = Literal["spearman", "pearson"]
 Measure = Literal["objective", "tokens", "characters"]
 Negative = Literal["keep", "solve"]
+Treatment = Literal["dropped", "kept"]
 Precision = Literal["float32", "tf32", "bfloat16"]
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -53,11 +54,20 @@ class DebiasingOptions(Options):
     measured_by: Measure = "objective"
     """Measure of the confounder in the correlation: the predicted reward of the objective (the
     paper's), or the length of each response in tokens or characters."""
+    confounder: Treatment = "dropped"
+    """Treatment of the objective itself: dropped from the score (the paper's), or kept, so that the
+    gate can weigh it, and its reverse, by prompt; all others are debiased in either case."""
     negative: Negative = "keep"
     """Treatment of a correlation that is not positive to begin with: keep the reward (the
     published practice), or solve for a negative penalty."""
     reference: tuple[str, ...] | None = None
     """Sources of the preference data that make up the reference set; default all."""
+
+    @model_validator(mode="after")
+    def _kept_needs_an_objective(self) -> DebiasingOptions:
+        if self.confounder == "kept" and self.objective is None:
+            raise ValueError("confounder: kept needs debiasing.objective, the one to keep")
+        return self
 
 
 class GateOptions(Options):

@@ -68,6 +68,16 @@ class RewardHead:
     rows: tuple[int, ...]
     selection_errors: list[list[float]] = field(default_factory=list)
 
+    def mirrored(self, column: int) -> RewardHead:
+        """Return the head with another objective at the end, the reverse of one of its own."""
+        errors = self.selection_errors
+        return RewardHead(
+            np.concatenate([self.weight, -self.weight[[column]]]),
+            (*self.alphas, self.alphas[column]),
+            (*self.rows, self.rows[column]),
+            [*errors, errors[column]] if errors else [],
+        )
+
     def rewards(
         self, features: Float[np.ndarray, "rows features"]
     ) -> Float[np.ndarray, "rows objectives"]:

@@ -110,6 +110,25 @@ class HeadUncertainty:
         usual = float(np.quantile(novelty, USUAL_SHARE)) if len(novelty) else None
         return replace(self, usual_novelty=usual)
 
+    def mirrored(
+        self, column: int, weight: Float[np.ndarray, "objectives features"]
+    ) -> HeadUncertainty:
+        """Return the uncertainty of the head that :meth:`RewardHead.mirrored` returns.
+
+        Args:
+            column: The objective whose reverse is added.
+            weight: Weights of the new head.
+        """
+        row = self.correlation[[column]]
+        correlation = np.block([[self.correlation, -row.T], [-row, np.ones((1, 1))]])
+        return replace(
+            self,
+            group=np.append(self.group, self.group[column]),
+            noise=np.append(self.noise, self.noise[column]),
+            correlation=correlation,
+            weight_sha256=fingerprint_of_weight(weight),
+        )
+
     def to_bytes(self) -> bytes:
         """Return a safetensors file with the attributes by name.
 

@@ -204,6 +204,52 @@ def check_floors(floors: Mapping[str, float], objectives: Sequence[str]) -> None
 
 
 @dataclass(frozen=True, slots=True)
+class ConfounderPart:
+    """Part of a score, or of a preference, that is the confounder (:mod:`armorm.model.confounder`).
+
+    Attributes:
+        objective: Name of the confounder, such as ``length``.
+        kept: True where the gate can weigh it; false where debiasing drops it from the score, so
+            that the gate's weight on it is no opinion.
+        gate_share: Share of the gate's weights that is on it and its reverse.
+        coefficient: Weight of its reward beside the debiased rest, steering included.
+        contribution: ``coefficient`` times its reward, or in a comparison times the difference of
+            its rewards. Score or margin minus this is what the debiased rest alone gives.
+        share: Share of the margin that ``contribution`` is: above 1 where the debiased rest prefers
+            the other response, negative where the confounder speaks against the preferred one;
+            ``None`` for a single score, and for a tie.
+    """
+
+    objective: str
+    kept: bool
+    gate_share: float
+    coefficient: float
+    contribution: float
+    share: float | None = None
+
+    @property
+    def sentence(self) -> str:
+        """Sentence for people."""
+        if self.share is not None and self.share > 1:
+            return (
+                f"{self.objective} decides this preference: without it the other response is ahead."
+            )
+        if self.share is not None and self.share < 0:
+            return f"{self.objective} speaks against this preference ({self.contribution:+.4f})."
+        if self.share is not None:
+            return f"{self.share:.0%} of this preference is {self.objective}."
+        if not self.kept:
+            return (
+                f"{self.gate_share:.0%} of the gate is on {self.objective}, which debiasing drops: "
+                "no opinion."
+            )
+        return (
+            f"{self.gate_share:.0%} of the gate is {self.objective}: it adds "
+            f"{self.contribution:+.4f} to the score."
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class ObjectiveShare:
     """Contribution of one objective to a score.
 
@@ -240,6 +286,7 @@ class Explanation:
         novel: True if the novelty exceeds that of 99 % of held-out rated rows, so that the
             rewards are guesses.
         steering: The steering that shaped the score; ``None`` without any.
+        confounder: Part of the confounder; ``None`` if the model is not debiased.
 
     Example:
         >>> from armorm import RewardModel
@@ -259,6 +306,7 @@ class Explanation:
     novelty: float | None = None
     novel: bool | None = None
     steering: Steering | None = None
+    confounder: ConfounderPart | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return a JSON-ready record; ``steering`` is in it only where there is some."""
@@ -301,6 +349,7 @@ class Comparison:
         preferred: ``a``, ``b`` or ``tie``.
         objectives: Contributions of the objectives to the margin.
         steering: The steering that shaped the scores; ``None`` without any.
+        confounder: Part of the confounder; ``None`` if the model is not debiased.
 
     Example:
         >>> from armorm import RewardModel
@@ -317,6 +366,7 @@ class Comparison:
     preferred: Literal["a", "b", "tie"]
     objectives: tuple[ObjectiveDifference, ...]
     steering: Steering | None = None
+    confounder: ConfounderPart | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return a JSON-ready record; ``steering`` is in it only where there is some."""

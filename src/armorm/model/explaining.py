@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from armorm.model.answers import (
     Comparison,
+    ConfounderPart,
     Explanation,
     ObjectiveDifference,
     ObjectiveShare,
     Rewards,
     finite_or_none,
 )
+from armorm.model.confounder import Confounder
 from armorm.objectives import ObjectiveSet
 
 
-def explanation_of(rewards: Rewards, objectives: ObjectiveSet) -> Explanation:
-    """Return the explanation of the first score."""
+def explanation_of(
+    rewards: Rewards, objectives: ObjectiveSet, confounder: Confounder | None
+) -> Explanation:
+    """Return the explanation of the first score.
+
+    Args:
+        rewards: The score.
+        objectives: Names and scales.
+        confounder: The model's confounder, if it is debiased.
+    """
     ratings = objectives.to_ratings(rewards.rewards.numpy())[0].tolist()
     sure = rewards.uncertainty
     shares = [
@@ -41,11 +51,15 @@ def explanation_of(rewards: Rewards, objectives: ObjectiveSet) -> Explanation:
         novelty=None if sure is None else float(sure.novelty[0]),
         novel=None if sure is None or sure.usual_novelty is None else bool(sure.novel[0]),
         steering=rewards.steering,
+        confounder=None if confounder is None else _part(rewards, confounder),
     )
 
 
 def comparison_of(
-    rewards: Rewards, objectives: ObjectiveSet, probability: float | None
+    rewards: Rewards,
+    objectives: ObjectiveSet,
+    probability: float | None,
+    confounder: Confounder | None,
 ) -> Comparison:
     """Return the comparison of the first score with the second.
 
@@ -53,6 +67,7 @@ def comparison_of(
         rewards: Scores of two responses to one prompt.
         objectives: Names and scales.
         probability: Probability that the first is preferred.
+        confounder: The model's confounder, if it is debiased.
     """
     ratings = objectives.to_ratings(rewards.rewards.numpy()).tolist()
     differences = [
@@ -77,4 +92,21 @@ def comparison_of(
         preferred="a" if score_a > score_b else "b" if score_b > score_a else "tie",
         objectives=tuple(differences),
         steering=rewards.steering,
+        confounder=None if confounder is None else _part(rewards, confounder, score_a - score_b),
+    )
+
+
+def _part(rewards: Rewards, confounder: Confounder, margin: float | None = None) -> ConfounderPart:
+    """Return the part of the first score, or of the margin between the first two."""
+    gating = rewards.gating[0].double()
+    coefficient = float(confounder.coefficient(rewards.coefficients[:1])[0])
+    values = rewards.rewards[:, confounder.column].double()
+    contribution = coefficient * float(values[0] if margin is None else values[0] - values[1])
+    return ConfounderPart(
+        objective=confounder.name,
+        kept=confounder.mirror is not None,
+        gate_share=float(gating[confounder.columns].sum() / gating.sum()),
+        coefficient=coefficient,
+        contribution=contribution,
+        share=contribution / margin if margin else None,
     )

@@ -34,6 +34,7 @@ from armorm.heads import Gate, GateTraining, RewardHead, VerbosityDebiasing
 from armorm.hub import HEAD_PREFIXES
 from armorm.hub.weights import sample_hash, stored_tensors
 from armorm.model.answers import Comparison, Explanation, Rewards
+from armorm.model.confounder import Confounder
 from armorm.model.explaining import comparison_of, explanation_of
 from armorm.model.layout import METADATA_FILE, Heads
 from armorm.model.loading import load_checkpoint
@@ -84,6 +85,7 @@ class RewardModel:
         self.steering = steering or Steering()
         self.uncertainty = uncertainty
         total = float(heads.gate.logit_scale)
+        self._confounder = Confounder.of(heads.objectives, heads.transform)
         self._compiled = self.steering.compile(heads.objectives, heads.transform, total)
 
     @classmethod
@@ -351,13 +353,13 @@ class RewardModel:
     def explain(self, conversation: Conversation) -> Explanation:
         """Return the score of one conversation with the contribution of every objective."""
         rewards = self.score([conversation], uncertainty=self.uncertainty is not None)
-        return explanation_of(rewards, self.objectives)
+        return explanation_of(rewards, self.objectives, self._confounder)
 
     def compare(self, prompt: Conversation | str, a: str, b: str) -> Comparison:
         """Compare two responses and return what each objective adds to the margin."""
         rewards = self.score_responses(prompt, [a, b])
         probability = self.preference_probability(float(rewards.score[0] - rewards.score[1]))
-        return comparison_of(rewards, self.objectives, probability)
+        return comparison_of(rewards, self.objectives, probability, self._confounder)
 
     def fingerprint(self) -> str:
         """Return a hash of everything that a score depends on.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -50,6 +51,10 @@ class ModelUncertainty:
             return HeadUncertainty.from_bytes(self._source.read_bytes())
         except StoreError as error:
             raise StoreError(f"{self._source}: {error} Export the model again.") from error
+
+    def mirrored(self, column: int, weight: Float[np.ndarray, "k hidden"]) -> ModelUncertainty:
+        """Return the uncertainty of a head with the reverse of an objective at its end."""
+        return ModelUncertainty(self.head.mirrored(column, weight))
 
     def check_belongs(self, weight: Float[Tensor, "k hidden"]) -> None:
         """Raise CheckpointError unless it was fitted with this regression layer."""

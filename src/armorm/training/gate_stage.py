@@ -99,7 +99,11 @@ def _fit_gate(
 ) -> TrainingResult:
     store = FeatureStore.open(run.preference_features)
     head, head_report = load_head(run.head)
-    objectives = fitted_objectives(run.statistics)
+    objectives, uncertainty = fitted_objectives(run.statistics), load_uncertainty(run.head)
+    if recipe.debiasing.objective is not None and recipe.debiasing.confounder == "kept":
+        column = objectives.column(recipe.debiasing.objective)
+        objectives, head = objectives.mirrored(recipe.debiasing.objective), head.mirrored(column)
+        uncertainty = uncertainty and uncertainty.mirrored(column, head.weight)
     data = DataAccount.load(run.data_report)
     pairs, rewards = store.pairs(), rewards_of_responses(store, head)
     backbone = backbone or load_backbone(recipe, run)
@@ -135,7 +139,7 @@ def _fit_gate(
         seconds,
     )
     heads = _heads(recipe, objectives, head, debiasing, gates.gate, metrics)
-    model = RewardModel(backbone, heads, uncertainty=load_uncertainty(run.head))
+    model = RewardModel(backbone, heads, uncertainty=uncertainty)
     model.save_pretrained(run.model)
     write_json(run.metrics, metrics.as_dict())
     example = explained_pair(model, run.held_out_pairs)
@@ -298,6 +302,7 @@ def _heads(
     names = objectives.names
     report = {
         "objective": recipe.debiasing.objective,
+        "confounder": recipe.debiasing.confounder,
         "correlation": debiasing.correlation,
         "penalties": dict(zip(names, debiasing.penalties.tolist(), strict=True)),
         "before": dict(zip(names, debiasing.before.tolist(), strict=True)),
@@ -330,10 +335,12 @@ def debias(
     if section.objective is None:
         return VerbosityDebiasing.none(len(objectives))
     responses = reference_responses(recipe, pairs)
+    mirrors = [objective.mirrors for objective in objectives]
     return fit_debiasing(
         rewards[responses],
         objectives.column(section.objective),
         section,
+        mirror=mirrors.index(section.objective) if section.objective in mirrors else None,
         measured=_measured(store, section, responses),
     )
 

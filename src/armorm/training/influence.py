@@ -166,7 +166,10 @@ def _decisive_objective(
     with torch.inference_mode():
         gating = heads.gate(torch.from_numpy(at_prompt).float()[None])
     coefficients = (gating @ heads.transform.T)[0].numpy()
-    return int(np.argmax(np.abs(coefficients * (head.weight @ feature))))
+    for column, objective in enumerate(heads.objectives):
+        if objective.mirrors is not None:  # one quantity with its reverse, at the end
+            coefficients[heads.objectives.column(objective.mirrors)] -= coefficients[column]
+    return int(np.argmax(np.abs(coefficients[: len(head.weight)] * (head.weight @ feature))))
 
 
 class _TrainingRows:
