@@ -293,6 +293,14 @@ def test_what_is_kept_must_be_named(recipe):
         Recipe.validated({**recipe.model_dump(mode="json"), "debiasing": {"confounder": "kept"}})
 
 
+def test_a_recipe_names_no_reverse_itself(recipe):
+    reverse = {"name": "brevity", "mirrors": "length"}
+    with pytest.raises(RecipeError, match="brevity mirrors another one"):
+        Recipe.validated(
+            {**recipe.model_dump(mode="json"), "objectives": [*recipe.objectives, reverse]}
+        )
+
+
 def test_a_dropped_confounder_is_no_opinion(tiny_backbone):
     from tests.tiny_models import make_heads
 

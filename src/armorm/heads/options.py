@@ -48,7 +48,8 @@ class DebiasingOptions(Options):
     """
 
     objective: str | None = None
-    """Objective that is subtracted; null keeps the rewards as they are."""
+    """Objective that is subtracted: the rated verbosity, or where there is none a computed length;
+    null keeps the rewards as they are."""
     correlation: Correlation = "spearman"
     """Kind of correlation that is brought to zero: spearman or pearson."""
     measured_by: Measure = "objective"

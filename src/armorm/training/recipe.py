@@ -91,6 +91,11 @@ class Recipe(Options):
     @model_validator(mode="after")
     def _check_objectives(self) -> Recipe:
         objectives = self.objective_set()
+        if mirrors := [one.name for one in objectives if one.mirrors is not None]:
+            raise ValueError(
+                f"objectives: {mirrors[0]} mirrors another one. Leave mirrors out: "
+                "debiasing.confounder: kept adds such an objective to the model."
+            )
         for source in self.data.rated:
             source.check_scales(objectives)
         if self.debiasing.objective is not None:
