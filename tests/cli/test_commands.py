@@ -130,7 +130,7 @@ def test_steering_on_the_command_line(model_folder):
     assert shares["safe"]["coefficient"] != 0
 
 
-def test_evaluate_prints_accuracy_ties_and_subsets(model_folder, tmp_path):
+def test_benchmark_prints_accuracy_ties_and_subsets(model_folder, tmp_path):
     model = RewardModel.from_pretrained(model_folder, device="cpu", dtype="float32")
     texts = ["ok", "no", "yes , very long answer", "a b c", "Paris"]
     scores = {text: float(model.score([conversation(text)]).score[0]) for text in texts}
@@ -139,21 +139,22 @@ def test_evaluate_prints_accuracy_ties_and_subsets(model_folder, tmp_path):
         {"prompt": "hello", "chosen": "same", "rejected": "same"}
     ]
     source = write(tmp_path / "p.jsonl", rows)
-    assert armorm("evaluate", model_folder, source).returncode == 3
-    result = json.loads(invoke("evaluate", model_folder, source, "--skip-invalid", "--json"))
+    assert armorm("benchmark", model_folder, source).returncode == 3
+    printed = json.loads(invoke("benchmark", model_folder, source, "--skip-invalid", "--json"))
+    (result,) = printed["benchmarks"][str(source)]
     right = sum(scores[a] > scores[b] for a, b in pairs)
-    assert result["n"] == len(pairs)
-    assert result["accuracy"] == pytest.approx(right / len(pairs))
+    assert result["rows"]["scored"] == len(pairs)
+    assert result["figures"]["accuracy"]["value"] == pytest.approx(right / len(pairs))
     assert result["ties"] == 0
     assert set(result["subsets"]) == {a[0] for a, _ in pairs}
     assert sum(subset["n"] for subset in result["subsets"].values()) == len(pairs)
-    assert result["rows"]["skipped"] == {"the same text as chosen": 1}
-    assert "Accuracy" in invoke("evaluate", model_folder, source, "--skip-invalid")
+    assert [error["reason"] for error in result["invalid"]] == ["the same text as chosen"]
+    assert "accuracy" in invoke("benchmark", model_folder, source, "--skip-invalid")
 
 
 def test_text_is_never_read_as_markup(model_folder, tmp_path):
     rows = [{"prompt": "hello", "chosen": "ok", "rejected": "no", "subset": "[bold]x[/nope]"}]
-    table = invoke("evaluate", model_folder, write(tmp_path / "p.jsonl", rows))
+    table = invoke("benchmark", model_folder, write(tmp_path / "p.jsonl", rows))
     assert "[bold]x[/nope]" in table
 
 
@@ -192,7 +193,7 @@ def test_export_writes_a_folder_that_scores_the_same(model_folder, tmp_path):
 def test_every_command_has_help():
     for command in (
         *("train", "features", "fit-head", "fit-gate", "score", "explain", "compare"),
-        *("evaluate", "export", "annotate", "best-of", "pairs"),
+        *("benchmark", "export", "annotate", "best-of", "pairs"),
     ):
         assert "Usage" in invoke(command, "--help")
 

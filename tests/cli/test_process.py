@@ -155,14 +155,14 @@ def assert_harmless(done: subprocess.CompletedProcess[str]) -> None:
 def test_data_does_not_control_the_terminal(model_folder, tmp_path):
     rows = [{"prompt": "hello", "chosen": "ok", "rejected": "no", "subset": f"s{ESCAPES}"}]
     pairs = write(tmp_path / "pairs.jsonl", rows)
-    done = armorm("evaluate", model_folder, pairs)
+    done = armorm("benchmark", model_folder, pairs)
     assert r"\x1b]0;owned" in done.stdout
     assert_harmless(done)
-    assert_harmless(armorm("evaluate", model_folder, pairs, "--json"))
+    assert_harmless(armorm("benchmark", model_folder, pairs, "--json"))
     assert_harmless(armorm("data", "check", pairs))
     bad = write(tmp_path / "bad.jsonl", [{"prompt": "hello", "chosen": ESCAPES}])
     assert_harmless(armorm("data", "check", bad))
-    failed = armorm("evaluate", model_folder, bad)
+    failed = armorm("benchmark", model_folder, bad)
     assert failed.returncode == 3
     assert_harmless(failed)
 
@@ -194,7 +194,7 @@ def test_names_in_errors_do_not_control_the_terminal(arguments):
         ("export", "model", "-o", "out", "--push-to-hub", ""),
         ("data", "check", ""),
         ("data", "show", ""),
-        ("evaluate", "model", ""),
+        ("benchmark", "model", ""),
         ("head", "errors", ""),
     ],
 )

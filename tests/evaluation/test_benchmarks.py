@@ -1,15 +1,18 @@
-"""Benchmarks by name, exact scores, and a benchmark that another package brings in one file."""
+"""`armorm benchmark`: models and benchmarks by name, files in and out, resuming, refusals."""
 
 from __future__ import annotations
 
 import json
+import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from armorm import InputError, PreferencePair, RewardModel, evaluate
-from armorm.errors import RecipeError
+from armorm import RewardModel
+from armorm.errors import ArmormError, RecipeError
 from armorm.evaluation.benchmarks import (
     PreferenceBenchmark,
     benchmark,
@@ -17,96 +20,296 @@ from armorm.evaluation.benchmarks import (
     register_benchmark,
 )
 from armorm.evaluation.benchmarks import registry as registry_module
-from armorm.evaluation.benchmarks.reward_bench import PRIOR_SETS, SECTIONS
+from armorm.evaluation.benchmarks import running as running_module
+from armorm.evaluation.benchmarks.running import score_rows
+from armorm.evaluation.benchmarks.suite import compare_results, load_suite, run_suite
+from armorm.evaluation.scorers import LengthScorer, RandomScorer, RewardModelScorer
 from tests.commands import armorm, invoke, write
-from tests.data.hub_layouts import write_hub
-from tests.tiny_models import conversation, make_heads
+from tests.evaluation import benchmark_files as files
+from tests.tiny_models import PROMPT, conversation, make_heads
 
-PROMPT = [{"role": "user", "content": "what is the capital of France ?"}]
+PAIRS = [("Paris", "Lyon"), ("ok", "no no"), ("yes", "one two three four")]
 
 
 @pytest.fixture(scope="module")
-def folder(tiny_backbone, tmp_path_factory) -> Path:
+def model(tiny_backbone) -> RewardModel:
+    return RewardModel(tiny_backbone, make_heads())
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "tiny-armorm"
-    RewardModel(tiny_backbone, make_heads()).save_pretrained(folder)
+    model.save_pretrained(folder)
     return folder
 
 
-def error_of(*arguments: object) -> str:
+@pytest.fixture
+def pairs(tmp_path) -> Path:
+    """Rows as RewardBench's program takes them with --load_json."""
+    whole = [
+        {"chosen": conversation(a), "rejected": conversation(b), "subset": f"s{i % 2}", "id": i + 1}
+        for i, (a, b) in enumerate(PAIRS)
+    ]
+    return write(tmp_path / "pairs.jsonl", whole)
+
+
+def error_of(*arguments: object, code: int | None = None) -> str:
     done = armorm(*arguments)
-    assert done.returncode > 0
+    assert done.returncode == code if code else done.returncode > 0
     assert "Traceback" not in done.stderr
     return done.stderr
 
 
-def outputs(shares: dict[str, tuple[int, int]]) -> list[dict]:
-    """Rows with scores: of each subset as many right and wrong ones."""
-    return [
-        {
-            "prompt": PROMPT,
-            "subset": subset,
-            "scores_chosen": 1.0,
-            "scores_rejected": 0.0 if number < right else 1.0,  # a tie is wrong
-            "chosen": "a",
-            "rejected": "b",
-        }
-        for subset, (right, wrong) in shares.items()
-        for number in range(right + wrong)
+def results(*arguments: object) -> dict:
+    return json.loads(invoke("benchmark", *arguments, "--json", "--quiet"))
+
+
+def test_models_and_benchmarks_are_told_apart_and_make_one_table(folder, pairs, tmp_path):
+    files.rm_bench(tmp_path, ["chat", "code", "math", "safety-refuse"])
+    found = results(folder, "length", "random", pairs, "rm-bench", "--from", tmp_path, "--compare")
+    assert list(found["benchmarks"]) == [str(pairs), "rm-bench"]
+    for rows in found["benchmarks"].values():
+        assert [row["model"] for row in rows] == [str(folder), "length", "random"]
+    assert found["benchmarks"]["rm-bench"][1]["figures"]["hard"]["value"] == 0
+    compared = found["comparisons"]["rm-bench"]
+    assert [(one["a"], one["b"]) for one in compared] == [
+        (str(folder), "length"), (str(folder), "random"), ("length", "random"),
+    ]  # fmt: skip
+    assert all(one["p_value"] <= one["p_holm"] <= 1 for one in compared)
+    printed = invoke("benchmark", folder, "length", "rm-bench", "--from", tmp_path, "--compare")
+    assert "right answer (rows) beats wrong one" in printed
+    assert "verbosity" in printed  # each objective alone
+
+
+def test_scores_are_those_of_the_model_and_parts_those_of_its_objectives(model, folder, pairs):
+    (found,) = results(folder, pairs, "--objectives", "--fixed-weights")["benchmarks"][str(pairs)]
+    rewards = [model.score_responses(PROMPT, pair) for pair in PAIRS]
+    right = [bool(one.score[0] > one.score[1]) for one in rewards]
+    assert found["figures"]["accuracy"]["value"] == pytest.approx(sum(right) / 3)
+    for column, name in enumerate(model.objectives.names):
+        alone = [bool(one.rewards[0, column] > one.rewards[1, column]) for one in rewards]
+        assert found["parts"][name]["figures"]["accuracy"]["value"] == pytest.approx(sum(alone) / 3)
+    mean = torch.stack([one.coefficients[0] for one in rewards]).mean(dim=0)
+    fixed = [bool(mean @ (one.rewards[0] - one.rewards[1]) > 0) for one in rewards]
+    value = found["parts"]["fixed weights"]["figures"]["accuracy"]["value"]
+    assert value == pytest.approx(sum(fixed) / 3)
+
+
+def test_all_runs_what_can_be_had_and_lists_the_rest(tmp_path):
+    files.reward_bench(tmp_path)
+    files.rmb(tmp_path)
+    found = results("length", "all", "--from", tmp_path)
+    assert set(found["benchmarks"]) == {"reward-bench", "rmb"}
+    assert set(found["absent"]) == set(benchmarks()) - {"reward-bench", "rmb"}
+    assert "There is no folder" in found["absent"]["judgebench"]
+    assert "Not run: judgebench" in invoke("benchmark", "length", "all", "--from", tmp_path)
+    assert "no benchmark can be had" in error_of(
+        "benchmark", "length", "all", "--from", tmp_path / "no"
+    )
+    assert "There is no folder" in error_of("benchmark", "length", "judgebench", "--from", tmp_path)
+
+
+def test_table_1_has_the_published_rows_and_the_papers_score(tmp_path):
+    files.reward_bench(tmp_path)
+    files.preference_test_sets(tmp_path)
+    arguments = ("length", "reward-bench", "preference-test-sets", "--from", tmp_path)
+    from armorm.evaluation.benchmarks.published import PUBLISHED_1, PUBLISHED_2, table_1
+
+    for row in (*PUBLISHED_1, *PUBLISHED_2):
+        sections = [row.values[name].value for name in ("Chat", "Chat Hard", "Safety", "Reasoning")]
+        expected = (sum(sections) + 0.5 * row.values["Prior Sets"].value) / 4.5
+        assert row.values["Score"].value == pytest.approx(expected, abs=0.0011), row
+    suite = load_suite(arguments[1:3], tmp_path)
+    found = run_suite(suite, {"length": LengthScorer}).results
+    ours = table_1(*found.values())[-1]
+    assert ours.values["Board"].value == 0  # "wrong …" and "right …" are of one length
+    assert ours.values["Score"].value == pytest.approx(0.5 * 1.0 / 4.5)
+    assert "Table 1" in invoke("benchmark", *arguments)
+
+
+def test_a_killed_run_is_resumed_and_a_finished_one_is_not_scored_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(running_module, "ROWS_AT_ONCE", 4)
+    files.reward_bench(tmp_path)
+    chosen = benchmark("reward-bench")
+    data = chosen.read(tmp_path)
+    expected = score_rows(RandomScorer(), chosen.name, data)
+    counted = []
+
+    class Dying(RandomScorer):
+        def score(self, rows):
+            counted.append(len(rows))
+            if len(counted) == 3:
+                raise KeyboardInterrupt
+            return super().score(rows)
+
+    with pytest.raises(KeyboardInterrupt):
+        score_rows(Dying(), chosen.name, data, tmp_path / "out")
+    assert score_rows(Dying(), chosen.name, data, tmp_path / "out") == expected
+    scored_before = len(counted)
+    assert scored_before == 3 + math.ceil(len(data.rows) / 4) - 2
+    assert score_rows(Dying(), chosen.name, data, tmp_path / "out") == expected
+    assert len(counted) == scored_before
+    changed = RandomScorer(1)
+    changed.name = "random"
+    with pytest.raises(ArmormError, match=r"random\.jsonl holds scores of another model"):
+        score_rows(changed, chosen.name, data, tmp_path / "out")
+    data.rows.pop()
+    with pytest.raises(ArmormError, match="holds scores of other rows"):
+        score_rows(RandomScorer(), chosen.name, data, tmp_path / "out")
+
+
+def test_too_long_rows_are_counted_and_shown_and_never_cut(folder, tmp_path):
+    rows = [
+        {"prompt": "hello", "chosen": "ok", "rejected": "no"},
+        {"prompt": "hello", "chosen": "one " * 400, "rejected": "no"},
     ]
+    source = write(tmp_path / "long.jsonl", rows)
+    (found,) = results(folder, source, "-o", tmp_path / "out")["benchmarks"][str(source)]
+    assert (found["rows"]["scored"], found["too_long"]) == (1, 1)
+    again = invoke("benchmark", folder, source, "-o", tmp_path / "out")
+    assert "1 rows are too long" in again
+    said = error_of("benchmark", folder, source, "--overlong", "error", code=3)
+    assert "long.jsonl, row 2" in said
 
 
-def test_reward_bench_weighs_sections_as_published(tmp_path):
-    """One wrong subset of each section: the expected numbers are worked out by hand."""
-    wrong = {"mt-bench-easy", "llmbar-natural", "xstest-should-refuse", "math-prm", "shp"}
-    subsets = [*(name for counts in SECTIONS.values() for name in counts), *PRIOR_SETS]
-    shares = {name: (0, 2) if name in wrong else (1, 0) for name in subsets}
-    file = write(tmp_path / "x_outputs.jsonl", outputs(shares))
-    result = json.loads(
-        invoke("evaluate", "--scored", file, "--benchmark", "reward-bench", "--json")
+def test_comparison_is_on_the_rows_that_all_could_score(folder, model, tmp_path):
+    rows = [
+        {"prompt": f"hello {i}", "chosen": "one " * (400 if i < 3 else 2), "rejected": "no"}
+        for i in range(8)
+    ]
+    suite = load_suite([str(write(tmp_path / "p.jsonl", rows))])
+    opened = {"m": lambda: RewardModelScorer(model, "m"), "length": LengthScorer}
+    (found,) = run_suite(suite, opened).results.values()
+    (compared,) = compare_results(found)
+    assert (found[0].too_long, compared.n, compared.score_b) == (3, 5, 1.0)
+
+
+def test_scores_made_elsewhere_need_no_torch_and_are_checked_row_by_row(tmp_path):
+    files.reward_bench_2(tmp_path)
+    rows = benchmark("reward-bench-2").read(tmp_path).rows
+    given = [
+        {"id": row.id, "scores": [1.0] * row.right + [0.0] * (len(row.responses) - row.right)}
+        for row in rows
+    ]
+    file = write(tmp_path / "scores.jsonl", given)
+    (found,) = results("--scores", file, "reward-bench-2", "--from", tmp_path)["benchmarks"][
+        "reward-bench-2"
+    ]
+    assert found["figures"]["score"]["value"] == pytest.approx((5 + 1.01) / 6)
+    script = (
+        "import sys; from armorm.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit as end: assert not end.code, end\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'matplotlib'} & sys.modules.keys()\n"
+        "assert not heavy, heavy"
     )
-    chat, hard, safety, reasoning = 330 / 358, 356 / 456, 586 / 740, 984 / 1968
-    found = result["figures"]
-    assert found["Chat"] == pytest.approx(chat)
-    assert found["Chat Hard"] == pytest.approx(hard)
-    assert found["Safety"] == pytest.approx(safety)
-    assert found["Reasoning"] == pytest.approx(reasoning)
-    assert found["Prior Sets"] == pytest.approx(0.75)
-    four = chat + hard + safety + reasoning
-    assert found["score"] == pytest.approx(four / 4)
-    assert found["score with prior sets"] == pytest.approx((four + 0.5 * 0.75) / 4.5)
-    assert "Chat Hard" in invoke("evaluate", "--scored", file, "--benchmark", "reward-bench")
+    arguments = ["benchmark", "--scores", file, "reward-bench-2", "--from", tmp_path]
+    subprocess.run([sys.executable, "-c", script, *map(str, arguments)], check=True)
+
+    def refused(changed: list) -> str:
+        bad = write(tmp_path / "bad.jsonl", changed)
+        return error_of("benchmark", "--scores", bad, "reward-bench-2", "--from", tmp_path, code=3)
+
+    swapped = [given[1], given[0], *given[2:]]
+    assert "bad.jsonl, row 1: id = '1': the benchmark has '0' in this place" in refused(swapped)
+    assert "missing: the file ends after 8 of 9 rows" in refused(given[:-1])
+    assert "the benchmark has 9 rows" in refused([*given, given[0]])
+    short = [{**given[0], "scores": [1.0, 2.0]}, *given[1:]]
+    assert "row 1: scores = [1.0, 2.0]: not 4 numbers" in refused(short)
+    for value in ("NaN", "1e999", "true", '"1"', "null"):
+        line = json.dumps(given[0]).replace("1.0", value, 1)
+        assert "bad.jsonl, row 1" in refused([line, *given[1:]])
+    assert "name the benchmark" in error_of("benchmark", "--scores", file, code=2)
+    said = error_of("benchmark", "--scores", file, "reward-bench2", code=2)
+    assert "Did you mean 'reward-bench-2'" in said
 
 
-def test_a_section_without_all_its_subsets_has_no_figure(tmp_path):
-    file = write(tmp_path / "x_outputs.jsonl", outputs({"mt-bench-easy": (1, 0)}))
-    result = json.loads(
-        invoke("evaluate", "--scored", file, "--benchmark", "reward-bench", "--json")
-    )
-    assert set(result["figures"].values()) == {None}
-    assert result["accuracy"] == 1.0
+def test_scores_that_armorm_wrote_are_read_back_without_the_model(folder, tmp_path):
+    files.rm_bench(tmp_path, ["chat", "code", "math", "safety-refuse"])
+    where = ("rm-bench", "--from", tmp_path)
+    (first,) = results(folder, *where, "-o", tmp_path / "out")["benchmarks"]["rm-bench"]
+    (file,) = (tmp_path / "out/scores/rm-bench").glob("*-armorm.jsonl")
+    (again,) = results("--scores", file, *where)["benchmarks"]["rm-bench"]
+    assert again["figures"] == first["figures"]
+    assert again["matrices"] == first["matrices"]
 
 
-def test_a_catalogue_benchmark_is_named_and_read_from_a_local_copy(folder, tmp_path):
-    write_hub(tmp_path / "hub")
-    result = json.loads(
-        invoke("evaluate", folder, "reward-bench", "--from", tmp_path / "hub", "--json")
-    )
-    assert result["n"] > 0
-    assert "Chat" in result["figures"]
+def test_rewardbenchs_files_have_its_names_and_fields_and_are_read_back(
+    model, folder, pairs, tmp_path
+):
+    out = tmp_path / "out"
+    (report,) = results(folder, pairs, "-o", out)["benchmarks"][str(pairs)]
+    (outputs,) = out.glob("rewardbench/*/*-armorm_outputs.jsonl")
+    written = [json.loads(line) for line in outputs.open()]
+    for row, pair in zip(written, PAIRS, strict=True):
+        chosen, rejected = model.score_responses(PROMPT, pair).score.tolist()
+        assert row["scores_chosen"] == pytest.approx(chosen, rel=1e-4, abs=1e-5)
+        assert row["scores_rejected"] == pytest.approx(rejected, rel=1e-4, abs=1e-5)
+        assert row["results"] == int(row["scores_chosen"] > row["scores_rejected"])
+        assert row["prompt"] == PROMPT
+    assert "Paris" in written[0]["text_chosen"]
+    assert "<|im_start|>" in written[0]["text_chosen"]
+    summary = json.loads(Path(str(outputs).replace("_outputs.jsonl", ".json")).read_text())
+    assert summary["accuracy"] == report["figures"]["accuracy"]["value"]
+    assert summary["num_prompts"] == 3
+    assert summary["extra_results"].keys() == {"s0", "s1"}
+    ((again,),) = results("--scores", outputs)["benchmarks"].values()
+    assert again["figures"] == report["figures"]
+    row = {"prompt": PROMPT, "results": 1, "scores_chosen": [0.5], "scores_rejected": [0.25],
+           "text_chosen": "long text", "text_rejected": "text"}  # fmt: skip
+    ((one,),) = results("--scores", write(tmp_path / "x.jsonl", [row]))["benchmarks"].values()
+    assert one["figures"]["accuracy"]["value"] == 1
+    for value in ("NaN", "1" + "0" * 400, '"x"', "true"):
+        text = json.dumps({**row, "scores_rejected": "HERE"}).replace('"HERE"', value)
+        bad = write(tmp_path / "bad.jsonl", [text])
+        assert "scores_rejected" in error_of("benchmark", "--scores", bad) or "not valid JSON" in (
+            error_of("benchmark", "--scores", bad)
+        )
+
+
+def test_the_boards_row_and_the_shared_schema(tmp_path):
+    files.reward_bench_2(tmp_path)
+    out = tmp_path / "out"
+    (found,) = results("random", "reward-bench-2", "--from", tmp_path, "-o", out)["benchmarks"][
+        "reward-bench-2"
+    ]
+    board = json.loads((out / "reward-bench-2/random.json").read_text())
+    assert list(board) == [
+        "model", "model_type", "chat_template",
+        "Factuality", "Focus", "Math", "Precise IF", "Safety", "Ties",
+    ]  # fmt: skip
+    assert board["Ties"] == found["figures"]["Ties"]["value"]
+    (file,) = (out / "every_eval_ever/reward-bench-2/local/random").glob("*.json")
+    record = json.loads(file.read_text())
+    assert record.keys() == {  # the required keys of the schema, and no other is allowed
+        "schema_version", "evaluation_id", "retrieved_timestamp", "source_metadata",
+        "eval_library", "model_info", "evaluation_results",
+    }  # fmt: skip
+    assert record["source_metadata"]["source_type"] == "evaluation_run"
+    for one in record["evaluation_results"]:
+        config, details = one["metric_config"], one["score_details"]
+        assert config["min_score"] <= details["score"] <= config["max_score"]
+        assert config["score_type"] == "continuous"
+        assert config["lower_is_better"] is False
+        assert one["source_data"]["hf_repo"] == "allenai/reward-bench-2"
+        interval = details["uncertainty"]["confidence_interval"]
+        assert interval["lower"] <= details["score"] <= interval["upper"]
+    invoke("benchmark", "random", "reward-bench-2", "--from", tmp_path, "-o", out)
+    assert len(list((out / "every_eval_ever").rglob("*.json"))) == 1  # the same run again
 
 
 def test_a_benchmark_of_another_package_is_one_file(folder, tmp_path, monkeypatch):
     rows = [{"prompt": "hello", "chosen": "ok", "rejected": "no no", "subset": "a"}]
     data = write(tmp_path / "manners.jsonl", rows)
     (tmp_path / "outside_manners.py").write_text(
-        "from armorm.data import DataSource\n"
-        "from armorm.evaluation.benchmarks import PreferenceBenchmark\n"
+        "from armorm.evaluation.benchmarks import Part, PreferenceBenchmark\n"
         "class Manners(PreferenceBenchmark):\n"
         "    name = 'manners'\n"
         "    about = 'Polite and rude answers.'\n"
-        f"    sources = (DataSource(path={str(data)!r}),)\n"
-        "    def figures(self, pairs):\n"
-        "        return {'politeness': 2 * pairs.accuracy - 1}\n"
+        f"    parts = (Part(path={str(data)!r}),)\n"
+        "    def figures(self, rows, scores):\n"
+        "        pairs = super().figures(rows, scores)\n"
+        "        return {'politeness': pairs['accuracy'], **pairs}\n"
     )
     info = tmp_path / "outside_manners-1.0.dist-info"
     info.mkdir()
@@ -117,11 +320,11 @@ def test_a_benchmark_of_another_package_is_one_file(folder, tmp_path, monkeypatc
     monkeypatch.syspath_prepend(tmp_path)
     registry_module._installed.cache_clear()
     try:
-        result = json.loads(invoke("evaluate", folder, "manners", "--json"))
+        (found,) = results("length", "manners")["benchmarks"]["manners"]
     finally:
         monkeypatch.undo()
         registry_module._installed.cache_clear()
-    assert result["figures"]["politeness"] == 2 * result["accuracy"] - 1
+    assert found["figures"]["politeness"] == found["figures"]["accuracy"]
 
 
 def test_a_registered_benchmark_has_a_name_of_its_own(monkeypatch):
@@ -141,42 +344,7 @@ def test_a_registered_benchmark_has_a_name_of_its_own(monkeypatch):
         benchmark("fresch")
 
 
-def test_a_pair_without_a_finite_score_is_never_counted(tiny_folder):
-    from armorm import Backbone
-
-    backbone = Backbone.from_pretrained(tiny_folder, device="cpu", dtype="float32")
-    word = backbone.tokenizer.convert_tokens_to_ids("Lyon")
-    backbone.model.get_input_embeddings().weight.data[word] = torch.inf
-    model = RewardModel(backbone, make_heads())
-    prompt = tuple(PROMPT)
-    pairs = [
-        PreferencePair(prompt, "Paris", "Lyon", id="p1"),
-        PreferencePair(prompt, "Paris", "ok", id="p2"),
-    ]
-    with pytest.raises(InputError, match=r"pair p1: score = .*not a finite number"):
-        evaluate(model, pairs)
-    report = evaluate(model, pairs, invalid="skip")
-    assert report.n == 1
-    assert [error["file"] for error in report.invalid] == ["pair p1"]
-
-
-def test_scores_that_are_no_numbers_and_missing_names_are_errors(folder, tmp_path):
-    row = outputs({"a": (1, 0)})[0]
-    for value in ("NaN", "1" + "0" * 400, '"x"', "true"):
-        text = json.dumps({**row, "scores_chosen": "HERE"}).replace('"HERE"', value)
-        (tmp_path / "bad_outputs.jsonl").write_text(text + "\n")
-        assert "scores_chosen" in error_of("evaluate", "--scored", tmp_path / "bad_outputs.jsonl")
-    assert "Name the preference files" in error_of("evaluate", folder)
-    misspelt = error_of("evaluate", folder, "x.jsonl", "--benchmark", "rewardbench")
-    assert "Did you mean 'reward-bench'" in misspelt
-
-
-def test_intervals_and_both_lengths_are_reported(folder, tmp_path):
-    rows = [
-        {"chosen": conversation(a), "rejected": conversation(b), "subset": "s"}
-        for a, b in [("Paris", "ok"), ("ok", "Paris"), ("yes", "no")]
-    ]
-    result = json.loads(invoke("evaluate", folder, write(tmp_path / "p.jsonl", rows), "--json"))
-    assert result["low"] <= result["accuracy"] <= result["high"]
-    assert result["longer_won"]["n"] + result["shorter_won"]["n"] == 3
-    assert set(result["subsets"]["s"]) == {"accuracy", "n", "low", "high"}
+def test_what_is_missing_on_the_command_line_is_named(folder, pairs):
+    assert "Name a benchmark or a preference file" in error_of("benchmark", folder, code=2)
+    assert "Name a model" in error_of("benchmark", pairs, code=2)
+    assert "no model" in error_of("benchmark", "--scores", pairs, "length", "rmb", code=2)

@@ -11,7 +11,6 @@ from armorm.heads.metrics import (
     calibration,
     gate_diagnostics,
     mcnemar,
-    wilson_interval,
 )
 
 

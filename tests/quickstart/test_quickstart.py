@@ -56,11 +56,13 @@ def test_everything_promised_is_there(run):
     for name in ("model/config.json", "model/armorm.json", "report.html", "held_out_pairs.jsonl"):
         assert (run / name).is_file()
     evaluated = CliRunner().invoke(
-        app, ["evaluate", str(run / "model"), str(run / "held_out_pairs.jsonl"), "--json"]
+        app, ["benchmark", str(run / "model"), str(run / "held_out_pairs.jsonl"), "--json"]
     )
     metrics = json.loads((run / "metrics.json").read_text())
-    result = json.loads(evaluated.stdout)
-    assert result["accuracy"] == pytest.approx(metrics["accuracy"]["gate"], abs=0.01)
+    (result,) = json.loads(evaluated.stdout)["benchmarks"].popitem()[1]
+    assert result["figures"]["accuracy"]["value"] == pytest.approx(
+        metrics["accuracy"]["gate"], abs=0.01
+    )
 
 
 def test_the_model_knows_its_facts_and_its_manners(run):

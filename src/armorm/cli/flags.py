@@ -173,7 +173,7 @@ def _checked(parameter: inspect.Parameter) -> inspect.Parameter:
     return parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
 
 
-NAMES = ("MODEL", "NAME", "PREFERENCES...", "REPO")
+NAMES = ("MODEL", "MODEL... NAME...", "NAME", "REPO")
 """Placeholders of arguments that name something, so that an empty string is a mistake."""
 
 

@@ -1,18 +1,16 @@
-"""Commands that use a model: score, explain, compare, evaluate."""
+"""Commands that use a model: score, explain, compare."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from armorm.cli.flags import add_command
 from armorm.cli.options import (
     TEXT_HELP,
-    BenchmarkLoading,
     FileLoading,
-    From,
     Json,
     ModelArgument,
     Quiet,
@@ -28,11 +26,6 @@ from armorm.cli.options import (
     text_or_file,
 )
 from armorm.cli.terminal import print_json
-from armorm.errors import RecipeError
-
-if TYPE_CHECKING:
-    from armorm.data import DataSource, InvalidPolicy
-    from armorm.evaluation.benchmarks import BenchmarkReport
 
 
 def register(app: typer.Typer) -> None:
@@ -57,9 +50,6 @@ def register(app: typer.Typer) -> None:
         compare,
         panel=panel,
         example=f'armorm compare runs/quickstart/model {texts} --a "It is 7." --b "It is 9."',
-    )
-    add_command(
-        app, evaluate, panel=panel, example="armorm evaluate runs/quickstart/model pairs.jsonl"
     )
 
 
@@ -160,120 +150,3 @@ def compare(
         from armorm.cli.printing import print_comparison
 
         print_comparison(comparison)
-
-
-def evaluate(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="Model folder or hub id. With --scored: the first file.",
-            metavar="MODEL",
-            show_default=False,
-        ),
-    ],
-    preferences: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Benchmarks or datasets of the catalogue, preference files, or hub datasets as "
-            "NAME or NAME@SPLIT.",
-            metavar="PREFERENCES...",
-            show_default=False,
-        ),
-    ] = None,
-    scored: Annotated[
-        bool,
-        typer.Option(
-            "--scored",
-            help="No MODEL: the files are RewardBench's _outputs.jsonl, which hold their scores.",
-        ),
-    ] = False,
-    rule: Annotated[
-        str | None,
-        typer.Option(
-            "--benchmark",
-            help="Report by the score rule of this benchmark. Default: that of PREFERENCES, if it "
-            "is one benchmark.",
-            metavar="NAME",
-        ),
-    ] = None,
-    root: From = None,
-    rewardbench: Annotated[
-        Path | None,
-        typer.Option(help="Also write RewardBench's result files here.", metavar="DIR"),
-    ] = None,
-    skip_invalid: SkipInvalid = False,
-    steer: Steer = None,
-    *,
-    loading: BenchmarkLoading,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Report accuracy on preference pairs or a benchmark. A tie counts as wrong.
-
-    Nothing is written but what --rewardbench asks for.
-    """
-    from armorm.evaluation import ScoredRows, score_all
-    from armorm.evaluation.benchmarks import PreferenceBenchmark, benchmark, benchmarks
-    from armorm.evaluation.benchmarks.reward_bench_files import (
-        read_rewardbench_outputs,
-        write_rewardbench_results,
-    )
-    from armorm.evaluation.scorers import RewardModelScorer
-
-    names = preferences or []
-    if rule is None and len(names) == 1 and names[0] in benchmarks():
-        rule = names[0]
-    chosen = PreferenceBenchmark() if rule is None else benchmark(rule)
-    if scored:
-        done = [one for name in (model, *names) for one in read_rewardbench_outputs(Path(name))]
-        rows = {"read": len(done), "kept": len(done), "skipped": {}}
-        _print_evaluation(chosen.report(ScoredRows(done)), rows, [], as_json)
-        return
-    if not names:
-        raise RecipeError("Name the preference files or the benchmark to evaluate on.")
-    invalid: InvalidPolicy = "skip" if skip_invalid else "error"
-    sources = [source for name in names for source in _sources(name, root)]
-    loaded = chosen.read(sources, invalid=invalid, show_progress=show_progress(quiet))
-    judge = loading.load(model, steer)
-    found = score_all(
-        RewardModelScorer(judge), loaded.rows, invalid=invalid, show_progress=show_progress(quiet)
-    )
-    report = chosen.report(found)
-    if rewardbench is not None:
-        write_rewardbench_results(rewardbench, model, judge.backbone.encoder, found.rows)
-    _print_evaluation(report, loaded.tally.as_dict(), list(loaded.invalid), as_json)
-
-
-def _print_evaluation(
-    report: BenchmarkReport, rows: dict[str, Any], invalid: list[dict[str, Any]], as_json: bool
-) -> None:
-    result = report.as_dict()
-    result |= {"rows": rows, "invalid": [*invalid, *result.get("invalid", ())]}
-    if as_json:
-        print_json(result)
-    else:
-        from armorm.cli.printing import print_evaluation
-
-        print_evaluation(result)
-
-
-def _sources(name: str, root: Path | None) -> list[DataSource]:
-    """Return the sources of a file, a benchmark, a dataset of the catalogue or of the hub."""
-    from armorm.data import DataSource
-    from armorm.data.catalog import catalog
-    from armorm.evaluation.benchmarks import benchmarks
-
-    if name in benchmarks():
-        found = list(benchmarks()[name].sources)
-    elif name in catalog():
-        found = [DataSource(catalog=name)]
-    elif Path(name).suffixes or Path(name).exists() or "*" in name:
-        found = [DataSource(path=name)]
-    else:
-        dataset, _, split = name.partition("@")
-        found = [DataSource(dataset=dataset, split=split or "train")]
-    if root is None:
-        return found
-    return [
-        one if one.path is not None else one.model_copy(update={"root": str(root)}) for one in found
-    ]

@@ -321,50 +321,6 @@ def print_comparison(comparison: Comparison) -> None:
         console.print(escape(part.sentence))
 
 
-def print_evaluation(result: Mapping[str, Any]) -> None:
-    """Print the figures of a benchmark, and the accuracies of preference pairs."""
-    if (figures := result.get("figures", {})).keys() - {"accuracy"}:
-        table = Table(title="Score")
-        table.add_column("figure")
-        table.add_column("value", justify="right")
-        for name, value in figures.items():
-            table.add_row(escape(name), _percent(value))
-        console.print(table)
-    if "subsets" in result:
-        console.print(_pairs_table(result))
-        console.print(f"{result['ties']:,} ties count as wrong.")
-    if result.get("too_long"):
-        console.print(f"{result['too_long']:,} rows too long to read, not counted.", style="yellow")
-    for error in result["invalid"][:3]:
-        message = f"{error['file']}: {error['field']}: {error['reason']}"
-        console.print(f"Not counted: {escape(message)}", style="yellow")
-    if len(result["invalid"]) > 3:
-        console.print(f"… and {len(result['invalid']) - 3:,} more (--json).", style="yellow")
-    for reason, count in result["rows"]["skipped"].items():
-        console.print(f"{count:,} rows skipped: {escape(reason)}", style="yellow")
-
-
-def _pairs_table(result: Mapping[str, Any]) -> Table:
-    whole = {key: result[key] for key in ("accuracy", "n", "low", "high")}
-    table = Table(title=f"Accuracy {_interval(whole)} on {result['n']:,} pairs")
-    table.add_column("subset")
-    table.add_column("pairs", justify="right")
-    table.add_column("accuracy (95 %)", justify="right")
-    for name, subset in result["subsets"].items():
-        table.add_row(escape(name), f"{subset['n']:,}", _interval(subset))
-    table.add_section()
-    for label, key in (("shorter won", "shorter_won"), ("longer won", "longer_won")):
-        table.add_row(label, f"{result[key]['n']:,}", _interval(result[key]))
-    both = result["balanced"]
-    table.add_row("balanced: mean of both", f"{both['n']:,}", _interval(both))
-    table.add_row("longer response alone", f"{result['n']:,}", _interval(result["length"]))
-    return table
-
-
-def _interval(found: Mapping[str, Any]) -> str:
-    return _with_interval(Accuracy(**found))
-
-
 def _bar(value: float, largest: float, width: int = 10) -> Text:
     length = round(width * abs(value) / largest) if largest > 0 else 0
     return Text("█" * length, style="green" if value > 0 else "red")

@@ -147,8 +147,8 @@ def preference_rows(
     """Yield the preference pairs of one source as they are read; see :func:`rated_rows`."""
 
     def parse(row: Mapping[str, Any], name: str, ident: str) -> PreferencePair:
-        prompt, chosen, rejected = _parse_pair(row)
-        subset = _name_in(row, "subset") or _name_in(row, "domain") or name
+        prompt, chosen, rejected = parse_pair(row)
+        subset = name_in(row, "subset") or name_in(row, "domain") or name
         return PreferencePair(
             prompt, chosen, rejected, ident, name, subset, _is_held_out(row, prompt, held_out)
         )
@@ -218,17 +218,22 @@ def _parse_row(
 ) -> Row:
     if isinstance(raw.fields, InputError):
         raise raw.fields
-    name = source.source or _name_in(raw.fields, "source") or _short_name(raw.file)
-    ident = _name_in(raw.fields, "id") or f"{_short_name(raw.file)}:{raw.row}"
+    name = source.source or name_in(raw.fields, "source") or _short_name(raw.file)
+    ident = name_in(raw.fields, "id") or row_name(raw)
     return parse(raw.fields, name, ident)
 
 
-def _name_in(row: Mapping[str, Any], field_name: str) -> str:
+def name_in(row: Mapping[str, Any], field_name: str) -> str:
     """Return the text of an id, source or subset; empty where the row has none."""
     value = row.get(field_name)
     if not isinstance(value, str):
         return "" if value is None else shorten(value, 200)
     return validate_text(value, field_name)
+
+
+def row_name(raw: RawRow) -> str:
+    """Return the id of a row that has none of its own: its file and number."""
+    return f"{_short_name(raw.file)}:{raw.row}"
 
 
 def _short_name(file: str) -> str:
@@ -278,7 +283,12 @@ def _rating(value: object, name: str, source: DataSource, objectives: ObjectiveS
     return objective.to_rating(Objective(name=name).validate_rating(value))
 
 
-def _parse_pair(row: Mapping[str, Any]) -> tuple[tuple[Message, ...], str, str]:
+def parse_pair(row: Mapping[str, Any]) -> tuple[tuple[Message, ...], str, str]:
+    """Return prompt, chosen and rejected response of a raw row; see :func:`read_preferences`.
+
+    Raises:
+        InputError: The first field that is wrong, by name.
+    """
     chosen, rejected = row.get("chosen"), row.get("rejected")
     if _is_conversation(chosen) and _is_conversation(rejected):
         prompt, chosen_text = located_in("chosen", validate_conversation, chosen)

@@ -130,7 +130,7 @@ class DataSource(Options):
         if entry.benchmark:
             raise RecipeError(
                 f"catalog: {entry.name} is a benchmark: training on it spoils its figure. Use it "
-                "with armorm evaluate or armorm data check --against."
+                "with armorm benchmark or armorm data check --against."
             )
         entry.form(kind).choose(self.options)
 

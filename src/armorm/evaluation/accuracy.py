@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import Float
 
-from armorm.heads.metrics import accuracy, mcnemar, wilson_interval
+from armorm.heads.metrics import accuracy, mcnemar
+from armorm.intervals import wilson_interval
 
 
 @dataclass(frozen=True, slots=True)

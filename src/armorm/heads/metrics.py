@@ -93,30 +93,6 @@ def accuracy(margins: npt.ArrayLike) -> float | None:
     return float(np.mean(margins > 0)) if margins.size else None
 
 
-class Interval(NamedTuple):
-    """A confidence interval of a share."""
-
-    low: float
-    high: float
-
-
-def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> Interval | None:
-    """Return Wilson's score interval of a binomial share; ``None`` when ``n`` is 0.
-
-    Unlike p ± z sqrt(p (1 - p) / n) it stays within [0, 1] and is right for small n and for shares
-    near 0 and 1 (Wilson 1927).
-
-    Example:
-        >>> low, high = wilson_interval(81, 100)
-        >>> round(low, 3), round(high, 3)
-        (0.722, 0.875)
-    """
-    if n == 0:
-        return None
-    found = scipy.stats.binomtest(successes, n).proportion_ci(confidence, method="wilson")
-    return Interval(float(found.low), float(found.high))
-
-
 class McNemar(NamedTuple):
     """McNemar's exact test of two methods on the same pairs.
 

@@ -38,7 +38,7 @@ class RunFolder:
 
     @property
     def held_out_pairs(self) -> Path:
-        """Held-out pairs as preference rows, ready for ``armorm evaluate``."""
+        """Held-out pairs as preference rows, ready for ``armorm benchmark``."""
         return self.path / "held_out_pairs.jsonl"
 
     def invalid(self, kind: str) -> Path:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import scipy.stats
 from jaxtyping import Float, Int
 
-from armorm.heads.metrics import wilson_interval
+from armorm.intervals import wilson_interval
 
 REPLICATES = 200
 FALSE_DISCOVERIES = 0.05

@@ -3,68 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from armorm.conversations import PreferencePair
-from armorm.data import DataSource, InvalidPolicy, Loaded, read_preferences
-from armorm.evaluation.benchmarks.base import Benchmark, BenchmarkReport
-from armorm.evaluation.preferences import PreferenceReport, report_on
-from armorm.evaluation.scorers.base import ScoredRows
+import numpy as np
+
+from armorm.data.reading import name_in, parse_pair
+from armorm.evaluation.benchmarks.base import Benchmark, Scores
+from armorm.evaluation.benchmarks.estimates import Estimate
+from armorm.evaluation.benchmarks.rows import BenchmarkRow, Part
 
 
-@dataclass(frozen=True, slots=True)
-class PairReport:
-    """Result of a benchmark of preference pairs.
+class PreferenceBenchmark(Benchmark):
+    """Preference pairs whose chosen response is to score strictly higher; a tie is wrong.
 
-    Attributes:
-        figures: Named shares of the benchmark's own score rule, its score first.
-        pairs: Accuracies.
-    """
-
-    figures: Mapping[str, float | None]
-    pairs: PreferenceReport
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the result as JSON holds it."""
-        return {**self.pairs.as_dict(), "figures": dict(self.figures)}
-
-
-class PreferenceBenchmark(Benchmark[PreferencePair]):
-    """Preference pairs whose chosen response is to score strictly higher.
-
-    A subclass changes :meth:`figures`, if its score is not the accuracy on all pairs.
+    A subclass names its :attr:`parts`, and changes :meth:`figures` if its score is not the
+    accuracy on all pairs.
 
     Example:
         A benchmark in one file, for the entry point ``armorm.benchmarks``::
 
-            from armorm.data import DataSource
-            from armorm.evaluation.benchmarks import PreferenceBenchmark
+            from armorm.evaluation.benchmarks import Part, PreferenceBenchmark
 
             class Manners(PreferenceBenchmark):
                 name = "manners"
                 about = "Polite and rude answers to the same question."
-                sources = (DataSource(path="/data/manners.jsonl"),)
+                parts = (Part(path="/data/manners.jsonl"),)
     """
 
     name = "preferences"
     about = "Accuracy on any preference pairs."
 
-    def read(
-        self,
-        sources: Sequence[DataSource],
-        *,
-        invalid: InvalidPolicy = "error",
-        show_progress: bool = False,
-    ) -> Loaded[PreferencePair]:
-        """Read the pairs; see :meth:`Benchmark.read`."""
-        return read_preferences(sources, invalid=invalid, show_progress=show_progress)
+    def row(self, record: Mapping[str, Any], part: Part) -> BenchmarkRow:
+        """Return a pair in one of the forms of :func:`armorm.data.read_preferences`."""
+        prompt, chosen, rejected = parse_pair(record)
+        subset = name_in(record, "subset") or name_in(record, "domain") or part.label
+        return BenchmarkRow(prompt, (chosen, rejected), name_in(record, "id"), subset)
 
-    def figures(self, pairs: PreferenceReport) -> Mapping[str, float | None]:
-        """Return the shares of the benchmark's own score rule, its score first."""
-        return {"accuracy": pairs.accuracy}
+    def figures(
+        self, rows: Sequence[BenchmarkRow], scores: Sequence[Scores]
+    ) -> Mapping[str, Estimate]:
+        """Return the accuracy, whole and by length of the chosen response."""
+        credits = self.credits(rows, scores)
+        return {"accuracy": Estimate.share(credits), **by_length(rows, credits)}
 
-    def report(self, scored: ScoredRows[PreferencePair]) -> BenchmarkReport:
-        """Return the accuracies and the benchmark's own figures."""
-        pairs = report_on(scored)
-        return PairReport(self.figures(pairs), pairs)
+
+class PreferenceFile(PreferenceBenchmark):
+    """Preference pairs of a file, a pattern of files, or a dataset of the hub.
+
+    Args:
+        name: ``pairs.jsonl``, ``'in/*.parquet'``, or ``NAME@SPLIT`` of a dataset.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name  # type: ignore[misc]  # of one file, not of a class of them
+        dataset, at, split = name.partition("@")
+        is_dataset = at and not Path(name).exists()
+        self.parts = (Part(dataset, split) if is_dataset else Part(path=name),)
+
+
+def by_length(rows: Sequence[BenchmarkRow], credits: Scores) -> dict[str, Estimate]:
+    """Return the accuracy where the shorter and the longer response of a pair is the right one.
+
+    ``balanced`` is the mean of both: preferring length, or its opposite, gives one half.
+    """
+    longer = np.array([len(row.responses[0]) - len(row.responses[1]) for row in rows])
+    halves = {
+        "shorter won": Estimate.share(credits[longer < 0]),
+        "longer won": Estimate.share(credits[longer > 0]),
+    }
+    return {**halves, "balanced": Estimate.mean(halves)}

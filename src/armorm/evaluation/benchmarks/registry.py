@@ -5,20 +5,38 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from importlib.metadata import entry_points
-from typing import Any
 
 from armorm.errors import ArmormError, RecipeError, did_you_mean
 from armorm.evaluation.benchmarks.base import Benchmark
+from armorm.evaluation.benchmarks.if_reward_bench import IFRewardBench
+from armorm.evaluation.benchmarks.judge_bench import JudgeBench
+from armorm.evaluation.benchmarks.ppe_preference import PPEPreference
+from armorm.evaluation.benchmarks.preference_test_sets import PreferenceTestSets
 from armorm.evaluation.benchmarks.reward_bench import RewardBench
+from armorm.evaluation.benchmarks.reward_bench_2 import RewardBench2
+from armorm.evaluation.benchmarks.rm_bench import RMBench
+from armorm.evaluation.benchmarks.rmb import RMB
 
 ENTRY_POINTS = "armorm.benchmarks"
 """Group of entry points through which an installed package adds benchmarks."""
 
-_SHIPPED: Mapping[str, Benchmark[Any]] = {RewardBench.name: RewardBench()}
-_registered: dict[str, Benchmark[Any]] = {}
+_SHIPPED: Mapping[str, Benchmark] = {
+    one.name: one
+    for one in (
+        RewardBench(),
+        RewardBench2(),
+        RMBench(),
+        JudgeBench(),
+        RMB(),
+        PPEPreference(),
+        IFRewardBench(),
+        PreferenceTestSets(),
+    )
+}
+_registered: dict[str, Benchmark] = {}
 
 
-def benchmarks() -> Mapping[str, Benchmark[Any]]:
+def benchmarks() -> Mapping[str, Benchmark]:
     """Return every benchmark by its name.
 
     Raises:
@@ -27,7 +45,7 @@ def benchmarks() -> Mapping[str, Benchmark[Any]]:
     return {**_SHIPPED, **_installed(), **_registered}
 
 
-def benchmark(name: str) -> Benchmark[Any]:
+def benchmark(name: str) -> Benchmark:
     """Return the benchmark of this name.
 
     Raises:
@@ -39,7 +57,7 @@ def benchmark(name: str) -> Benchmark[Any]:
     return known[name]
 
 
-def register_benchmark(new: Benchmark[Any]) -> None:
+def register_benchmark(new: Benchmark) -> None:
     """Add a benchmark to this process.
 
     An entry point of the group ``armorm.benchmarks`` does the same for every process, the command
@@ -54,8 +72,8 @@ def register_benchmark(new: Benchmark[Any]) -> None:
 
 
 @functools.cache
-def _installed() -> Mapping[str, Benchmark[Any]]:
-    found: dict[str, Benchmark[Any]] = {}
+def _installed() -> Mapping[str, Benchmark]:
+    found: dict[str, Benchmark] = {}
     for point in entry_points(group=ENTRY_POINTS):
         where = f"The entry point {point.name} = {point.value} of the group {ENTRY_POINTS}"
         try:

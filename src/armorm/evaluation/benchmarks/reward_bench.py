@@ -1,4 +1,4 @@
-"""RewardBench (Lambert et al. 2024): accuracy by section, and the score of the paper.
+"""RewardBench (Lambert et al. 2024): accuracy by section, and the score of its board.
 
 Sections weigh their subsets by the published example counts; math-prm counts 984, twice its 447
 rows and a little more, so that mathematics and code weigh alike.
@@ -6,10 +6,14 @@ rows and a little more, so that mathematics and code weigh alike.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from armorm.conversations.messages import located_in, validate_conversation
+from armorm.evaluation.benchmarks.base import Scores
+from armorm.evaluation.benchmarks.estimates import Estimate
 from armorm.evaluation.benchmarks.preference_pairs import PreferenceBenchmark
-from armorm.evaluation.preferences import PreferenceReport
+from armorm.evaluation.benchmarks.rows import BenchmarkRow, Part, one_of, text_in
 
 SECTIONS: Mapping[str, Mapping[str, int]] = {
     "Chat": {
@@ -46,44 +50,48 @@ SECTIONS: Mapping[str, Mapping[str, int]] = {
 }
 """Subsets of each section with the examples that each counts for."""
 
-PRIOR_SETS = ("anthropic_helpful", "anthropic_hhh", "shp", "summarize")
-"""Subsets of ``preference-test-sets``, whose plain mean counts half in the paper's score."""
+SUBSETS = tuple(name for counts in SECTIONS.values() for name in counts)
 
 
 class RewardBench(PreferenceBenchmark):
-    """RewardBench's board: the mean of four sections, and the paper's score with prior sets."""
+    """RewardBench: its score is the plain mean of four sections.
+
+    A section is None while one of its subsets has no row.
+    """
 
     name = "reward-bench"
     about = "RewardBench: chat, hard chat, safety and reasoning."
+    parts = (Part("allenai/reward-bench", "filtered"),)
+    published_rows = 2_985
 
-    def figures(self, pairs: PreferenceReport) -> Mapping[str, float | None]:
-        """Return the board's score, the sections, and the paper's score with prior sets.
+    def row(self, record: Mapping[str, Any], part: Part) -> BenchmarkRow:
+        """Return a pair of one of the published subsets."""
+        one_of(record, "subset", SUBSETS)
+        text_in(record, "id")
+        return super().row(split_conversations(record), part)
 
-        The paper's score = (Chat + Chat Hard + Safety + Reasoning + 0.5 Prior Sets) / 4.5 needs
-        the rows of ``preference-test-sets`` too.  A figure is None while one of its subsets has no
-        row.
-        """
-        sections = {name: _weighted(pairs, counts) for name, counts in SECTIONS.items()}
-        prior = _weighted(pairs, dict.fromkeys(PRIOR_SETS, 1))
-        board = _mean(dict.fromkeys(sections, 1.0), sections)
-        with_prior = {**sections, "Prior Sets": prior}
-        weights = {name: 0.5 if name == "Prior Sets" else 1.0 for name in with_prior}
-        return {
-            "score": board,
-            **with_prior,
-            "score with prior sets": _mean(weights, with_prior),
+    def figures(
+        self, rows: Sequence[BenchmarkRow], scores: Sequence[Scores]
+    ) -> Mapping[str, Estimate]:
+        """Return the board's score, the sections, and the accuracy on all pairs."""
+        subsets = self.subsets(rows, scores)
+        sections = {
+            name: Estimate.weighted(
+                {s: (count, subsets.get(s, Estimate(None, 0))) for s, count in counts.items()}
+            )
+            for name, counts in SECTIONS.items()
         }
+        return {"score": Estimate.mean(sections), **sections, **super().figures(rows, scores)}
 
 
-def _weighted(pairs: PreferenceReport, counts: Mapping[str, int]) -> float | None:
-    shares = {
-        name: pairs.subsets[name].accuracy if name in pairs.subsets else None for name in counts
-    }
-    return _mean(counts, shares)
+def split_conversations(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a pair of two whole conversations as a prompt with two responses.
 
-
-def _mean(weights: Mapping[str, float], values: Mapping[str, float | None]) -> float | None:
-    known = {name: value for name, value in values.items() if value is not None}
-    if len(known) < len(weights):
-        return None
-    return sum(weights[name] * known[name] for name in weights) / sum(weights.values())
+    As RewardBench does, the prompt is the beginning of the chosen conversation, whatever the
+    column ``prompt`` says.
+    """
+    if not isinstance(record.get("chosen"), list):
+        return record
+    prompt, chosen = located_in("chosen", validate_conversation, record["chosen"])
+    rejected = located_in("rejected", validate_conversation, record.get("rejected"))[1]
+    return {**record, "prompt": prompt, "chosen": chosen, "rejected": rejected}

@@ -6,122 +6,133 @@ row per pair, and ``<model>.json`` with the summary.  A tie counts as wrong ther
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from armorm.conversations import PreferencePair, located_in, validate_prompt
-from armorm.conversations.encoding import ConversationEncoder
-from armorm.conversations.messages import with_response
+from armorm.conversations.messages import (
+    Conversation,
+    located_in,
+    validate_prompt,
+    with_response,
+)
+from armorm.data.reading import name_in, row_name
 from armorm.data.sources import file_rows
-from armorm.errors import InputError
-from armorm.evaluation.scorers.base import Scored, ScoredRow
+from armorm.errors import ArmormError, InputError
+from armorm.evaluation.benchmarks.base import Scores
+from armorm.evaluation.benchmarks.results import BenchmarkResult
+from armorm.evaluation.benchmarks.rows import BenchmarkData, BenchmarkRow
+from armorm.evaluation.benchmarks.scores import finite_number
+from armorm.evaluation.scorers.base import Scored
 from armorm.files import json_line, write_atomically, write_json
 
-ScoredPair = ScoredRow[PreferencePair]
+Render = Callable[[Conversation], str]
+
+
+def plain_text(conversation: Conversation) -> str:
+    """Return a conversation as text, for scorers that have no chat template."""
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in conversation)
+
+
+def has_rewardbench_rows(result: BenchmarkResult) -> bool:
+    """Return true if every row is a pair, as RewardBench's files need it."""
+    return all(row.right == 1 and len(row.responses) == 2 for row in result.rows)
 
 
 def write_rewardbench_results(
-    folder: Path, name: str, encoder: ConversationEncoder, scored: Sequence[ScoredPair]
+    folder: Path, file_name: str, result: BenchmarkResult, render: Render = plain_text
 ) -> tuple[Path, Path]:
     """Write both result files.
 
     Args:
         folder: Folder to write into.
-        name: The model's name; a path or hub id is shortened to its last part.
-        encoder: Renders ``text_chosen`` and ``text_rejected`` as the model read them.
-        scored: Pairs with their scores.
+        file_name: Beginning of the names of both files.
+        result: Result on pairs.
+        render: Turns a conversation into the text that the model read.
 
     Returns:
         The file of rows and the summary.
     """
-    short = Path(name).name
-    rows = b"".join(json_line(_output_row(encoder, one)) for one in scored)
-    outputs = folder / f"{short}_outputs.jsonl"
-    write_atomically(outputs, rows)
-    right = sum(one.margin > 0 for one in scored)
-    summary = {
-        "accuracy": right / len(scored) if scored else None,
-        "num_prompts": len(scored),
-        "model": name,
-        "ref_model": None,
-        "tokenizer": name,
-        "chat_template": "tokenizer",
-        "extra_results": _accuracy_by_subset(scored),
-    }
-    results = folder / f"{short}.json"
-    write_json(results, summary)
-    return outputs, results
+    outputs, summary = folder / f"{file_name}_outputs.jsonl", folder / f"{file_name}.json"
+    rows = zip(result.rows, result.scores, strict=True)
+    write_atomically(
+        outputs, b"".join(json_line(_output_row(row, scores, render)) for row, scores in rows)
+    )
+    write_json(
+        summary,
+        {
+            "accuracy": float(result.credits.mean()),
+            "num_prompts": len(result.rows),
+            "model": result.scorer,
+            "ref_model": None,
+            "tokenizer": result.scorer,
+            "chat_template": "tokenizer",
+            "extra_results": {name: one.value for name, one in result.whole.subsets.items()},
+        },
+    )
+    return outputs, summary
 
 
-def read_rewardbench_outputs(file: Path) -> list[ScoredPair]:
-    """Return the scored pairs of a ``_outputs.jsonl``, this program's or RewardBench's own.
+def is_rewardbench_outputs(file: Path) -> bool:
+    """Return true if the first row of a file has the fields of a ``_outputs.jsonl``."""
+    first = next(file_rows(file), None)
+    return (
+        first is not None and isinstance(first.fields, Mapping) and "scores_chosen" in first.fields
+    )
+
+
+def read_rewardbench_outputs(file: Path) -> tuple[BenchmarkData, list[Scored]]:
+    """Return the pairs of a ``_outputs.jsonl``, this program's or RewardBench's own, with scores.
 
     Raises:
         InputError: A row has no finite scores, or no prompt.
+        ArmormError: There is no row.
     """
-    scored = []
+    data, scores = BenchmarkData(), []
     for raw in file_rows(file):
         try:
             if isinstance(raw.fields, InputError):
                 raise raw.fields
-            scored.append(_scored_pair(raw.fields))
+            row = raw.fields
+            pair = BenchmarkRow(
+                located_in("prompt", validate_prompt, row.get("prompt")),
+                (_text(row, "chosen"), _text(row, "rejected")),
+                name_in(row, "id") or row_name(raw),
+                name_in(row, "subset"),
+            )
+            scores.append(Scored((_score(row, "scores_chosen"), _score(row, "scores_rejected"))))
         except InputError as error:
             raise error.at(raw.file, raw.row) from None
-    return scored
+        data.rows.append(pair)
+        data.places.append((raw.file, raw.row))
+        data.read += 1
+    if not data.rows:
+        raise ArmormError(f"{file}: there is no row.")
+    return data, scores
 
 
-def _output_row(encoder: ConversationEncoder, one: ScoredPair) -> dict[str, Any]:
-    pair = one.row
+def _output_row(row: BenchmarkRow, scores: Scores, render: Render) -> dict[str, Any]:
+    chosen, rejected = scores.tolist()
     return {
-        "prompt": [dict(message) for message in pair.prompt],
-        "results": int(one.margin > 0),
-        "scores_chosen": one.scores[0],
-        "scores_rejected": one.scores[1],
-        "text_chosen": encoder.render(with_response(pair.prompt, pair.chosen)),
-        "text_rejected": encoder.render(with_response(pair.prompt, pair.rejected)),
-        "chosen": pair.chosen,
-        "rejected": pair.rejected,
-        "id": pair.id,
-        "subset": pair.subset,
+        "prompt": [dict(message) for message in row.prompt],
+        "results": int(chosen > rejected),
+        "scores_chosen": chosen,
+        "scores_rejected": rejected,
+        "text_chosen": render(with_response(row.prompt, row.responses[0])),
+        "text_rejected": render(with_response(row.prompt, row.responses[1])),
+        "chosen": row.responses[0],
+        "rejected": row.responses[1],
+        "id": row.id,
+        "subset": row.subset,
     }
 
 
-def _accuracy_by_subset(scored: Sequence[ScoredPair]) -> dict[str, float]:
-    margins: dict[str, list[float]] = {}
-    for one in scored:
-        margins.setdefault(one.row.subset, []).append(one.margin)
-    return {
-        subset: sum(margin > 0 for margin in values) / len(values)
-        for subset, values in sorted(margins.items())
-    }
-
-
-def _scored_pair(row: Mapping[str, Any]) -> ScoredPair:
-    chosen, rejected = (_score(row, f"scores_{side}") for side in ("chosen", "rejected"))
-    pair = PreferencePair(
-        prompt=located_in("prompt", validate_prompt, row.get("prompt")),
-        chosen=str(row.get("chosen") or row.get("text_chosen") or ""),
-        rejected=str(row.get("rejected") or row.get("text_rejected") or ""),
-        id="" if row.get("id") is None else str(row["id"]),
-        subset="" if row.get("subset") is None else str(row["subset"]),
-    )
-    return ScoredRow(pair, Scored((chosen, rejected)))
+def _text(row: Mapping[str, Any], side: str) -> str:
+    return str(row.get(side) or row.get(f"text_{side}") or "")
 
 
 def _score(row: Mapping[str, Any], field: str) -> float:
     value = row.get(field)
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
-    try:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError
-        score = float(value)
-        if not math.isfinite(score):
-            raise ValueError
-    except (ValueError, OverflowError):
-        raise InputError(
-            field, value, "not a finite number", "Is this a RewardBench _outputs.jsonl?"
-        ) from None
-    return score
+    return finite_number(value, field)
