@@ -26,6 +26,8 @@ def print_benchmarks(result: SuiteResult, output: Path | None) -> None:
         console.print(_figures(name, found))
         if set(found[0].whole.subsets) - set(found[0].whole.figures):
             console.print(_subsets(found))
+        for note in found[0].data_notes:
+            console.print(f"{escape(note)}.", style="yellow")
         for one in found:
             if one.whole.matrices:
                 console.print(_matrix(one))

@@ -23,6 +23,7 @@ from armorm.evaluation.benchmarks.base import Benchmark
 from armorm.evaluation.benchmarks.estimates import Estimate
 from armorm.evaluation.benchmarks.preference_pairs import PreferenceFile
 from armorm.evaluation.benchmarks.registry import benchmarks
+from armorm.evaluation.benchmarks.report import write_benchmark_report
 from armorm.evaluation.benchmarks.results import BenchmarkResult
 from armorm.evaluation.benchmarks.reward_bench_2 import SUBSETS, RewardBench2
 from armorm.evaluation.benchmarks.reward_bench_files import (
@@ -54,6 +55,7 @@ def write_results(
         OutputError: A file cannot be written.
     """
     write_json(folder / "results.json", {"armorm": __version__, **result.as_dict()})
+    write_benchmark_report(folder / "report.html", result)
     for name, found in result.results.items():
         for one in found:
             model = file_name(one.scorer)

@@ -173,7 +173,7 @@ class BenchmarkResult:
 
     @property
     def notes(self) -> list[str]:
-        """Sentences on rows that no figure counts."""
+        """Sentences on rows that the scorer gives no credit or no score."""
         said = []
         if self.too_long:
             said.append(f"{self.too_long:,} rows are too long for the model and not counted")
@@ -181,10 +181,14 @@ class BenchmarkResult:
             said.append(f"{len(self.invalid):,} rows could not be read or scored")
         if self.ties:
             said.append(f"{self.ties:,} rows have equal scores, which count as wrong")
-        for reason, count in self.data["skipped"].items():
-            said.append(f"{count:,} rows left out: {reason}")
-        if self.published_rows not in (None, self.data["read"]):
-            said.append(f"{self.data['read']:,} of {self.published_rows:,} published rows")
+        return said
+
+    @property
+    def data_notes(self) -> list[str]:
+        """Sentences on rows of the data that no figure counts, the same for every scorer."""
+        said = [f"{count:,} rows left out: {why}" for why, count in self.data["skipped"].items()]
+        if self.published_rows is not None and self.published_rows != self.data["read"]:
+            said.append(f"The data holds {self.data['read']:,} of {self.published_rows:,} rows")
         return said
 
     def as_dict(self) -> dict[str, Any]:
