@@ -11,6 +11,7 @@ without an intercept, so that swapping a pair's responses changes the sign of it
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +19,14 @@ import scipy.linalg
 import scipy.optimize
 import scipy.special
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
 
-from armorm.errors import ArmormError
+from armorm.errors import ArmormError, DamagedFileError
+from armorm.files import write_atomically
+
+BRADLEY_TERRY_FILE = "bradley_terry_head.safetensors"
+"""Name of the file of a run's head."""
 
 RATIOS = tuple(10.0**power for power in range(-5, 4))
 """Penalties to choose from, relative to the mean eigenvalue of Z'Z / 4."""
@@ -46,6 +53,27 @@ class BradleyTerryHead:
     def margins(self, differences: Float[np.ndarray, "pairs features"]) -> npt.NDArray[np.float64]:
         """Return w . (f_chosen - f_rejected) of every pair. Shape (pairs,)."""
         return _product(differences, self.weight)
+
+    def save(self, file: Path) -> None:
+        """Write the weight, in float64."""
+        write_atomically(file, save({"weight": self.weight}))
+
+    @classmethod
+    def read_weight(cls, file: Path) -> npt.NDArray[np.float64]:
+        """Return the weight of a head that was saved. Shape (features,).
+
+        Raises:
+            DamagedFileError: The file holds no such weight.
+        """
+        try:
+            weight = load_file(file)["weight"]
+        except (SafetensorError, OSError, KeyError) as error:
+            raise DamagedFileError(f"{file} holds no Bradley–Terry head: {error}") from error
+        if weight.ndim != 1 or not np.isfinite(weight).all():
+            raise DamagedFileError(
+                f"{file} holds no Bradley–Terry head: its numbers are not finite."
+            )
+        return np.asarray(weight, np.float64)
 
 
 def fit_bradley_terry_head(

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
-from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
 
 from armorm.conversations import Conversation, located_in, unpad, validate_conversation
 from armorm.conversations.messages import with_response
 from armorm.errors import ArmormError, InputError
+from armorm.http_json import request_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,24 +91,6 @@ class VllmClient:
         return [ServedScore.of_vector(answer["data"][0]["probs"]) for answer in answers]
 
     def _call(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        data = None if body is None else json.dumps({"model": self.model, **body}).encode()
-        headers = {"Content-Type": "application/json"}
-        try:
-            with urlopen(
-                Request(self.address + path, data, headers), timeout=self.timeout
-            ) as opened:
-                answer: dict[str, Any] = json.load(opened)
-        except HTTPError as error:
-            body_text = error.read().decode("utf-8", "replace")
-            message = f"{self.address}{path}: {error.code}: {_message(body_text)}"
-            raise ArmormError(message) from error
-        except (URLError, TimeoutError, ValueError) as error:
-            raise ArmormError(f"{self.address}{path} does not answer: {error}") from error
+        sent = None if body is None else {"model": self.model, **body}
+        answer: dict[str, Any] = request_json(self.address + path, sent, timeout=self.timeout)
         return answer
-
-
-def _message(text: str) -> str:
-    try:
-        return str(json.loads(text)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return text[:200]

@@ -35,6 +35,9 @@ from armorm.objectives import Objective, ObjectiveSet
 
 METADATA_FILE = "armorm.json"
 FORMAT_VERSION = 2
+FIXED_WEIGHTS = "fixed_weights"
+"""Key of the training record: the gate's ablation, weights that do not depend on the prompt."""
+
 ARCHITECTURE_SUFFIX = "ForRewardModelWithGating"
 
 # Values of the released checkpoint, whose config does not hold them.

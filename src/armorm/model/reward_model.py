@@ -20,7 +20,7 @@ from armorm.conversations import (
     validate_prompt,
     validate_response,
 )
-from armorm.errors import ArmormError, InputError, NonFiniteError, RecipeError
+from armorm.errors import ArmormError, CheckpointError, InputError, NonFiniteError, RecipeError
 from armorm.features import (
     Backbone,
     BackboneFeatures,
@@ -36,11 +36,11 @@ from armorm.hub.weights import sample_hash, stored_tensors
 from armorm.model.answers import Comparison, Explanation, Rewards
 from armorm.model.confounder import Confounder
 from armorm.model.explaining import comparison_of, explanation_of
-from armorm.model.layout import METADATA_FILE, Heads
+from armorm.model.layout import FIXED_WEIGHTS, METADATA_FILE, Heads
 from armorm.model.loading import load_checkpoint
 from armorm.model.saving import save_model
 from armorm.model.self_check import PROMPT, RESPONSE, SelfCheck, hash_ids, sample_state
-from armorm.model.steering import Steering
+from armorm.model.steering import NO_EFFECT, Steering
 from armorm.model.uncertainty import ModelUncertainty, no_uncertainty
 from armorm.objectives import ObjectiveSet
 from armorm.progress import Advance
@@ -260,6 +260,28 @@ class RewardModel:
         elif knobs:
             raise RecipeError("steer: give a Steering, or its settings, not both.")
         return RewardModel(self.backbone, self.heads, factors, self.uncertainty)
+
+    def with_fixed_weights(self, name: str = "The model") -> RewardModel:
+        """Return the same model with the fixed weights that were trained beside its gate.
+
+        Args:
+            name: Name of the model in messages.
+
+        Raises:
+            CheckpointError: The model's training record holds none.
+        """
+        weights = self.heads.training.get(FIXED_WEIGHTS)
+        if not weights:
+            raise CheckpointError(
+                f"{name} holds no fixed weights: it was not trained by `armorm train`. Give "
+                "weights of your own: --steer weights.NAME=1."
+            )
+        # A weight on an objective that the debiasing removes has no effect, and would be warned of.
+        acts = self.heads.transform.abs().amax(dim=0) > NO_EFFECT
+        used = {
+            name: weights[name] for name, a in zip(self.objectives.names, acts, strict=True) if a
+        }
+        return self.steer(weights=used)
 
     def score(self, conversations: Sequence[Conversation], *, uncertainty: bool = False) -> Rewards:
         """Score conversations, each a list of messages that ends with the assistant's.

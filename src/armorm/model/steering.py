@@ -29,7 +29,7 @@ from armorm.objectives import ObjectiveSet
 from armorm.settings import Options, describe_problems
 
 # Below this, a column of T(s) is zero: whatever the gate gives the objective is without effect.
-_NO_EFFECT = 1e-3
+NO_EFFECT = 1e-3
 
 
 Number = Annotated[float, Field(strict=True)]
@@ -230,7 +230,7 @@ class Steering(Options):
             matrix = matrix + constant[:, None] / total
         if warn and not self.renormalise:
             moved = (factors != 1) if weights is None else (factors != 1) | (weights != 0)
-            _warn_of_no_effect(objectives, moved & (debiasing.abs().amax(dim=0) <= _NO_EFFECT))
+            _warn_of_no_effect(objectives, moved & (debiasing.abs().amax(dim=0) <= NO_EFFECT))
         return CompiledSteering(matrix.float(), factors.float() if self.renormalise else None)
 
 

@@ -29,6 +29,7 @@ from armorm.features import Backbone, FeatureStore
 from armorm.features.store import PairIndex
 from armorm.files import write_json
 from armorm.heads import (
+    BradleyTerryHead,
     DebiasingOptions,
     GateTraining,
     RewardHead,
@@ -40,6 +41,7 @@ from armorm.heads import (
 )
 from armorm.heads.gating import margins
 from armorm.model import Heads, RewardModel
+from armorm.model.layout import FIXED_WEIGHTS
 from armorm.objectives import ObjectiveSet
 from armorm.training.curve_log import curve_log
 from armorm.training.head_stage import load_head, rewards_of_responses
@@ -115,6 +117,8 @@ def _fit_gate(
     gates = _train_gates(recipe, run, all_pairs.where(~pairs.held_out), backbone, show_progress)
     seconds = {"debiasing": debiased_at - started, "gate": time.perf_counter() - debiased_at}
 
+    linear_head = _bradley_terry_head(store, pairs, recipe.seed)
+    linear_head.save(run.bradley_terry_head)
     preferences = preference_metrics(
         objectives=objectives,
         pairs=pairs,
@@ -124,7 +128,7 @@ def _fit_gate(
         gate=gates.gate.gate,
         beta=gates.gate.beta,
         fixed=gates.fixed.gate,
-        bradley_terry=_bradley_terry_margins(store, pairs, recipe.seed),
+        bradley_terry=_held_out_margins(linear_head, store, pairs),
         planted=_planted_objectives(recipe),
     )
     metrics = _run_metrics(
@@ -138,7 +142,7 @@ def _fit_gate(
         gates.spread(all_pairs.where(pairs.held_out)),
         seconds,
     )
-    heads = _heads(recipe, objectives, head, debiasing, gates.gate, metrics)
+    heads = _heads(recipe, objectives, head, debiasing, gates, metrics)
     model = RewardModel(backbone, heads, uncertainty=uncertainty)
     model.save_pretrained(run.model)
     write_json(run.metrics, metrics.as_dict())
@@ -154,6 +158,12 @@ class _Gates:
     gate: GateTraining
     fixed: GateTraining
     others: list[GateTraining]
+
+    @torch.inference_mode()
+    def fixed_weights(self) -> list[float]:
+        """Return the fixed weights: the ablation's output, which is the same for every prompt."""
+        weights: list[float] = self.fixed.gate(torch.ones(1, 1))[0].double().tolist()
+        return weights
 
     def spread(self, held_out: RewardPairs) -> SeedSpread | None:
         """Return the spread of the held-out accuracy over the seeds, if there are several."""
@@ -198,10 +208,8 @@ MOST_DIFFERENCES = 1 << 30
 """Numbers in the feature differences that the linear head is fitted on: 4 GiB of float32."""
 
 
-def _bradley_terry_margins(
-    store: FeatureStore, pairs: PairIndex, seed: int
-) -> Float[np.ndarray, " held_out"]:
-    """Fit a Bradley–Terry linear head on the training pairs; return the held-out margins."""
+def _bradley_terry_head(store: FeatureStore, pairs: PairIndex, seed: int) -> BradleyTerryHead:
+    """Fit a Bradley–Terry linear head on the training pairs."""
     training = np.flatnonzero(~pairs.held_out)
     most = MOST_DIFFERENCES // store.manifest.backbone["hidden_size"]
     if len(training) > most:
@@ -210,8 +218,13 @@ def _bradley_terry_margins(
     prompt = pairs.prompt[training]
     folds = min(5, len(np.unique(prompt)))
     differences = _feature_differences(store, pairs, training)
-    head = fit_bradley_terry_head(differences, prompt, folds=folds, seed=seed)
-    del differences
+    return fit_bradley_terry_head(differences, prompt, folds=folds, seed=seed)
+
+
+def _held_out_margins(
+    head: BradleyTerryHead, store: FeatureStore, pairs: PairIndex
+) -> Float[np.ndarray, " held_out"]:
+    """Return the margins of a linear head on the held-out pairs."""
     shards = store.response_features()
     scores = np.concatenate([head.margins(shard.float().numpy()) for shard in shards])
     held_out: Float[np.ndarray, " held_out"] = scores[pairs.chosen] - scores[pairs.rejected]
@@ -296,7 +309,7 @@ def _heads(
     objectives: ObjectiveSet,
     head: RewardHead,
     debiasing: VerbosityDebiasing,
-    gate: GateTraining,
+    gates: _Gates,
     metrics: RunMetrics,
 ) -> Heads:
     names = objectives.names
@@ -313,8 +326,11 @@ def _heads(
         "recipe": recipe.model_dump(mode="json"),
         "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
         "metrics": metrics.as_dict(),
+        FIXED_WEIGHTS: dict(zip(names, gates.fixed_weights(), strict=True)),
     }
-    return Heads.of(objectives, head, debiasing, gate, debiasing_report=report, training=record)
+    return Heads.of(
+        objectives, head, debiasing, gates.gate, debiasing_report=report, training=record
+    )
 
 
 def _planted_objectives(recipe: Recipe) -> dict[str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from armorm.features import Process
 from armorm.files import check_output_file, exclusive, writing
+from armorm.heads.bradley_terry import BRADLEY_TERRY_FILE
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,11 @@ class RunFolder:
     def statistics(self) -> Path:
         """Sums that the head is fitted on."""
         return self.head / "statistics"
+
+    @property
+    def bradley_terry_head(self) -> Path:
+        """Linear head of the rival that knows no objectives."""
+        return self.path / BRADLEY_TERRY_FILE
 
     @property
     def gate_checkpoint(self) -> Path:

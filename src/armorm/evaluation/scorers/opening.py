@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from armorm.errors import RecipeError
@@ -11,6 +14,23 @@ from armorm.features.options import BackboneOptions
 
 if TYPE_CHECKING:
     from armorm.model import Steering
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """All that a scorer is opened with; see :func:`open_scorer`."""
+
+    spec: str
+    rest: str
+    options: ScorerOptions
+    loading: BackboneOptions
+    verify: bool
+    steer: Steering | None
+
+    def refuse_steering(self) -> None:
+        """Raise RecipeError if there is steering, which only gated reward models take."""
+        if self.steer is not None and not self.steer.is_neutral:
+            raise RecipeError(f"{self.spec} has no objectives to steer: leave out --steer.")
 
 
 def open_scorer(
@@ -23,8 +43,20 @@ def open_scorer(
 ) -> Scorer:
     """Return the scorer that a name describes.
 
+    ==========================  ==================================================================
+    Name                        Scorer
+    ==========================  ==================================================================
+    folder or hub id            a gated reward model, or any sequence classifier of transformers
+    ``fixed:MODEL``             a gated reward model with the fixed weights that were trained
+                                beside its gate
+    ``bradley-terry-head:RUN``  the Bradley–Terry linear head of a training run
+    ``http(s)://…``             a reward model behind a server
+    ``length``                  the number of characters
+    ``random``, ``random:7``    random numbers, with a seed
+    ==========================  ==================================================================
+
     Args:
-        spec: ``length``, ``random`` or ``random:SEED``, or the folder or hub id of a model.
+        spec: The name. A folder that is named like one of the others is written ``./length``.
         options: Options of the scorer.
         loading: How a model is loaded and run.
         verify: See :meth:`armorm.RewardModel.from_pretrained`.
@@ -38,40 +70,94 @@ def open_scorer(
         >>> from armorm.evaluation.scorers import open_scorer
         >>> open_scorer("length").name
         'length'
+        >>> open_scorer("fixed:runs/quickstart/model").objectives[0]
+        'helpdesk-correctness'
+        >>> open_scorer("bradley-terry-head:runs/quickstart").objectives
+        ()
     """
-    del options  # no kind of this version has any
     kind, _, rest = spec.partition(":")
-    scorer: Scorer | None = None
-    if kind in ("length", "random"):
-        scorer = _rule(kind, rest, spec)
-    if scorer is None:
-        return _model(spec, loading or BackboneOptions(), verify, steer)
-    if steer is not None and not steer.is_neutral:
-        raise RecipeError(f"{spec} has no objectives to steer: leave out --steer.")
-    return scorer
+    request = _Request(
+        spec, rest, options or ScorerOptions(), loading or BackboneOptions(), verify, steer
+    )
+    return _KINDS.get(kind, _model)(request)
 
 
-def _rule(kind: str, rest: str, spec: str) -> Scorer:
-    from armorm.evaluation.scorers.rules import LengthScorer, RandomScorer
+def _length(request: _Request) -> Scorer:
+    from armorm.evaluation.scorers.rules import LengthScorer
 
-    if kind == "length" and not rest:
-        return LengthScorer()
-    if kind == "random" and (not rest or rest.isdecimal()):
-        return RandomScorer(int(rest or 0))
-    raise RecipeError(
+    request.refuse_steering()
+    if request.rest:
+        raise _misspelt(request.spec)
+    return LengthScorer()
+
+
+def _random(request: _Request) -> Scorer:
+    from armorm.evaluation.scorers.rules import RandomScorer
+
+    request.refuse_steering()
+    if request.rest and not request.rest.isdecimal():
+        raise _misspelt(request.spec)
+    return RandomScorer(int(request.rest or 0))
+
+
+def _misspelt(spec: str) -> RecipeError:
+    return RecipeError(
         f"{spec!r} is no baseline: write length, random, or random:SEED with a whole number. A "
         f"folder of that name is ./{spec}."
     )
 
 
-def _model(
-    spec: str,
-    loading: BackboneOptions,
-    verify: bool,
-    steer: Steering | None,
-) -> Scorer:
+def _endpoint(request: _Request) -> Scorer:
+    from armorm.evaluation.scorers.endpoints import EndpointScorer
+
+    request.refuse_steering()
+    return EndpointScorer(request.spec, request.options)
+
+
+def _bradley_terry_head(request: _Request) -> Scorer:
+    from armorm.evaluation.scorers.run_rivals import open_bradley_terry_head
+
+    request.refuse_steering()
+    return open_bradley_terry_head(Path(request.rest), request.spec, request.loading)
+
+
+def _fixed(request: _Request) -> Scorer:
     from armorm.evaluation.scorers.reward_models import RewardModelScorer
     from armorm.model import RewardModel
 
-    model = RewardModel.from_pretrained(spec, loading, verify=verify)
-    return RewardModelScorer(model if steer is None else model.steer(steer), spec)
+    request.refuse_steering()
+    model = RewardModel.from_pretrained(request.rest, request.loading, verify=request.verify)
+    return RewardModelScorer(model.with_fixed_weights(request.rest), request.spec)
+
+
+def _model(request: _Request) -> Scorer:
+    from armorm.evaluation.scorers.classifiers import open_classifier
+    from armorm.evaluation.scorers.reward_models import RewardModelScorer
+    from armorm.features import resolve_model_folder
+    from armorm.hub.weights import read_object
+    from armorm.model import RewardModel
+
+    folder = resolve_model_folder(request.spec, request.loading.revision)
+    if read_object(folder / "config.json").get("num_objectives") is None:
+        request.refuse_steering()
+        weights = request.options.attribute_weights
+        return open_classifier(folder, request.spec, request.loading, weights)
+    if request.options.attribute_weights:
+        raise RecipeError(
+            f"--attribute-weights: {request.spec} is a gated reward model; steer it with --steer "
+            "weights.NAME=1."
+        )
+    model = RewardModel.from_pretrained(request.spec, request.loading, verify=request.verify)
+    return RewardModelScorer(
+        model if request.steer is None else model.steer(request.steer), request.spec
+    )
+
+
+_KINDS: dict[str, Callable[[_Request], Scorer]] = {
+    "length": _length,
+    "random": _random,
+    "http": _endpoint,
+    "https": _endpoint,
+    "bradley-terry-head": _bradley_terry_head,
+    "fixed": _fixed,
+}

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
+import torch
+
 from armorm.conversations import EncodedPrompt
 from armorm.evaluation.scorers.base import Answered, Scored, Scorer, score_encoded_rows
 from armorm.model import RewardModel, Rewards
+from armorm.model.layout import FIXED_WEIGHTS
 
 
 class RewardModelScorer(Scorer):
@@ -34,6 +37,22 @@ class RewardModelScorer(Scorer):
             "max_length": encoder.max_length,
             "overlong": encoder.overlong,
         }
+
+    @cached_property
+    def fixed_coefficients(self) -> tuple[float, ...] | None:
+        """Coefficients of the rewards under the fixed weights that were trained beside the gate.
+
+        Their sum with the ``rewards`` of a row is its score as ``fixed:MODEL`` gives it; ``None``
+        if the model holds no such weights.
+        """
+        if FIXED_WEIGHTS not in self.model.heads.training:
+            return None
+        weights = self.model.heads.training[FIXED_WEIGHTS]
+        vector = [weights[name] for name in self.objectives]
+        found: list[float] = (
+            self.model.heads.transform.double() @ torch.tensor(vector).double()
+        ).tolist()
+        return tuple(found)
 
     def score(self, rows: Sequence[Answered]) -> list[Scored]:
         """Score rows, each prompt computed once for all its responses."""
