@@ -11,10 +11,12 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 from armorm import Backbone, RewardModel
 from armorm.conversations import RatedResponse
-from armorm.errors import ArmormError, RecipeError, StoreError
+from armorm.errors import ArmormError, NonFiniteError, RecipeError, StoreError
 from armorm.features import extract_features
+from armorm.features.layer_extraction import extract_layers, view_of_layer
 from armorm.features.layers import cut_config
-from armorm.features.options import BackboneOptions
+from armorm.features.options import BackboneOptions, StoreOptions
+from armorm.features.store_writing import StoreWriter
 from armorm.features.vllm_backbone import refuse_options_of_transformers
 from tests.features.families import make_model
 from tests.tiny import TEMPLATES, tiny_tokenizer
@@ -150,3 +152,75 @@ def test_vllm_is_given_a_saved_smaller_model(cut, tmp_path):
         refuse_options_of_transformers(BackboneOptions(engine="vllm", layer=3))
     cut.save_pretrained(tmp_path / "small")
     assert AutoModel.from_pretrained(tmp_path / "small").config.num_hidden_layers == 3
+
+
+@pytest.fixture
+def rows():
+    """Rows whose prompts repeat, so that they are packed, in several shards."""
+    texts = ["Paris", "Lyon , very long answer one two", "no", "yes please thanks"]
+    prompts = [(PROMPT[0],), ({"role": "user", "content": "hello"},)]
+    return [RatedResponse(p, f"{t} {n}", {}) for n in "abc" for p in prompts for t in texts]
+
+
+@pytest.mark.parametrize("share_prompts", [True, False])
+def test_one_pass_gives_each_layer_the_store_of_the_cut_model(deep, rows, tmp_path, share_prompts):
+    options = {"dtype": "float32", "device": "cpu", "share_prompts": share_prompts}
+    stores = {layer: tmp_path / str(layer) for layer in (1, 3, 4)}
+    reader = Backbone.from_pretrained(deep, layer=4, **options)
+    passes = []
+    reader.model.embed_tokens.register_forward_hook(lambda *_: passes.append(1))
+    extract_layers(rows, reader, stores, StoreOptions(shard_responses=8))
+    done = len(passes)
+    for layer, path in stores.items():
+        view = view_of_layer(reader, layer)
+        found = extract_features(rows, view, path, shard_responses=8)
+        cut = Backbone.from_pretrained(deep, layer=layer, **options)
+        assert view.identity == cut.identity
+        expected = extract_features(rows, cut, tmp_path / f"cut-{layer}", shard_responses=8)
+        for ours, theirs in (
+            (found.response_features(), expected.response_features()),
+            ([found.prompt_features()], [expected.prompt_features()]),
+        ):
+            for left, right in zip(ours, theirs, strict=True):
+                torch.testing.assert_close(left, right, rtol=0, atol=1e-5)
+    # The probes of two norms and of sharing, but no pass over the data.
+    assert len(passes) - done <= 4
+
+
+def test_an_interrupted_pass_resumes_and_a_damaged_shard_is_computed_again(
+    deep, rows, tmp_path, monkeypatch
+):
+    stores = {layer: tmp_path / str(layer) for layer in (2, 5)}
+    options = StoreOptions(shard_responses=8)
+    reader = Backbone.from_pretrained(deep, dtype="float32", device="cpu")
+    written = []
+    write_shard = StoreWriter.write_shard
+
+    def stop_at_fourth(writer, shard, features, index):
+        written.append((writer.path.name, shard))
+        if len(written) == 4:
+            raise KeyboardInterrupt
+        write_shard(writer, shard, features, index)
+
+    monkeypatch.setattr(StoreWriter, "write_shard", stop_at_fourth)
+    with pytest.raises(KeyboardInterrupt):
+        extract_layers(rows, reader, stores, options)
+    extract_layers(rows, reader, stores, options)
+    # Layer 2 of the second shard was written before the interruption, and stays.
+    assert written == [("2", 0), ("5", 0), ("2", 1), ("5", 1), ("5", 1)]
+    next(stores[2].glob("features-00000*")).unlink()
+    written.clear()
+    store = extract_features(rows, view_of_layer(reader, 2), stores[2], options)
+    assert written == [("2", 0)]
+    assert store.manifest.responses == len(rows)
+
+
+def test_states_that_overflow_are_refused_in_all_stores(deep, rows, tmp_path):
+    reader = Backbone.from_pretrained(deep, dtype="float32", device="cpu")
+    reader.model.layers[4].mlp.down_proj.weight[:] = float("inf")
+    stores = {layer: tmp_path / str(layer) for layer in (2, 5)}
+    with pytest.raises(NonFiniteError):
+        extract_layers(rows, reader, stores)
+    whole = Backbone.from_pretrained(deep, dtype="bfloat16", device="cpu")
+    extract_layers(rows, whole, stores)
+    assert extract_features(rows, whole, stores[5]).manifest.complete

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
@@ -10,6 +11,9 @@ from rich.table import Table
 
 from armorm.cli.printing import console
 from armorm.errors import shorten
+from armorm.evaluation.accuracy import Accuracy
+from armorm.evaluation.layer_comparison import LayerComparison
+from armorm.evaluation.report import p_value
 
 
 def print_head_errors(report: Mapping[str, Any]) -> None:
@@ -28,6 +32,46 @@ def print_head_errors(report: Mapping[str, Any]) -> None:
             )
         table.add_row(escape(name), *cells)
     console.print(table)
+
+
+def print_layers(comparison: LayerComparison, output: Path) -> None:
+    """Print the comparison of layers, and the line of a recipe that chooses the best one."""
+    table = Table(
+        title=f"Layers of {escape(comparison.model)} ({comparison.layers}): "
+        f"{comparison.held_out_pairs:,} held-out pairs, 95 % intervals"
+    )
+    table.add_column("layer", justify="right")
+    columns = ("log-loss", "Bradley–Terry head", "p", "balanced", "fixed weights", "p")
+    for title in (*columns, "mean R²", "mean Spearman"):
+        table.add_column(title, justify="right")
+    for fit in comparison.fits:
+        linear, fixed = fit.bradley_terry_head, fit.fixed_weights
+        table.add_row(
+            str(fit.layer),
+            f"{fit.log_loss:.4f}",
+            _share(linear.all),
+            p_value(linear.mcnemar_p),
+            _share(linear.balanced),
+            _share(fixed.all),
+            p_value(fixed.mcnemar_p),
+            fit.r2.text(),
+            fit.spearman.text(),
+            style="bold green" if fit.layer == comparison.best else None,
+        )
+    console.print(table)
+    console.print(
+        "log-loss: of the Bradley–Terry head on training pairs, cross-validated by prompt; it "
+        "chooses the layer. p: McNemar's test against the deepest layer."
+    )
+    console.print(f"Recipe: {comparison.recipe_line}")
+    best = escape(str(output / "layers" / str(comparison.best)))
+    console.print(f"armorm train {best}/recipe.yaml -o {best} goes on with its features.")
+
+
+def _share(found: Accuracy) -> str:
+    if found.accuracy is None or found.low is None or found.high is None:
+        return "–"
+    return f"{found.accuracy:.1%} ({100 * found.low:.0f}–{100 * found.high:.0f})"
 
 
 def print_influence(report: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,6 +23,7 @@ from armorm.cli.options import (
     show_progress,
 )
 from armorm.cli.terminal import print_json
+from armorm.errors import RecipeError
 
 if TYPE_CHECKING:
     from armorm.training import Recipe, TrainingResult
@@ -48,6 +49,13 @@ def register(app: typer.Typer) -> None:
         resumable=True,
     )
     add_command(app, features, panel=panel, example=f"armorm features {arguments}", resumable=True)
+    add_command(
+        app,
+        layers,
+        panel=panel,
+        example=f"armorm layers {arguments} --layers 2,4",
+        resumable=True,
+    )
     add_command(app, fit_head, panel=panel, example=f"armorm fit-head {arguments}")
     add_command(
         app,
@@ -154,6 +162,51 @@ def features(
         from armorm.cli.printing import print_data
 
         print_data(account)
+
+
+def layers(
+    recipe: RecipeArgument,
+    output: OutputFolder,
+    overrides: Overrides = None,
+    chosen: Annotated[
+        str | None,
+        typer.Option(
+            "--layers",
+            help="Numbers of the layers. Default: six, evenly spread, the last one among them.",
+            metavar="6,14,22,30",
+            show_default=False,
+        ),
+    ] = None,
+    skip_invalid: SkipInvalid = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare layers of the backbone by heads on their features, from one pass over the data.
+
+    Writes DIR/layers.json, DIR/layers.svg, and for each layer L a run folder DIR/layers/L with its
+    features and its head.
+    """
+    from armorm.training import compare_layers
+
+    comparison = compare_layers(
+        _load(recipe, overrides, skip_invalid),
+        output,
+        None if chosen is None else _numbers(chosen),
+        show_progress=show_progress(quiet),
+    )
+    if as_json:
+        print_json(comparison.as_dict())
+    else:
+        from armorm.cli.head_printing import print_layers
+
+        print_layers(comparison, output)
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise RecipeError(f"--layers {text}: write numbers, such as 6,14,22,30.") from error
 
 
 def fit_head(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from armorm.evaluation.accuracy import MethodAccuracy
 from armorm.evaluation.debiasing_report import DebiasingReport
+from armorm.evaluation.layer_comparison import LayerComparison
 from armorm.evaluation.run_metrics import HeadReport, ObjectiveFit
 from armorm.model import Comparison
 
@@ -97,6 +98,32 @@ def comparison_figure(comparison: Comparison) -> Figure:
     axes.locator_params(axis="x", nbins=5)
     axes.invert_yaxis()
     axes.set_xlabel("← for b      contribution to score(a) − score(b)      for a →")
+    return figure
+
+
+def layer_figure(comparison: LayerComparison) -> Figure:
+    """Draw the accuracies of the compared layers with their intervals."""
+    figure, axes = _figure(6.0, 3.2)
+    heads = (
+        ("bradley_terry_head", "Bradley–Terry linear head", GOOD, "o", -0.1),
+        ("fixed_weights", "fixed weights", QUIET, "s", 0.1),
+    )
+    for name, label, color, marker, offset in heads:
+        accuracies = [getattr(fit, name).all for fit in comparison.fits]
+        shares = [100 * one.accuracy for one in accuracies]
+        errors = [
+            [100 * (one.accuracy - one.low) for one in accuracies],
+            [100 * (one.high - one.accuracy) for one in accuracies],
+        ]
+        places = [fit.layer + offset for fit in comparison.fits]
+        axes.errorbar(
+            places, shares, yerr=errors, color=color, marker=marker, label=label, capsize=3
+        )
+    axes.axvline(comparison.best, color="#444", linewidth=0.8, linestyle=":")
+    axes.set_xticks([fit.layer for fit in comparison.fits])
+    axes.set_xlabel("layer (dotted: least log-loss on training pairs)")
+    axes.set_ylabel("held-out accuracy, %")
+    figure.legend(frameon=False, loc="outside upper center", ncols=2, fontsize=9)
     return figure
 
 

@@ -16,6 +16,7 @@ import jinja2
 from armorm.data import DataSource, read_preferences
 from armorm.errors import InputError
 from armorm.evaluation import figures
+from armorm.evaluation.layer_comparison import LayerComparison
 from armorm.evaluation.run_metrics import METHODS, RunMetrics
 from armorm.files import write_atomically
 from armorm.heads.metrics import LEVELS
@@ -96,6 +97,25 @@ def write_run_report(
         example=example,
     )
     write_atomically(file, page.encode("utf-8", "surrogatepass"))
+    return file
+
+
+def write_layer_figure(file: Path, comparison: LayerComparison) -> Path | None:
+    """Write the picture of a comparison of layers as SVG, unless matplotlib is not installed.
+
+    Returns:
+        The file, or None.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        return None
+    with mpl.rc_context(figures.STYLE):
+        picture = figures.as_svg(figures.layer_figure(comparison))
+    write_atomically(file, picture.encode())
     return file
 
 

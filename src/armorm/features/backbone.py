@@ -12,7 +12,7 @@ import torch
 
 from armorm.conversations import ConversationEncoder, EncodedPrompt
 from armorm.errors import ArmormError, CheckpointError, RecipeError
-from armorm.features.layers import cut_config, is_of_later_layer
+from armorm.features.layers import count_layers, cut_config, is_of_later_layer
 from armorm.features.options import BackboneDtype, BackboneOptions
 from armorm.features.processes import Process
 from armorm.features.running import BackboneFeatures, ModelRunner
@@ -21,7 +21,7 @@ from armorm.hub import HEAD_PREFIXES, OTHER_HEADS
 from armorm.hub.weights import check_sizes, read_object, stored_tensors
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 # Everything a decoder needs, and no code: no pickled weights, no Python files.
 MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
@@ -103,9 +103,9 @@ class Backbone:
             TemplateError: The chat template is missing or cannot be split.
             RecipeError: An option is invalid, or the model has no such layer.
         """
-        from transformers import AutoConfig, AutoModel, AutoTokenizer
+        from transformers import AutoModel, AutoTokenizer
 
-        from armorm.hub.modeling_armorm import ArmoRMConfig, caps_attention
+        from armorm.hub.modeling_armorm import caps_attention
 
         options = BackboneOptions.of(options, fields)
         folder = resolve_model_folder(name_or_path, options.revision)
@@ -118,9 +118,7 @@ class Backbone:
         }
         attention = options.attn_implementation
         try:
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=options.trust_remote_code)
-            if isinstance(config, ArmoRMConfig):
-                config = config.backbone_config
+            config = load_config(folder, options)
             layer = cut_config(config, options.layer, str(name_or_path))
             options = options.model_copy(update={"layer": layer})
             if attention is None and caps_attention(config):
@@ -281,6 +279,33 @@ def resolve_model_folder(name_or_path: str | Path, revision: str | None = None) 
         raise CheckpointError(
             f"{str(name_or_path)!r} is not a local folder and cannot be downloaded: {error}"
         ) from error
+
+
+def load_config(folder: Path, options: BackboneOptions) -> PretrainedConfig:
+    """Return the configuration of a folder's decoder."""
+    # The table of models first: importing it registers ArmoRMConfig.
+    import transformers.models.auto.modeling_auto  # noqa: F401
+    from transformers import AutoConfig
+
+    from armorm.hub.modeling_armorm import ArmoRMConfig
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=options.trust_remote_code)
+    return config.backbone_config if isinstance(config, ArmoRMConfig) else config
+
+
+def layers_of_model(name_or_path: str | Path, options: BackboneOptions) -> int:
+    """Return the number of layers of a decoder by its configuration, without loading it.
+
+    Raises:
+        CheckpointError: The model is not there, or its configuration cannot be read.
+        RecipeError: Its layers cannot be read one by one.
+    """
+    folder = resolve_model_folder(name_or_path, options.revision)
+    try:
+        config = load_config(folder, options)
+    except Exception as error:  # as in from_pretrained
+        raise CheckpointError(f"{name_or_path} cannot be loaded. {error}") from error
+    return count_layers(config, str(name_or_path))
 
 
 def default_device() -> str:

@@ -128,7 +128,7 @@ def extract_features(
         ArmormError: There are no rows, or another command is writing the store.
     """
     return run_extraction(
-        partial(_extract_here, backbone),
+        partial(extract_here, backbone),
         rows,
         BackboneSettings.of(backbone),
         path,
@@ -274,10 +274,10 @@ def plan_work(
     return ExtractionWork(writer, shards, rows, invalid)
 
 
-def _extract_here(
+def extract_here(
     backbone: FeatureBackbone, work: ExtractionWork, shards: Sequence[int], advance: Advance
 ) -> Iterator[Counter[str]]:
-    """Compute shards in this process, the next one read into tokens while the model works."""
+    """Compute and write shards here, the next one read into tokens while the model works."""
     with ThreadPoolExecutor(1) as reader:
         ahead = (
             reader.submit(encode_shard, work.members(shard), backbone.encoder, work.invalid)

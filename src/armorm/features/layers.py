@@ -7,9 +7,10 @@ which is the last hidden state of the model without its later layers.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from armorm.errors import RecipeError
 
@@ -89,3 +90,42 @@ def find_layers(model: PreTrainedModel) -> tuple[str, nn.Module, int]:
             if isinstance(child, nn.ModuleList) and len(child) == layers:
                 return name, module, layers
     raise RecipeError(f"{model.config.model_type}: its {layers} layers are not found in the model.")
+
+
+def find_final_norm(model: PreTrainedModel) -> nn.Module:
+    """Return the norm that a decoder applies after its last layer.
+
+    It is the one module beside the layers that runs after them, found by running two tokens.
+
+    Raises:
+        RecipeError: No such norm turns the last layer's output into the last hidden state.
+    """
+    name, parent, _ = find_layers(model)
+    last = getattr(parent, name)[-1]
+    ran: list[nn.Module] = []
+    outputs: list[Any] = []
+    beside = [child for child in parent.children() if child is not getattr(parent, name)]
+    handles = [module.register_forward_hook(lambda one, *_: ran.append(one)) for module in beside]
+    handles.append(last.register_forward_hook(lambda *call: outputs.append(layer_output(call[2]))))
+    handles.append(last.register_forward_hook(lambda *_: ran.clear()))
+    try:
+        with torch.inference_mode():
+            ids = torch.tensor([[0, 1]], device=model.device)
+            expected = model(input_ids=ids, use_cache=False).last_hidden_state
+            norm = ran[0] if len(ran) == 1 else nn.Identity()
+            found = norm(outputs[0])
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not torch.allclose(found.float(), expected.float(), rtol=1e-2, atol=1e-4, equal_nan=True):
+        raise RecipeError(
+            f"{model.config.model_type}: the last hidden state is not that of the last layer after "
+            "one norm, so layers cannot be compared. Set backbone.layer by hand and train."
+        )
+    return norm
+
+
+def layer_output(output: Any) -> Tensor:
+    """Return the hidden states among the outputs of a decoder layer."""
+    states: Tensor = output[0] if isinstance(output, tuple) else output
+    return states

@@ -5,6 +5,7 @@ from armorm.training.gate_stage import TrainingResult, fit_gate_stage
 from armorm.training.head_stage import fit_head_stage
 from armorm.training.head_updates import head_errors, merge_heads, update_head
 from armorm.training.influence import head_influence
+from armorm.training.layers_stage import compare_layers
 from armorm.training.pipeline import train
 from armorm.training.prepared_recipe import prepare_data
 from armorm.training.recipe import Recipe
@@ -16,6 +17,7 @@ __all__ = [
     "Recipe",
     "RunFolder",
     "TrainingResult",
+    "compare_layers",
     "features_stage",
     "finetune_stage",
     "fit_gate_stage",

@@ -117,7 +117,7 @@ def _fit_gate(
     gates = _train_gates(recipe, run, all_pairs.where(~pairs.held_out), backbone, show_progress)
     seconds = {"debiasing": debiased_at - started, "gate": time.perf_counter() - debiased_at}
 
-    linear_head = _bradley_terry_head(store, pairs, recipe.seed)
+    linear_head = bradley_terry_head(store, pairs, recipe.seed)
     linear_head.save(run.bradley_terry_head)
     preferences = preference_metrics(
         objectives=objectives,
@@ -128,7 +128,7 @@ def _fit_gate(
         gate=gates.gate.gate,
         beta=gates.gate.beta,
         fixed=gates.fixed.gate,
-        bradley_terry=_held_out_margins(linear_head, store, pairs),
+        bradley_terry=held_out_margins(linear_head, store, pairs),
         planted=_planted_objectives(recipe),
     )
     metrics = _run_metrics(
@@ -208,7 +208,7 @@ MOST_DIFFERENCES = 1 << 30
 """Numbers in the feature differences that the linear head is fitted on: 4 GiB of float32."""
 
 
-def _bradley_terry_head(store: FeatureStore, pairs: PairIndex, seed: int) -> BradleyTerryHead:
+def bradley_terry_head(store: FeatureStore, pairs: PairIndex, seed: int) -> BradleyTerryHead:
     """Fit a Bradley–Terry linear head on the training pairs."""
     training = np.flatnonzero(~pairs.held_out)
     most = MOST_DIFFERENCES // store.manifest.backbone["hidden_size"]
@@ -221,7 +221,7 @@ def _bradley_terry_head(store: FeatureStore, pairs: PairIndex, seed: int) -> Bra
     return fit_bradley_terry_head(differences, prompt, folds=folds, seed=seed)
 
 
-def _held_out_margins(
+def held_out_margins(
     head: BradleyTerryHead, store: FeatureStore, pairs: PairIndex
 ) -> Float[np.ndarray, " held_out"]:
     """Return the margins of a linear head on the held-out pairs."""

@@ -137,6 +137,11 @@ class Recipe(Options):
         except RecursionError:
             raise RecipeError(f"{path} is nested too deeply.") from None
 
+    def with_layer(self, layer: int) -> Recipe:
+        """Return the recipe with another layer of the backbone."""
+        backbone = self.backbone.model_copy(update={"layer": layer})
+        return self.model_copy(update={"backbone": backbone})
+
     def dump(self) -> str:
         """Return the whole recipe as YAML, with all defaults written out."""
         content = self.model_dump(mode="json")

@@ -111,6 +111,21 @@ class RunFolder:
         """Figures of the run for people."""
         return self.path / "report.html"
 
+    @property
+    def layers(self) -> Path:
+        """Run folders of the layers that ``armorm layers`` compares."""
+        return self.path / "layers"
+
+    @property
+    def layer_report(self) -> Path:
+        """Comparison of the layers for programs."""
+        return self.path / "layers.json"
+
+    @property
+    def layer_figure(self) -> Path:
+        """Picture of the comparison."""
+        return self.path / "layers.svg"
+
     def locked(self, doing: str) -> AbstractContextManager[None]:
         """Return a lock on the folder: a second run in it is refused at once.
 
