@@ -51,7 +51,15 @@ def main(
     training, held_out = ours.where(~held.numpy()), ours.where(held.numpy())
 
     def train(steps: int, precision: Precision) -> GateTraining:
-        options = GateOptions(steps=steps, batch_size=batch_size, beta=10.0, precision=precision)
+        options = GateOptions(
+            hidden_dim=1024,
+            n_hidden=3,
+            steps=steps,
+            batch_size=batch_size,
+            precision=precision,
+            folds=0,
+            shrinkage="none",
+        )
         return fit_gate(training, options, device=device)
 
     ways: dict[str, Callable[[int], object]] = {

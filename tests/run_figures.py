@@ -7,6 +7,7 @@ import numpy as np
 from armorm.evaluation.accuracy import MethodAccuracy
 from armorm.evaluation.data_account import DataAccount, RowAccount
 from armorm.evaluation.debiasing_report import ConfounderCorrelations, DebiasingReport
+from armorm.evaluation.moved_prompts import MovedPrompt, MovedWeight
 from armorm.evaluation.run_metrics import (
     METHODS,
     HeadReport,
@@ -16,7 +17,7 @@ from armorm.evaluation.run_metrics import (
     RunMetrics,
     SeedSpread,
 )
-from armorm.heads import CurvePoint
+from armorm.heads import CurvePoint, Shrinkage
 from armorm.heads.metrics import Calibration
 
 ROWS = RowAccount(
@@ -39,7 +40,11 @@ def preference_metrics(**changes: object) -> PreferenceMetrics:
     content = {
         "methods": {
             name: MethodAccuracy.of(
-                margin, longer, SUBSETS, None if name == "gate" else margins["gate"]
+                margin,
+                longer,
+                SUBSETS,
+                None if name == "gate" else margins["gate"],
+                ["<i>mine</i>", "other", "other"],
             )
             for name, margin in margins.items()
         },
@@ -105,9 +110,18 @@ def run_metrics(**changes: object) -> RunMetrics:
             ),
         ),
         "beta": 8.0,
-        "gate_step": 2,
-        "gate_curve": (CurvePoint(1, 0.7, 9.0, 0.8, 0.5), CurvePoint(2, 0.6, 8.0, 0.7, 0.6)),
+        "gate_steps": (2, 1),
+        "gate_shrinkage": Shrinkage(0.5, (0.0, 0.5, 1.0), (0.69, 0.6, 0.65), 8.0),
+        "gate_curve": (
+            CurvePoint(1, 0.7, 9.0, 0.8, 0.5),
+            CurvePoint(2, 0.6, 8.0, 0.7, 0.6),
+            CurvePoint(1, 0.7, 9.0, 0.8, 0.5, fold=1),
+        ),
         "gate_seeds": SeedSpread.of([0.9, 0.8]),
+        "moved_prompts": (
+            MovedPrompt("<em>Why?</em>", "one", 0.5, (MovedWeight("tone", 0.9, 0.4),)),
+        ),
+        "left_out": None,
         "tuning": {},
         "seconds": {"features": 1.0, "total": 1.0},
         "data": DataAccount(rated=ROWS, preferences=ROWS, seconds=1.0),

@@ -14,6 +14,7 @@ import torch
 from armorm import Backbone, Gate, GateOptions, RewardModel, RewardPairs, fit_gate
 from armorm.errors import CheckpointError
 from armorm.heads.gating import margins
+from armorm.heads.shrinkage import BlendedGate
 from armorm.model import Heads
 from armorm.quickstart import QUICKSTART_OBJECTIVES
 
@@ -67,14 +68,19 @@ def test_a_gate_of_another_shape_is_one_class_and_is_not_saved_as_the_released_o
     deciding = (prompts[:, 0] > 0).long()[prompt]
     differences *= differences[torch.arange(600), deciding].sign()[:, None]
     pairs = RewardPairs(prompts, prompt, differences)
-    trained = fit_gate(pairs, GateOptions(steps=300, learning_rate=0.03), gate=LowRankGate)
-    assert isinstance(trained.gate, LowRankGate)
-    assert (margins(trained.gate, pairs) > 0).float().mean() > 0.9
+    options = GateOptions(steps=300, learning_rate=0.03, folds=0, shrinkage="none")
+    single = fit_gate(pairs, options, gate=LowRankGate)
+    assert isinstance(single.gate, LowRankGate)
+    assert (margins(single.gate, pairs) > 0).float().mean() > 0.9
+    options = GateOptions(steps=300, learning_rate=0.03, folds=2)
+    trained = fit_gate(pairs, options, gate=LowRankGate)
+    assert isinstance(trained.gate, BlendedGate)
+    assert (margins(trained.gate, pairs) > 0).float().mean() > 0.7  # stopped early
     weight = torch.randn(len(objectives), size, generator=generator)
     heads = Heads(objectives, weight, torch.eye(len(objectives)), trained.gate, trained.beta)
     model = RewardModel(backbone, heads)
     rewards = model.score_responses("What is the capital of France?", ["Paris.", "Lyon."])
     torch.testing.assert_close(rewards.gating.sum(dim=1), torch.ones(2))
-    with pytest.raises(CheckpointError, match="LowRankGate"):
+    with pytest.raises(CheckpointError, match="BlendedGate"):
         model.save_pretrained(tmp_path / "model")
     assert not (tmp_path / "model").exists()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.optimize
 import torch
 from pydantic import ValidationError
 from torch.nn import functional
 
 from armorm import ArmormError, GatingNetwork, fit_gate
 from armorm.errors import StoreError
-from armorm.heads import GateOptions, RewardPairs
+from armorm.heads import GateOptions, RewardPairs, blended_gate, fit_fixed_weights
 from armorm.heads.gating import bradley_terry_loss, margins
 
 
@@ -27,22 +28,31 @@ def _planted(pairs: int = 4000, domains: int = 3, seed: int = 0) -> tuple[Reward
     return RewardPairs(prompts, prompt, differences), domain.numpy()
 
 
-OPTIONS = {"hidden_dim": 32, "n_hidden": 2, "steps": 300, "batch_size": 128, "learning_rate": 1e-2}
+OPTIONS = {
+    "hidden_dim": 32,
+    "n_hidden": 2,
+    "beta": 100.0,
+    "steps": 300,
+    "batch_size": 128,
+    "learning_rate": 1e-2,
+    "folds": 0,
+    "shrinkage": "none",
+}
 
 
 def test_the_gate_finds_the_deciding_objective_and_fixed_weights_cannot():
     pairs, domain = _planted()
     trained = fit_gate(pairs, GateOptions(**OPTIONS))
-    fixed = fit_gate(pairs.without_prompts(), GateOptions(**OPTIONS))
+    fixed = fit_fixed_weights(pairs)
     coefficients = trained.gate(pairs.prompts).numpy()
     for number in range(3):
         assert coefficients[domain == number].mean(axis=0).argmax() == number
     gate_accuracy = (margins(trained.gate, pairs) > 0).float().mean()
-    fixed_accuracy = (margins(fixed.gate, pairs.without_prompts()) > 0).float().mean()
+    fixed_accuracy = (fixed.margins(pairs.differences.numpy()) > 0).mean()
     assert gate_accuracy > 0.95
     assert fixed_accuracy < 0.85
     assert trained.curve[-1].loss < trained.curve[0].loss
-    assert trained.step == trained.curve[-1].step == 300
+    assert trained.steps == (trained.curve[-1].step,) == (300,)
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
@@ -64,7 +74,7 @@ def test_training_equals_a_plain_loop():
     pairs = RewardPairs(features, torch.arange(64), chosen - rejected)
     steps = 15
     options = {"hidden_dim": 16, "n_hidden": 1, "beta": 5.0, "steps": steps, "batch_size": 64}
-    trained = fit_gate(pairs, GateOptions(**options), seed=9)
+    trained = fit_gate(pairs, GateOptions(**{**OPTIONS, "learning_rate": 1e-3, **options}), seed=9)
 
     torch.manual_seed(9)
     oracle = GatingNetwork(6, 3, 16, 1)
@@ -115,27 +125,29 @@ class _KillError(Exception):
     pass
 
 
-@pytest.mark.parametrize("kill_at", [30, 90])
+FOLDS = {"folds": 3, "shrinkage": "auto", "patience": None}
+
+
+@pytest.mark.parametrize("kill_at", [(0, 30), (1, 90)])
 def test_a_killed_training_resumes_and_ends_with_the_same_weights(tmp_path, kill_at):
     pairs, _ = _planted(600)
-    validation, _ = _planted(200, seed=1)
-    options = GateOptions(**{**OPTIONS, "steps": 120}, evaluate_every=10)
-    whole = fit_gate(pairs, options, validation=validation)
+    options = GateOptions(**{**OPTIONS, **FOLDS, "steps": 120}, evaluate_every=10)
+    whole = fit_gate(pairs, options)
 
     def kill(point):
-        if point.step == kill_at:
+        if (point.fold, point.step) == kill_at:
             raise _KillError
 
     file = tmp_path / "gate.safetensors"
     with pytest.raises(_KillError):
-        fit_gate(pairs, options, validation=validation, checkpoint=file, on_point=kill)
+        fit_gate(pairs, options, checkpoint=file, on_point=kill)
     seen = []
-    resumed = fit_gate(pairs, options, validation=validation, checkpoint=file, on_point=seen.append)
-    assert seen[0].step == kill_at + 10
+    resumed = fit_gate(pairs, options, checkpoint=file, on_point=seen.append)
+    assert (seen[0].fold, seen[0].step) == (kill_at[0], kill_at[1] + 10)
     for name, tensor in whole.gate.state_dict().items():
         torch.testing.assert_close(tensor, resumed.gate.state_dict()[name], rtol=0, atol=0)
     assert (resumed.beta, resumed.curve) == (whole.beta, whole.curve)
-    assert not file.exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_checkpoint_of_other_pairs_is_refused(tmp_path):
@@ -156,21 +168,17 @@ def test_a_checkpoint_of_other_pairs_is_refused(tmp_path):
 
 
 def test_training_stops_early_and_keeps_the_weights_that_did_best_on_validation():
-    pairs, _ = _planted(64)  # few enough to be learned by heart, wrong labels included
-    pairs.differences[::6] *= -1
-    validation, _ = _planted(2000, seed=1)
+    pairs, _ = _planted(96)  # few enough to be learned by heart, wrong labels included
+    pairs.differences[::4] *= -1
     options = GateOptions(
-        **{**OPTIONS, "steps": 2000, "hidden_dim": 256},
-        evaluate_every=10,
-        patience=3,
-        validation_fraction=0.1,
+        **{**OPTIONS, **FOLDS, "steps": 2000, "hidden_dim": 256, "patience": 3}, evaluate_every=10
     )
-    trained = fit_gate(pairs, options, validation=validation)
-    losses = {point.step: point.validation_loss for point in trained.curve}
-    assert trained.curve[-1].step < 2000
-    assert losses[trained.step] == min(losses.values())
-    loss = bradley_terry_loss(margins(trained.gate, validation), torch.tensor(trained.beta))
-    assert float(loss) == pytest.approx(losses[trained.step], rel=1e-5)
+    trained = fit_gate(pairs, options)
+    assert len(trained.steps) == 3
+    for fold, step in enumerate(trained.steps):
+        losses = {p.step: p.validation_loss for p in trained.curve if p.fold == fold}
+        assert max(losses) < 2000
+        assert losses[step] == min(losses.values())
 
 
 def test_bfloat16_products_learn_as_well():
@@ -202,18 +210,69 @@ def test_options_outside_their_bounds_are_refused_by_name(name, value):
         GateOptions(**{name: value})
 
 
-def test_validation_pairs_are_split_off_by_prompt():
+def test_folds_share_no_prompt_and_cover_all_pairs():
     pairs, _ = _planted(2000)
-    options = GateOptions(**{**OPTIONS, "steps": 20}, validation_fraction=0.2)
-    training, validation = pairs.split(0.2, seed=3)
-    assert len(training) + len(validation) == 2000
-    assert not set(training.prompt.tolist()) & set(validation.prompt.tolist())
-    drawn = fit_gate(pairs, options, seed=3)
-    given = fit_gate(training, options, seed=3, validation=validation)
-    assert drawn.curve == given.curve
-    assert drawn.curve[-1].validation_accuracy is not None
-    for fraction, prompts in ((1e-9, 1), (0.999999, len(pairs.prompt.unique()) - 1)):
-        assert len(pairs.split(fraction, seed=0)[1].prompt.unique()) == prompts
+    folds = pairs.folds(4, seed=3)
+    for training, validation in folds:
+        assert len(training) + len(validation) == 2000
+        assert not set(training.prompt.tolist()) & set(validation.prompt.tolist())
+    assert sum(len(validation) for _, validation in folds) == 2000
+    assert len(pairs.where((pairs.prompt < 3).numpy()).folds(5, seed=0)) == 3
     one_prompt = pairs.where((pairs.prompt == pairs.prompt[0]).numpy())
-    with pytest.raises(ArmormError, match="at least 2 prompts"):
-        one_prompt.split(0.5, seed=0)
+    with pytest.raises(ArmormError, match="at least 2"):
+        one_prompt.folds(5, seed=0)
+
+
+@pytest.mark.parametrize("n_hidden", [0, 1, 3])
+def test_the_averaged_and_shrunk_gate_has_the_logits_of_the_formula(n_hidden):
+    torch.manual_seed(0)
+    gates = [GatingNetwork(6, 4, 8, n_hidden, temperature=3.0) for _ in range(3)]
+    prompts, fixed = torch.randn(10, 6), np.array([1.0, -2.0, 0.5, 0.5])
+    found = blended_gate(gates, 0.3, fixed)
+    mean = torch.stack([gate.logits(prompts) / 3.0 for gate in gates]).mean(dim=0)
+    expected = torch.softmax(0.3 * mean + 0.7 * torch.tensor(fixed).float(), dim=-1)
+    torch.testing.assert_close(found(prompts), expected)
+    assert isinstance(found, GatingNetwork)
+    assert (found.n_hidden, found.temperature) == (n_hidden, 3.0)
+    if n_hidden:
+        assert found.hidden_dim == 24
+    torch.testing.assert_close(
+        blended_gate(gates, 0.0, fixed)(prompts),
+        torch.softmax(torch.tensor(fixed), 0).float().tile(10, 1),
+    )
+
+
+def test_a_gate_with_nothing_to_learn_is_shrunk_to_fixed_weights():
+    generator = torch.Generator().manual_seed(0)
+    prompts = torch.randn(300, 16, generator=generator)  # say nothing of the pairs
+    differences = torch.randn(300, 4, generator=generator)
+    differences[:, 0] += 0.7
+    pairs = RewardPairs(prompts, torch.arange(300), differences)
+    trained = fit_gate(pairs, GateOptions(hidden_dim=32, steps=200))
+    fixed = fit_fixed_weights(pairs)
+    assert trained.shrinkage.share <= 0.3
+    coefficients = trained.gate(prompts).double().numpy()
+    assert np.abs(coefficients - fixed.coefficients).mean() < 0.05
+    assert trained.shrinkage.losses[0] <= min(trained.shrinkage.losses) + 0.01
+
+
+def test_fixed_weights_are_the_optimum_of_their_loss():
+    """The oracle minimises the same convex loss over non-negative weights beta * coefficients."""
+    pairs, _ = _planted(3000)
+    found = fit_fixed_weights(pairs)
+    differences = pairs.differences.double().numpy()
+
+    def loss(weights):
+        return np.logaddexp(0, -differences @ weights).sum()
+
+    start = np.full(differences.shape[1], 1.0)
+    oracle = scipy.optimize.minimize(
+        loss, start, method="L-BFGS-B", bounds=[(0, None)] * len(start)
+    )
+    mine = loss(found.beta * found.coefficients)
+    assert oracle.fun <= mine <= oracle.fun + 10  # the prior's |z|^2 / 2, of 3,000 pairs
+    assert found.coefficients.sum() == pytest.approx(1)
+    as_gate = found.as_gate(8)
+    torch.testing.assert_close(
+        as_gate(pairs.prompts[:1])[0], torch.tensor(found.coefficients, dtype=torch.float32)
+    )

@@ -20,13 +20,14 @@ def write(tmp_path: Path, content: object) -> Path:
     return file
 
 
-def test_defaults_are_the_papers(tmp_path):
-    recipe = Recipe.load(write(tmp_path, MINIMAL))
+def test_the_papers_recipe_has_the_papers_settings():
+    recipe = Recipe.load(RECIPES / "armorm-llama3-8b.yaml")
     assert recipe.objective_set() == PAPER_OBJECTIVES
     assert recipe.head.alphas == (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, 1e4)
     assert (recipe.gate.n_hidden, recipe.gate.hidden_dim) == (3, 1024)
     assert (recipe.gate.steps, recipe.gate.batch_size) == (10_000, 1024)
     assert (recipe.gate.beta, recipe.gate.learning_rate) == (100.0, 1e-3)
+    assert (recipe.gate.folds, recipe.gate.shrinkage) == (0, "none")
     assert recipe.debiasing.correlation == "spearman"
 
 
@@ -136,8 +137,8 @@ def test_an_override_reaches_a_section_that_is_written_as_null(tmp_path):
         "gate.learning_rate=.inf",
         "seed=99999999999999999999",
         "seed=-1",
-        "gate.validation_fraction=1",
-        "gate.patience=2",
+        "gate.folds=1",
+        "gate.folds=0",
         "debiasing.measured_by=words",
         "data.held_out.fraction=.nan",
     ],

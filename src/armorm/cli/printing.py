@@ -14,6 +14,7 @@ from armorm.cli.terminal import make_console
 from armorm.evaluation.accuracy import Accuracy, MethodAccuracy
 from armorm.evaluation.data_account import DataAccount
 from armorm.evaluation.debiasing_report import DebiasingReport
+from armorm.evaluation.leave_out import LeaveOutReport
 from armorm.evaluation.report import p_value
 from armorm.evaluation.run_metrics import METHODS, HeadReport, PreferenceMetrics, RunMetrics
 from armorm.model import Comparison, Explanation
@@ -30,6 +31,10 @@ def print_run(result: TrainingResult) -> None:
     metrics, example = result.metrics, result.example
     print_tuning(metrics.tuning)
     console.print(_accuracy_table(metrics.preferences))
+    if len(metrics.preferences.methods["gate"].sources) > 1:
+        console.print(_source_table(metrics.preferences))
+    if metrics.left_out is not None:
+        console.print(_leave_out_table(metrics.left_out))
     print_objectives(metrics.head)
     _print_intervals(metrics.head.uncertainty)
     if metrics.debiasing.objective is not None:
@@ -121,6 +126,37 @@ def _accuracies(one: MethodAccuracy) -> tuple[str, ...]:
     )
 
 
+IN_SHORT = ("gate", "fixed_weights", "bradley_terry_head")
+"""Methods that a terminal is wide enough for; report.html has all."""
+
+
+def _source_table(preferences: PreferenceMetrics) -> Table:
+    table = Table(title="Held-out pairs by source", caption="All methods: report.html.")
+    table.add_column("source")
+    for column in ("pairs", *(METHODS[method] for method in IN_SHORT)):
+        table.add_column(column, justify="right")
+    for name, of_gate in preferences.methods["gate"].sources.items():
+        found = [preferences.methods[method].sources[name].all for method in IN_SHORT]
+        table.add_row(escape(name), f"{of_gate.all.n:,}", *map(_with_interval, found))
+    return table
+
+
+def _leave_out_table(report: LeaveOutReport) -> Table:
+    table = Table(
+        title="Sources that stage 2 has not seen",
+        caption=f"Mean over {len(report.counted)} sources. All methods: report.html.",
+    )
+    table.add_column("source left out")
+    for column in ("pairs", *(METHODS[method] for method in IN_SHORT)):
+        table.add_column(column, justify="right")
+    for name, one in report.sources.items():
+        found = [one.methods[method].all for method in IN_SHORT]
+        table.add_row(escape(name), f"{one.pairs:,}", *map(_with_interval, found))
+    table.add_section()
+    table.add_row("mean", "", *(_with_interval(report.mean(method)) for method in IN_SHORT))
+    return table
+
+
 def _with_interval(found: Accuracy) -> str:
     if found.low is None or found.high is None:
         return "–"
@@ -190,6 +226,11 @@ def _print_gate(metrics: RunMetrics) -> None:
         shares = ", ".join(f"{share:.0%} {escape(name)}" for name, share in on.share.items())
         opinion = " (dropped by debiasing: no opinion)" if on.confounder == "dropped" else ""
         console.print(f"Of the gate's weights {shares}{opinion}.")
+    if metrics.gate_shrinkage is not None:
+        console.print(
+            f"Shrinkage: {metrics.gate_shrinkage.share:.0%} of the logits are the gate's, the rest "
+            "those of fixed weights, chosen on pairs that each fold's gate has not seen."
+        )
     if seeds is not None:
         console.print(
             f"Over {len(seeds.accuracies)} seeds: accuracy {seeds.mean:.1%} ± "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,6 +28,18 @@ from armorm.errors import RecipeError
 
 if TYPE_CHECKING:
     from armorm.training import Recipe, TrainingResult
+
+
+LeaveOut = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--leave-out",
+        help="Keep the pairs of this source out of stage 2 and measure on all of them; all: train "
+        "as usual, and once more without each source, for a table (leave_out.json).",
+        metavar="SOURCE",
+        show_default=False,
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -69,6 +82,7 @@ def train(
     recipe: RecipeArgument,
     output: OutputFolder,
     overrides: Overrides = None,
+    leave_out: LeaveOut = None,
     skip_invalid: SkipInvalid = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -79,7 +93,7 @@ def train(
     """
     from armorm import training
 
-    loaded = _load(recipe, overrides, skip_invalid)
+    loaded = _load(recipe, overrides, skip_invalid, leave_out)
     _report(training.train(loaded, output, show_progress=show_progress(quiet)), as_json)
 
 
@@ -237,6 +251,7 @@ def fit_gate(
     recipe: RecipeArgument,
     output: OutputFolder,
     overrides: Overrides = None,
+    leave_out: LeaveOut = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -246,15 +261,22 @@ def fit_gate(
     """
     from armorm.training import fit_gate_stage
 
-    loaded = _load(recipe, overrides)
+    loaded = _load(recipe, overrides, leave_out=leave_out)
     _report(fit_gate_stage(loaded, output, show_progress=show_progress(quiet)), as_json)
 
 
-def _load(recipe: Path, overrides: list[str] | None, skip_invalid: bool = False) -> Recipe:
+def _load(
+    recipe: Path,
+    overrides: list[str] | None,
+    skip_invalid: bool = False,
+    leave_out: list[str] | None = None,
+) -> Recipe:
     from armorm.training import Recipe
 
     hide_library_progress()
     extra = ["data.invalid=skip"] if skip_invalid else []
+    if leave_out:
+        extra.append(f"data.leave_out={json.dumps(leave_out)}")
     return Recipe.load(recipe, [*(overrides or []), *extra])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,19 @@ class Accuracy:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceAccuracy:
+    """Accuracies on the pairs of one source.
+
+    Attributes:
+        all: On all pairs of the source.
+        shorter_won: On those whose chosen response is the shorter one.
+    """
+
+    all: Accuracy
+    shorter_won: Accuracy
+
+
+@dataclass(frozen=True, slots=True)
 class MethodAccuracy:
     """Accuracies of one way to score, on the same pairs as its rivals.
 
@@ -66,6 +79,7 @@ class MethodAccuracy:
         subsets: By subset.
         mcnemar_p: Two-sided p of McNemar's test that this method and the gate are right equally
             often; None for the gate itself.
+        sources: By source.
     """
 
     all: Accuracy
@@ -74,6 +88,7 @@ class MethodAccuracy:
     balanced: Accuracy
     subsets: dict[str, Accuracy]
     mcnemar_p: float | None = None
+    sources: dict[str, SourceAccuracy] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -82,6 +97,7 @@ class MethodAccuracy:
         longer: npt.NDArray[Any],
         subsets: Sequence[str],
         rival: Float[np.ndarray, " pairs"] | None = None,
+        sources: Sequence[str] = (),
     ) -> MethodAccuracy:
         """Return the accuracies of margins.
 
@@ -90,8 +106,9 @@ class MethodAccuracy:
             longer: Length of chosen minus length of rejected.
             subsets: Subset of each pair.
             rival: Margins of the method to test against.
+            sources: Source of each pair; without it there are no figures by source.
         """
-        subset = np.array(subsets, dtype=object)
+        subset, source = np.array(subsets, dtype=object), np.array(sources, dtype=object)
         shorter_won, longer_won = Accuracy.of(margins[longer < 0]), Accuracy.of(margins[longer > 0])
         return cls(
             all=Accuracy.of(margins),
@@ -100,6 +117,13 @@ class MethodAccuracy:
             balanced=Accuracy.mean([shorter_won, longer_won]),
             subsets={name: Accuracy.of(margins[subset == name]) for name in sorted(set(subsets))},
             mcnemar_p=None if rival is None else mcnemar(rival > 0, margins > 0).p_value,
+            sources={
+                name: SourceAccuracy(
+                    Accuracy.of(margins[source == name]),
+                    Accuracy.of(margins[(source == name) & (longer < 0)]),
+                )
+                for name in sorted(set(sources))
+            },
         )
 
     def as_dict(self) -> dict[str, Any]:

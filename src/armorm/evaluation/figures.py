@@ -127,11 +127,13 @@ def layer_figure(comparison: LayerComparison) -> Figure:
     return figure
 
 
-def curve_figure(losses: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
-    """Draw losses over the steps of a training, the first in grey."""
+def curve_figure(losses: Mapping[str, Sequence[Sequence[tuple[int, float]]]]) -> Figure:
+    """Draw losses over the steps of one or several trainings, the first kind in grey."""
     figure, axes = _figure(7.0, 2.4)
-    for color, (label, points) in zip((QUIET, GOOD), losses.items(), strict=False):
-        axes.plot(*zip(*points, strict=True), color=color, label=label)
+    for color, (label, lines) in zip((QUIET, GOOD), losses.items(), strict=False):
+        for number, points in enumerate(lines):
+            name = label if number == 0 else None
+            axes.plot(*zip(*points, strict=True), color=color, label=name, linewidth=1.2)
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
     axes.set_ylim(bottom=0)

@@ -136,7 +136,7 @@ def _pictures(metrics: RunMetrics, example: ExplainedPair | None) -> Iterator[tu
     yield "objectives", figures.objective_figure(metrics.head.objectives)
     for stage, report in metrics.tuning.items():
         points = [(point["step"], point["loss"]) for point in report["curve"]]
-        yield stage, figures.curve_figure({"mean loss": points})
+        yield stage, figures.curve_figure({"mean loss": [points]})
     if metrics.gate_curve:
         yield "curve", figures.curve_figure(_losses(metrics))
     if preferences.calibration is not None:
@@ -149,10 +149,13 @@ def _pictures(metrics: RunMetrics, example: ExplainedPair | None) -> Iterator[tu
         yield "comparison", figures.comparison_figure(example.comparison)
 
 
-def _losses(metrics: RunMetrics) -> dict[str, list[tuple[int, float]]]:
-    curve = metrics.gate_curve
-    losses = {"training pairs": [(point.step, point.loss) for point in curve]}
+def _losses(metrics: RunMetrics) -> dict[str, list[list[tuple[int, float]]]]:
+    """Return the losses on training and validation pairs, a line for each fold."""
+    folds = sorted({point.fold for point in metrics.gate_curve})
+    by_fold = [[point for point in metrics.gate_curve if point.fold == fold] for fold in folds]
+    losses = {"training pairs": [[(p.step, p.loss) for p in points] for points in by_fold]}
     validated = [
-        (point.step, point.validation_loss) for point in curve if point.validation_loss is not None
+        [(p.step, p.validation_loss) for p in points if p.validation_loss is not None]
+        for points in by_fold
     ]
-    return losses | ({"validation pairs": validated} if validated else {})
+    return losses | ({"validation pairs": validated} if all(validated) else {})

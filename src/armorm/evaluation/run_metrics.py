@@ -15,9 +15,18 @@ from armorm.errors import ArmormError
 from armorm.evaluation.accuracy import MethodAccuracy
 from armorm.evaluation.data_account import DataAccount
 from armorm.evaluation.debiasing_report import DebiasingReport
+from armorm.evaluation.leave_out import LeaveOutReport
+from armorm.evaluation.moved_prompts import MovedPrompt
 from armorm.features.store import PairIndex
 from armorm.finite import nonfinite_rows
-from armorm.heads import CurvePoint, Gate, RewardPairs, VerbosityDebiasing
+from armorm.heads import (
+    CurvePoint,
+    FixedWeights,
+    Gate,
+    RewardPairs,
+    Shrinkage,
+    VerbosityDebiasing,
+)
 from armorm.heads.debiasing import correlations
 from armorm.heads.gating import margins
 from armorm.heads.metrics import (
@@ -227,9 +236,12 @@ class RunMetrics:
         head: Report of stage 1.
         debiasing: Correlations before and after debiasing.
         beta: Learned scale of the Bradley–Terry model.
-        gate_step: Step whose weights were kept.
-        gate_curve: Points of the training curve.
+        gate_steps: Step whose weights were kept, of each fold.
+        gate_curve: Points of the training curves.
+        gate_shrinkage: Share of the gate in its logits; None without shrinkage.
         gate_seeds: Spread over seeds; None where one gate was trained.
+        moved_prompts: Held-out prompts for which the gate decides most unlike its mean.
+        left_out: Figures on each source, of stage 2 trained without it; None unless asked for.
         tuning: Reports of the trainings of the backbone: ``pretraining``, ``finetuning``.
         seconds: Duration of each stage, and their total.
         data: Account of the rows that were read.
@@ -239,9 +251,12 @@ class RunMetrics:
     head: HeadReport
     debiasing: DebiasingReport
     beta: float
-    gate_step: int
+    gate_steps: tuple[int, ...]
     gate_curve: tuple[CurvePoint, ...]
+    gate_shrinkage: Shrinkage | None
     gate_seeds: SeedSpread | None
+    moved_prompts: tuple[MovedPrompt, ...]
+    left_out: LeaveOutReport | None
     tuning: dict[str, dict[str, Any]]
     seconds: dict[str, float]
     data: DataAccount
@@ -271,8 +286,11 @@ class RunMetrics:
             "data": {kind: one.as_dict() for kind, one in self.data.by_kind().items()},
             "beta": self.beta,
             "debiasing": self.debiasing.as_dict(),
-            "gate_step": self.gate_step,
+            "gate_steps": list(self.gate_steps),
             "gate_curve": [asdict(point) for point in self.gate_curve],
+            "gate_shrinkage": self.gate_shrinkage and asdict(self.gate_shrinkage),
+            "moved_prompts": [one.as_dict() for one in self.moved_prompts],
+            "leave_out": None if self.left_out is None else self.left_out.as_dict(),
             "gate_seeds": None if self.gate_seeds is None else asdict(self.gate_seeds),
             "warnings": self.warnings,
         }
@@ -287,7 +305,7 @@ def preference_metrics(
     reward_pairs: RewardPairs,
     gate: Gate,
     beta: float,
-    fixed: Gate,
+    fixed: FixedWeights,
     bradley_terry: Float[np.ndarray, " held_out"],
     planted: Mapping[str, str],
 ) -> PreferenceMetrics:
@@ -301,7 +319,7 @@ def preference_metrics(
         reward_pairs: All pairs as the gate sees them.
         gate: The trained gate.
         beta: Its learned scale.
-        fixed: Coefficients that do not depend on the prompt, trained in the same way.
+        fixed: Coefficients that do not depend on the prompt.
         bradley_terry: Margins of the linear head on the held-out pairs.
         planted: Deciding objective by subset, of data that was made so.
 
@@ -318,7 +336,7 @@ def preference_metrics(
         gating = gate(held_pairs.prompts[held_pairs.prompt].float()).double().numpy()
         scores = {
             "gate": margins(gate, held_pairs).numpy(),
-            "fixed_weights": margins(fixed, held_pairs.without_prompts()).numpy(),
+            "fixed_weights": fixed.margins(held_pairs.differences.double().numpy()),
             "bradley_terry_head": bradley_terry,
             "best_single_objective": held_pairs.differences[:, single].numpy(),
             "length": longer.astype(np.float64),
@@ -330,7 +348,11 @@ def preference_metrics(
     return PreferenceMetrics(
         methods={
             name: MethodAccuracy.of(
-                margin, longer, subsets.tolist(), None if name == "gate" else scores["gate"]
+                margin,
+                longer,
+                subsets.tolist(),
+                None if name == "gate" else scores["gate"],
+                sources.tolist(),
             )
             for name, margin in scores.items()
         },

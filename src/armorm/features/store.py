@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from armorm.errors import StoreError
+from armorm.errors import ArmormError, StoreError
 from armorm.features.store_format import (
     INDEX,
     RATING_COLUMN,
@@ -63,6 +63,40 @@ class PairIndex:
             np.concatenate([self.chosen[pairs], self.rejected[pairs]])
         )
         return numbers
+
+    def where(self, mask: npt.NDArray[np.bool_]) -> PairIndex:
+        """Return the pairs where ``mask`` holds; responses and prompts keep their numbers."""
+        kept = np.flatnonzero(mask)
+        return PairIndex(
+            chosen=self.chosen[kept],
+            rejected=self.rejected[kept],
+            prompt=self.prompt[kept],
+            held_out=self.held_out[kept],
+            chosen_length=self.chosen_length[kept],
+            rejected_length=self.rejected_length[kept],
+            subset=[self.subset[i] for i in kept],
+            source=[self.source[i] for i in kept],
+        )
+
+    def leaving_out(self, sources: Collection[str]) -> PairIndex:
+        """Return the pairs with whole sources held out, all of their pairs and no others.
+
+        Training pairs are the others that are trained on now, without those of a prompt that is
+        also in a source that is left out.
+
+        Raises:
+            ArmormError: A name is no source of the pairs.
+        """
+        source = np.array(self.source, dtype=object)
+        if unknown := sorted(set(sources) - set(self.source)):
+            raise ArmormError(
+                f"data.leave_out: {', '.join(unknown)} is no source of these preference pairs. "
+                f"Sources: {', '.join(sorted(set(self.source)))}."
+            )
+        left_out = np.isin(source, list(sources))
+        shared = np.isin(self.prompt, self.prompt[left_out])
+        kept = left_out | (~self.held_out & ~shared)
+        return replace(self.where(kept), held_out=left_out[kept])
 
 
 class FeatureStore:
@@ -151,6 +185,13 @@ class FeatureStore:
     def prompt_features(self) -> Float[Tensor, "prompts hidden"]:
         """Return all prompt features, in the order of prompt numbers, in the stored dtype."""
         return torch.cat(list(self._tensors("prompts")))
+
+    def prompt_keys(self) -> list[str]:
+        """Return the key of each prompt (:func:`armorm.conversations.prompt_key`), by number."""
+        table = self._present()
+        numbers, keys = self._numbers(table, "prompt"), table["prompt_key"].to_pylist()
+        by_number = dict(zip(numbers.tolist(), keys, strict=True))
+        return [by_number[number] for number in range(len(by_number))]
 
     def responses(self) -> pa.Table:
         """Return the lines of the index that have features, in the order of response numbers."""

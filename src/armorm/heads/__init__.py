@@ -2,11 +2,13 @@
 
 from armorm.heads.bradley_terry import BradleyTerryHead, fit_bradley_terry_head
 from armorm.heads.debiasing import VerbosityDebiasing, fit_debiasing
+from armorm.heads.fixed_weights import FixedWeights, fit_fixed_weights
 from armorm.heads.gate_training import CurvePoint, GateTraining, fit_gate
 from armorm.heads.gating import Gate, GatingNetwork, RewardPairs, released_gate
 from armorm.heads.influence import Influence, most_influential_rows
 from armorm.heads.options import PAPER_ALPHAS, DebiasingOptions, GateOptions, HeadOptions
 from armorm.heads.regression import RewardHead, fit_reward_head, held_out_errors
+from armorm.heads.shrinkage import Shrinkage, blended_gate
 from armorm.heads.statistics import RidgeStatistics
 from armorm.heads.uncertainty import HeadUncertainty, fit_uncertainty
 
@@ -15,6 +17,7 @@ __all__ = [
     "BradleyTerryHead",
     "CurvePoint",
     "DebiasingOptions",
+    "FixedWeights",
     "Gate",
     "GateOptions",
     "GateTraining",
@@ -25,9 +28,12 @@ __all__ = [
     "RewardHead",
     "RewardPairs",
     "RidgeStatistics",
+    "Shrinkage",
     "VerbosityDebiasing",
+    "blended_gate",
     "fit_bradley_terry_head",
     "fit_debiasing",
+    "fit_fixed_weights",
     "fit_gate",
     "fit_reward_head",
     "fit_uncertainty",

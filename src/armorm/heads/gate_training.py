@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
@@ -18,8 +19,10 @@ from torch import Tensor, nn
 
 from armorm.errors import ArmormError, StoreError
 from armorm.files import write_atomically
+from armorm.heads.fixed_weights import fit_fixed_weights
 from armorm.heads.gating import Gate, GatingNetwork, RewardPairs, bradley_terry_loss, margins
 from armorm.heads.options import GateOptions, Precision
+from armorm.heads.shrinkage import SHARES, Shrinkage, blended_gate, choose_shrinkage
 from armorm.progress import progress_bar
 
 
@@ -33,6 +36,7 @@ class CurvePoint:
         beta: Scale of the Bradley–Terry model.
         validation_loss: On the validation pairs; ``None`` without them.
         validation_accuracy: Share of validation pairs ranked rightly.
+        fold: Number of the fold that is validated on.
     """
 
     step: int
@@ -40,6 +44,7 @@ class CurvePoint:
     beta: float
     validation_loss: float | None = None
     validation_accuracy: float | None = None
+    fold: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +52,20 @@ class GateTraining:
     """A trained gate and the record of its training.
 
     Attributes:
-        gate: The network, in evaluation mode, on the CPU; the best on the validation pairs where
-            there are any, else the last.
-        beta: The learned scale: P(a over b) = sigmoid(beta (R_a - R_b)).
-        step: The step that the gate is from.
-        curve: Points of the training curve.
+        gate: The network, in evaluation mode, on the CPU.
+        beta: The scale: P(a over b) = sigmoid(beta (R_a - R_b)); fitted on the pairs that the
+            folds' gates have not seen, where there are any, else learned with the gate.
+        steps: The step that each fold's weights are from.
+        curve: Points of the training curves of all folds.
+        shrinkage: Share of the gate in its logits, the rest being that of fixed weights; ``None``
+            without shrinkage.
     """
 
     gate: Gate
     beta: float
-    step: int
-    curve: list[CurvePoint] = field(default_factory=list)
+    steps: tuple[int, ...]
+    curve: tuple[CurvePoint, ...] = ()
+    shrinkage: Shrinkage | None = None
 
 
 def fit_gate(
@@ -67,7 +75,6 @@ def fit_gate(
     gate: Callable[[int, int], Gate] | None = None,
     seed: int = 0,
     device: str = "cpu",
-    validation: RewardPairs | None = None,
     checkpoint: Path | None = None,
     on_point: Callable[[CurvePoint], None] | None = None,
     show_progress: bool = False,
@@ -75,19 +82,21 @@ def fit_gate(
 ) -> GateTraining:
     """Train a gate on preference pairs.
 
-    AdamW with cosine decay to zero.  Each pass over the pairs is a new permutation, drawn from
-    the seed and the number of the pass.  beta is optimised as log beta, which keeps it positive;
-    it is not decayed.
+    A gate is trained without each fold of the prompts, keeping the weights of the step that does
+    best on it; the gates' mean logits, shrunk towards those of fixed weights, make one gate of the
+    released layout (:mod:`armorm.heads.shrinkage`).
+
+    Each is trained by AdamW with cosine decay to zero.  Each pass over the pairs is a new
+    permutation, drawn from the seed and the number of the pass.  beta is optimised as log beta,
+    which keeps it positive; it is not decayed.
 
     Args:
         pairs: What to learn from.
-        options: Shape of the gate and course of the training; default the paper's.
+        options: Shape of the gate and course of the training.
         gate: Class of the gate, called with the numbers of features and objectives; default a
             :class:`GatingNetwork` of the shape that ``options`` give.
-        seed: Seed of the initial weights and of the order of the pairs.
+        seed: Seed of the folds, of the initial weights and of the order of the pairs.
         device: Device to train on, as torch names it.
-        validation: Pairs that decide which step's weights are kept, and when to stop; default a
-            share ``options.validation_fraction`` of the prompts of ``pairs``.
         checkpoint: File that training is resumed from and saved to at every point of the
             curve: after a kill, the same call ends with the same weights.
         on_point: Called with every new point of the curve.
@@ -101,31 +110,77 @@ def fit_gate(
     Example:
         >>> import torch
         >>> generator = torch.Generator().manual_seed(0)
-        >>> prompts = torch.eye(2)  # two prompts, each decided by an objective of its own
-        >>> prompt = torch.arange(200) % 2
+        >>> prompts = torch.eye(2).repeat(50, 1)  # two topics, each decided by its own objective
+        >>> prompt = torch.arange(200) % 100
         >>> differences = torch.randn(200, 2, generator=generator)
-        >>> differences *= differences[torch.arange(200), prompt].sign()[:, None]
+        >>> differences *= differences[torch.arange(200), prompt % 2].sign()[:, None]
         >>> pairs = RewardPairs(prompts, prompt, differences)
-        >>> options = GateOptions(hidden_dim=8, n_hidden=1, steps=200, learning_rate=0.01)
-        >>> fit_gate(pairs, options).gate(prompts).argmax(dim=1).tolist()
-        [0, 1]
+        >>> options = GateOptions(hidden_dim=8, steps=200, learning_rate=0.01)
+        >>> training = fit_gate(pairs, options)
+        >>> training.gate(torch.eye(2)).argmax(dim=1).tolist(), training.shrinkage.share
+        ([0, 1], 1.0)
     """
     options = options or GateOptions()
     if len(pairs) == 0:
         raise ArmormError("There are no preference pairs to train the gate on.")
-    if validation is None and options.validation_fraction > 0:
-        pairs, validation = pairs.split(options.validation_fraction, seed)
-    training = _Training(pairs, validation, options, gate, seed, device, checkpoint)
-    with progress_bar(description, options.steps, "steps", show_progress) as advance:
-        advance(training.step)
-        while training.step < options.steps and not training.is_stopped():
-            training.take_step()
-            advance(1)
-            if training.step % training.point_every == 0 or training.step == options.steps:
-                training.mark_point()
-                if on_point is not None:
-                    on_point(training.curve[-1])
-    return training.result()
+    folds: Sequence[_Fold] = pairs.folds(options.folds, seed) if options.folds else [(pairs, None)]
+    files = [_checkpoint_of(checkpoint, number) for number in range(len(folds))]
+    trained = []
+    for number, (training_pairs, validation) in enumerate(folds):
+        training = _Training(
+            training_pairs, validation, options, gate, seed, device, files[number], number
+        )
+        name = description if len(folds) == 1 else f"{description} {number + 1}/{len(folds)}"
+        with progress_bar(name, options.steps, "steps", show_progress) as advance:
+            training.run(advance, on_point)
+        trained.append(training.result())
+    joined = trained[0] if not options.folds else _joined(trained, folds, pairs, options)
+    for file in files:
+        if file is not None:
+            file.unlink(missing_ok=True)
+    return joined
+
+
+_Fold = tuple[RewardPairs, RewardPairs | None]
+
+
+def _checkpoint_of(file: Path | None, fold: int) -> Path | None:
+    """Return the file of a fold's gate. The first has the name given, as a single gate has."""
+    return file if file is None or fold == 0 else file.with_name(f"{file.name}.{fold}")
+
+
+def _joined(
+    trained: Sequence[GateTraining],
+    folds: Sequence[_Fold],
+    pairs: RewardPairs,
+    options: GateOptions,
+) -> GateTraining:
+    """Average the folds' gates; choose shrinkage and beta on the pairs that each has not seen."""
+    logits, fixed, differences = [], [], []
+    for one, (seen, unseen) in zip(trained, folds, strict=True):
+        assert unseen is not None
+        distinct, place = torch.unique(unseen.prompt, return_inverse=True)
+        with torch.inference_mode():
+            found = one.gate.logits(pairs.prompts[distinct].float()) / one.gate.temperature
+        logits.append(found[place].double().numpy())
+        fixed.append(np.broadcast_to(fit_fixed_weights(seen).logits, logits[-1].shape))
+        differences.append(unseen.differences.double().numpy())
+    shrinkage = choose_shrinkage(
+        np.concatenate(logits),
+        np.concatenate(fixed),
+        np.concatenate(differences),
+        shares=SHARES if options.shrinkage == "auto" else (1.0,),
+    )
+    gate = blended_gate(
+        [one.gate for one in trained], shrinkage.share, fit_fixed_weights(pairs).logits
+    )
+    return GateTraining(
+        gate,
+        shrinkage.beta,
+        tuple(step for one in trained for step in one.steps),
+        tuple(point for one in trained for point in one.curve),
+        shrinkage if options.shrinkage == "auto" else None,
+    )
 
 
 class _Training:
@@ -140,13 +195,17 @@ class _Training:
         seed: int,
         device: str,
         checkpoint: Path | None,
+        fold: int,
     ) -> None:
+        """Prepare the training of the gate of one fold, or of the only one."""
+        seed = _mix_fold(seed, fold)
+        self.fold = fold
         self.options = options
         self.seed = seed
         self.device = torch.device(device)
         self.pairs = _on_device(pairs, self.device)
         self.validation = validation and _on_device(validation, self.device)
-        self.point_every = options.evaluate_every or max(1, options.steps // 20)
+        self.point_every = options.evaluate_every or max(1, options.steps // 40)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             shape = pairs.prompts.shape[1], pairs.differences.shape[1]
@@ -156,7 +215,8 @@ class _Training:
         self.forward: nn.Module = self.gate
         if options.compile:
             self.forward = cast(nn.Module, torch.compile(self.gate))
-        self.log_beta = nn.Parameter(torch.tensor(options.beta, device=self.device).log())
+        beta = options.beta or fit_fixed_weights(pairs).beta / 2
+        self.log_beta = nn.Parameter(torch.tensor(beta, device=self.device).log())
         self.optimizer = torch.optim.AdamW(
             [
                 {"params": self.trained, "weight_decay": options.weight_decay},
@@ -176,6 +236,19 @@ class _Training:
         self.fingerprint = _fingerprint(pairs, validation, options, seed, device, gate)
         if checkpoint is not None and checkpoint.exists():
             self._resume(checkpoint)
+
+    def run(
+        self, advance: Callable[[int], None], on_point: Callable[[CurvePoint], None] | None
+    ) -> None:
+        """Train to the last step, or until patience ends."""
+        advance(self.step)
+        while self.step < self.options.steps and not self.is_stopped():
+            self.take_step()
+            advance(1)
+            if self.step % self.point_every == 0 or self.step == self.options.steps:
+                self.mark_point()
+                if on_point is not None:
+                    on_point(self.curve[-1])
 
     def take_step(self) -> None:
         """Take one gradient step."""
@@ -203,7 +276,8 @@ class _Training:
             raise ArmormError("The gate's loss is not finite. Lower the learning rate or beta.")
         self.losses.clear()
         held = self._validate()
-        self.curve.append(CurvePoint(self.step, loss, float(self.log_beta.detach().exp()), *held))
+        beta = float(self.log_beta.detach().exp())
+        self.curve.append(CurvePoint(self.step, loss, beta, *held, fold=self.fold))
         if self.validation is None or _is_best(self.curve):
             self.best, self.best_step = self._weights(), self.step
         if self.checkpoint is not None:
@@ -218,14 +292,13 @@ class _Training:
         return len(since) >= patience
 
     def result(self) -> GateTraining:
+        """Return the gate with the weights that were kept."""
         self.gate.load_state_dict({k: v for k, v in self.best.items() if k != "log_beta"})
-        if self.checkpoint is not None:
-            self.checkpoint.unlink(missing_ok=True)
         return GateTraining(
             self.gate.cpu().eval().requires_grad_(False),
             float(self.best["log_beta"].exp()),
-            self.best_step,
-            self.curve,
+            (self.best_step,),
+            tuple(self.curve),
         )
 
     def _batch(self) -> Tensor:
@@ -325,6 +398,11 @@ def _precision(precision: Precision, device: torch.device) -> Any:
     if precision == "tf32" and device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def _mix_fold(seed: int, fold: int) -> int:
+    """Return the seed of a fold's gate: the given one for the first, which may be the only one."""
+    return seed if fold == 0 else _mix(seed, fold) % 2**32
 
 
 def _mix(seed: int, number: int) -> int:

@@ -205,31 +205,26 @@ class RewardPairs:
         keep = torch.from_numpy(np.flatnonzero(mask))
         return RewardPairs(self.prompts, self.prompt[keep], self.differences[keep])
 
-    def split(self, fraction: float, seed: int) -> tuple[RewardPairs, RewardPairs]:
-        """Return training and validation pairs that share no prompt.
+    def folds(self, count: int, seed: int) -> list[tuple[RewardPairs, RewardPairs]]:
+        """Return training and validation pairs of each fold; they share no prompt.
 
         Args:
-            fraction: Share of the prompts whose pairs validate; at least one prompt is on either
-                side, however small or large the share.
+            count: Number of folds; fewer where there are fewer prompts.
             seed: Seed of the draw.
 
         Raises:
             ArmormError: All pairs have the same prompt.
         """
-        prompts = np.unique(self.prompt.numpy())
+        prompts, number = np.unique(self.prompt.numpy(), return_inverse=True)
         if len(prompts) < 2:
             raise ArmormError(
-                f"A validation set needs pairs of at least 2 prompts; these have {len(prompts)}. "
-                "Add preference data, or set gate.validation_fraction: 0."
+                f"Choosing the gate on unseen prompts needs pairs of at least 2; these have "
+                f"{len(prompts)}. Add preference data, or set gate.folds: 0 and gate.shrinkage: "
+                "none."
             )
-        count = min(max(round(fraction * len(prompts)), 1), len(prompts) - 1)
-        drawn = np.random.default_rng([seed, 1]).choice(prompts, count, replace=False)
-        validates = np.isin(self.prompt.numpy(), drawn)
-        return self.where(~validates), self.where(validates)
-
-    def without_prompts(self) -> RewardPairs:
-        """Return the same pairs with one constant prompt, as the fixed weights see them."""
-        return RewardPairs(torch.ones(1, 1), torch.zeros_like(self.prompt), self.differences)
+        count = min(count, len(prompts))
+        fold = (np.random.default_rng([seed, 1]).permutation(len(prompts)) % count)[number]
+        return [(self.where(fold != one), self.where(fold == one)) for one in range(count)]
 
 
 def margins(

@@ -72,48 +72,60 @@ class DebiasingOptions(Options):
 
 
 class GateOptions(Options):
-    """Options of stage 2, the gate. The defaults are the paper's.
+    """Options of stage 2, the gate.
+
+    The defaults are for up to some ten thousand pairs: a small gate that cannot do worse than fixed
+    weights beyond noise.  The paper's gate, for a million pairs, is ``hidden_dim=1024, n_hidden=3,
+    beta=100, steps=10_000, batch_size=1024, folds=0, shrinkage="none"``.
 
     Example:
-        >>> GateOptions(steps=500).hidden_dim
-        1024
+        >>> GateOptions(steps=500).folds
+        5
     """
 
-    hidden_dim: int = Field(default=1024, ge=1, le=65_536)
-    """Width of the hidden layers."""
-    n_hidden: int = Field(default=3, ge=0, le=64)
+    hidden_dim: int = Field(default=256, ge=1, le=65_536)
+    """Width of the hidden layers, of each fold's gate."""
+    n_hidden: int = Field(default=1, ge=0, le=64)
     """Number of hidden layers; 0 gives a linear gate."""
     temperature: float = Field(default=1.0, ge=1e-6, le=1e6)
     """Divisor of the logits before the softmax."""
-    beta: float = Field(default=100.0, ge=1e-6, le=1e6)
-    """Scale of the Bradley–Terry model at the start; it is learned."""
+    beta: float | None = Field(default=None, ge=1e-6, le=1e6)
+    """Scale of the Bradley–Terry model at the start; it is learned. Default: half of what suits
+    fixed weights; a steeper start leaves the gate's choice of objectives blurred."""
     learning_rate: PositiveFloat = Field(default=1e-3, le=100)
     """Learning rate of AdamW, with cosine decay to zero."""
     weight_decay: NonNegativeFloat = Field(default=0.01, le=100)
     """Weight decay of AdamW."""
-    steps: int = Field(default=10_000, ge=1, le=10**9)
-    """Gradient steps."""
-    batch_size: int = Field(default=1024, ge=1, le=10**9)
+    steps: int = Field(default=1000, ge=1, le=10**9)
+    """Gradient steps, at most."""
+    batch_size: int = Field(default=256, ge=1, le=10**9)
     """Preference pairs in one step."""
     precision: Precision = "float32"
     """Precision of the matrix products: float32, tf32 (GPU) or bfloat16. The weights, the softmax
     and the loss stay in float32."""
     compile: bool = False
     """Compile the network with torch.compile; pays on a GPU."""
-    validation_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Share of the training prompts whose pairs decide which step's weights are kept; 0 keeps the
-    last step, as the paper does."""
+    folds: int = Field(default=5, ge=0, le=100)
+    """Parts of the training prompts. A gate is trained without each part, keeps the weights of the
+    step that does best on it, and the gates are averaged into one of that many times the width. 0
+    trains one gate on all pairs and keeps the last step, as the paper does."""
+    shrinkage: Literal["auto", "none"] = "auto"
+    """Shrinkage of the gate's logits towards those of fixed weights: auto chooses how much on the
+    pairs that each fold's gate has not seen, none keeps the gate as it is."""
     evaluate_every: int | None = Field(default=None, ge=1)
-    """Steps between points of the training curve; default a twentieth of all."""
-    patience: int | None = Field(default=None, ge=1)
-    """Points of the curve without a better validation loss after which training stops."""
+    """Steps between points of the training curve; default a fortieth of all."""
+    patience: int | None = Field(default=5, ge=1)
+    """Points of the curve without a better validation loss after which training stops; null never
+    stops early. Without folds there is no validation loss."""
     seeds: int = Field(default=1, ge=1, le=1000)
     """Number of gates trained with different seeds to report the spread; the first is kept."""
     report_to: Literal["none", "tensorboard"] = "none"
     """Receiver of the training curve besides metrics.json."""
 
     @model_validator(mode="after")
-    def _patience_needs_validation(self) -> GateOptions:
-        if self.patience is not None and self.validation_fraction == 0:
-            raise ValueError("patience needs a validation_fraction above 0")
+    def _check_folds(self) -> GateOptions:
+        if self.folds == 1:
+            raise ValueError("folds: 1 leaves nothing to train on; set 2 or more, or 0 for none")
+        if self.shrinkage == "auto" and self.folds == 0:
+            raise ValueError("shrinkage: auto needs folds of 2 or more; with folds: 0, set none")
         return self

@@ -17,7 +17,8 @@ def curve_log(
 ) -> Iterator[Callable[[CurvePoint], None] | None]:
     """Yield a function that records a point of the training curve, or None if none is asked for.
 
-    The names of the series are those of TRL's trainers, so that dashboards match.
+    The names of the series are those of TRL's trainers, so that dashboards match; those of the
+    folds after the first begin with ``fold_<number>/``.
 
     Raises:
         MissingExtraError: TensorBoard is asked for and is not installed.
@@ -39,8 +40,9 @@ def curve_log(
                 "eval/loss": point.validation_loss,
                 "eval/accuracy": point.validation_accuracy,
             }
+            prefix = f"fold_{point.fold}/" if point.fold else ""
             for name, value in series.items():
                 if value is not None:
-                    writer.add_scalar(name, value, point.step)
+                    writer.add_scalar(prefix + name, value, point.step)
 
         yield log_point

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -17,6 +17,8 @@ from jaxtyping import Float, Int
 from armorm.errors import ArmormError
 from armorm.evaluation.data_account import DataAccount
 from armorm.evaluation.debiasing_report import DebiasingReport, debiasing_report
+from armorm.evaluation.leave_out import LeaveOutReport, LeftOutSource, leave_each_out
+from armorm.evaluation.moved_prompts import MovedPrompt, moved_prompts
 from armorm.evaluation.report import ExplainedPair, explained_pair, write_run_report
 from armorm.evaluation.run_metrics import (
     HeadReport,
@@ -31,12 +33,13 @@ from armorm.files import write_json
 from armorm.heads import (
     BradleyTerryHead,
     DebiasingOptions,
+    FixedWeights,
     GateTraining,
     RewardHead,
     RewardPairs,
     VerbosityDebiasing,
-    fit_bradley_terry_head,
     fit_debiasing,
+    fit_fixed_weights,
     fit_gate,
 )
 from armorm.heads.gating import margins
@@ -45,6 +48,7 @@ from armorm.model.layout import FIXED_WEIGHTS
 from armorm.objectives import ObjectiveSet
 from armorm.training.curve_log import curve_log
 from armorm.training.head_stage import load_head, rewards_of_responses
+from armorm.training.linear_rival import bradley_terry_head, held_out_margins
 from armorm.training.recipe import Recipe
 from armorm.training.run_backbone import load_backbone
 from armorm.training.run_folder import RunFolder
@@ -107,42 +111,27 @@ def _fit_gate(
         objectives, head = objectives.mirrored(recipe.debiasing.objective), head.mirrored(column)
         uncertainty = uncertainty and uncertainty.mirrored(column, head.weight)
     data = DataAccount.load(run.data_report)
-    pairs, rewards = store.pairs(), rewards_of_responses(store, head)
+    every, rewards = store.pairs(), rewards_of_responses(store, head)
     backbone = backbone or load_backbone(recipe, run)
 
-    started = time.perf_counter()
-    debiasing = debias(recipe, objectives, store, rewards, pairs)
-    debiased_at = time.perf_counter()
-    all_pairs = reward_pairs(store, pairs, rewards @ debiasing.transform)
-    gates = _train_gates(recipe, run, all_pairs.where(~pairs.held_out), backbone, show_progress)
-    seconds = {"debiasing": debiased_at - started, "gate": time.perf_counter() - debiased_at}
+    inputs = _Inputs(recipe, objectives, store, rewards, str(backbone.device))
+    sources = recipe.data.sources_left_out
+    pairs = every.leaving_out(sources) if sources else every
+    fitted = _fit_on(inputs, pairs, run, show_progress)
+    fitted.linear_head.save(run.bradley_terry_head)
+    left_out = None
+    if recipe.data.leaves_each_out:
+        started = time.perf_counter()
+        left_out = leave_each_out(every, partial(_measure_on, inputs), show_progress=show_progress)
+        write_json(run.leave_out, left_out.as_dict())
+        fitted.seconds["leave_out"] = time.perf_counter() - started
 
-    linear_head = bradley_terry_head(store, pairs, recipe.seed)
-    linear_head.save(run.bradley_terry_head)
-    preferences = preference_metrics(
-        objectives=objectives,
-        pairs=pairs,
-        rewards=rewards,
-        debiasing=debiasing,
-        reward_pairs=all_pairs,
-        gate=gates.gate.gate,
-        beta=gates.gate.beta,
-        fixed=gates.fixed.gate,
-        bradley_terry=held_out_margins(linear_head, store, pairs),
-        planted=_planted_objectives(recipe),
+    debiased = _debiasing_report(
+        recipe, objectives, store, rewards, pairs, fitted.debiasing, head_report
     )
-    metrics = _run_metrics(
-        recipe,
-        run,
-        data,
-        head_report,
-        preferences,
-        _debiasing_report(recipe, objectives, store, rewards, pairs, debiasing, head_report),
-        gates,
-        gates.spread(all_pairs.where(pairs.held_out)),
-        seconds,
-    )
-    heads = _heads(recipe, objectives, head, debiasing, gates, metrics)
+    moved = moved_prompts(store, pairs, fitted.gates.gate.gate, objectives, run.held_out_pairs)
+    metrics = _run_metrics(recipe, run, data, head_report, fitted, debiased, moved, left_out)
+    heads = _heads(recipe, objectives, head, fitted.debiasing, fitted.gates, metrics)
     model = RewardModel(backbone, heads, uncertainty=uncertainty)
     model.save_pretrained(run.model)
     write_json(run.metrics, metrics.as_dict())
@@ -152,18 +141,80 @@ def _fit_gate(
 
 
 @dataclass(frozen=True, slots=True)
+class _Fitted:
+    """Debiasing and gates of some training pairs, and their figures on the held-out ones."""
+
+    debiasing: VerbosityDebiasing
+    gates: _Gates
+    linear_head: BradleyTerryHead
+    spread: SeedSpread | None
+    preferences: PreferenceMetrics
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """All that stage 2 is fitted on, but for the choice of pairs."""
+
+    recipe: Recipe
+    objectives: ObjectiveSet
+    store: FeatureStore
+    rewards: Float[np.ndarray, "responses objectives"]
+    device: str
+
+
+def _fit_on(
+    inputs: _Inputs, pairs: PairIndex, run: RunFolder | None = None, show_progress: bool = False
+) -> _Fitted:
+    """Fit debiasing and gates on the pairs that are not held out, and measure on those that are.
+
+    Without ``run`` neither a checkpoint nor a log is written, and one seed is trained.
+    """
+    recipe, store, rewards = inputs.recipe, inputs.store, inputs.rewards
+    started = time.perf_counter()
+    debiasing = debias(recipe, inputs.objectives, store, rewards, pairs)
+    debiased_at = time.perf_counter()
+    all_pairs = reward_pairs(store, pairs, rewards @ debiasing.transform)
+    training = all_pairs.where(~pairs.held_out)
+    gates = _train_gates(recipe, run, training, inputs.device, show_progress)
+    seconds = {"debiasing": debiased_at - started, "gate": time.perf_counter() - debiased_at}
+    linear_head = bradley_terry_head(store, pairs, recipe.seed)
+    preferences = preference_metrics(
+        objectives=inputs.objectives,
+        pairs=pairs,
+        rewards=rewards,
+        debiasing=debiasing,
+        reward_pairs=all_pairs,
+        gate=gates.gate.gate,
+        beta=gates.gate.beta,
+        fixed=gates.fixed,
+        bradley_terry=held_out_margins(linear_head, store, pairs),
+        planted=_planted_objectives(recipe),
+    )
+    spread = gates.spread(all_pairs.where(pairs.held_out))
+    return _Fitted(debiasing, gates, linear_head, spread, preferences, seconds)
+
+
+def _measure_on(inputs: _Inputs, pairs: PairIndex) -> LeftOutSource:
+    """Train stage 2 on the pairs that are not held out, and measure it on those that are."""
+    fitted = _fit_on(inputs, pairs)
+    shrinkage = fitted.gates.gate.shrinkage
+    return LeftOutSource(
+        pairs=int(pairs.held_out.sum()),
+        training_pairs=int((~pairs.held_out).sum()),
+        methods=fitted.preferences.methods,
+        best_single_objective=fitted.preferences.best_single_objective,
+        shrinkage=None if shrinkage is None else shrinkage.share,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class _Gates:
     """The trained gate, its ablation, and gates with other seeds."""
 
     gate: GateTraining
-    fixed: GateTraining
+    fixed: FixedWeights
     others: list[GateTraining]
-
-    @torch.inference_mode()
-    def fixed_weights(self) -> list[float]:
-        """Return the fixed weights: the ablation's output, which is the same for every prompt."""
-        weights: list[float] = self.fixed.gate(torch.ones(1, 1))[0].double().tolist()
-        return weights
 
     def spread(self, held_out: RewardPairs) -> SeedSpread | None:
         """Return the spread of the held-out accuracy over the seeds, if there are several."""
@@ -176,76 +227,20 @@ class _Gates:
 
 
 def _train_gates(
-    recipe: Recipe, run: RunFolder, pairs: RewardPairs, backbone: Backbone, show_progress: bool
+    recipe: Recipe, run: RunFolder | None, pairs: RewardPairs, device: str, show_progress: bool
 ) -> _Gates:
-    fit = partial(fit_gate, options=recipe.gate, device=str(backbone.device))
+    fit = partial(fit_gate, pairs, recipe.gate, device=device)
+    if run is None:
+        return _Gates(fit(seed=recipe.seed), fit_fixed_weights(pairs), [])
     with curve_log(recipe.gate.report_to, run.logs) as log_point:
         gate = fit(
-            pairs,
             seed=recipe.seed,
             checkpoint=run.gate_checkpoint,
             on_point=log_point,
             show_progress=show_progress,
         )
-    # Validation pairs are drawn by prompt, so they are split off before prompts are dropped.
-    fraction = recipe.gate.validation_fraction
-    training, validation = pairs.split(fraction, recipe.seed) if fraction else (pairs, None)
-    fixed = fit(
-        training.without_prompts(),
-        seed=recipe.seed,
-        validation=None if validation is None else validation.without_prompts(),
-        show_progress=show_progress,
-        description="fixed weights (ablation)",
-    )
-    others = [
-        fit(training, seed=recipe.seed + number, validation=validation)
-        for number in range(1, recipe.gate.seeds)
-    ]
-    return _Gates(gate, fixed, others)
-
-
-MOST_DIFFERENCES = 1 << 30
-"""Numbers in the feature differences that the linear head is fitted on: 4 GiB of float32."""
-
-
-def bradley_terry_head(store: FeatureStore, pairs: PairIndex, seed: int) -> BradleyTerryHead:
-    """Fit a Bradley–Terry linear head on the training pairs."""
-    training = np.flatnonzero(~pairs.held_out)
-    most = MOST_DIFFERENCES // store.manifest.backbone["hidden_size"]
-    if len(training) > most:
-        drawn = np.random.default_rng([seed, 3]).choice(len(training), most, replace=False)
-        training = training[np.sort(drawn)]
-    prompt = pairs.prompt[training]
-    folds = min(5, len(np.unique(prompt)))
-    differences = _feature_differences(store, pairs, training)
-    return fit_bradley_terry_head(differences, prompt, folds=folds, seed=seed)
-
-
-def held_out_margins(
-    head: BradleyTerryHead, store: FeatureStore, pairs: PairIndex
-) -> Float[np.ndarray, " held_out"]:
-    """Return the margins of a linear head on the held-out pairs."""
-    shards = store.response_features()
-    scores = np.concatenate([head.margins(shard.float().numpy()) for shard in shards])
-    held_out: Float[np.ndarray, " held_out"] = scores[pairs.chosen] - scores[pairs.rejected]
-    return held_out[pairs.held_out]
-
-
-def _feature_differences(
-    store: FeatureStore, pairs: PairIndex, wanted: Int[np.ndarray, " wanted"]
-) -> Float[np.ndarray, "wanted features"]:
-    """Return feature of chosen minus feature of rejected, reading the store shard by shard."""
-    hidden = store.manifest.backbone["hidden_size"]
-    differences = np.zeros((len(wanted), hidden), np.float32)
-    start = 0
-    for shard in store.response_features():
-        features = shard.float().numpy()
-        stop = start + len(features)
-        for sign, side in ((1.0, pairs.chosen[wanted]), (-1.0, pairs.rejected[wanted])):
-            inside = np.flatnonzero((side >= start) & (side < stop))
-            differences[inside] += np.float32(sign) * features[side[inside] - start]
-        start = stop
-    return differences
+    others = [fit(seed=recipe.seed + number) for number in range(1, recipe.gate.seeds)]
+    return _Gates(gate, fit_fixed_weights(pairs), others)
 
 
 def _run_metrics(
@@ -253,27 +248,30 @@ def _run_metrics(
     run: RunFolder,
     data: DataAccount,
     head: HeadReport,
-    preferences: PreferenceMetrics,
+    fitted: _Fitted,
     debiasing: DebiasingReport,
-    gates: _Gates,
-    spread: SeedSpread | None,
-    own_seconds: Mapping[str, float],
+    moved: Sequence[MovedPrompt],
+    left_out: LeaveOutReport | None,
 ) -> RunMetrics:
     tuning = tuning_reports(recipe, run)
     seconds = {
         **{stage: report["seconds"] for stage, report in tuning.items()},
         "features": data.seconds,
         "head": head.seconds,
-        **own_seconds,
+        **fitted.seconds,
     }
+    gate = fitted.gates.gate
     return RunMetrics(
-        preferences=preferences,
+        preferences=fitted.preferences,
         head=head,
         debiasing=debiasing,
-        beta=gates.gate.beta,
-        gate_step=gates.gate.step,
-        gate_curve=tuple(gates.gate.curve),
-        gate_seeds=spread,
+        beta=gate.beta,
+        gate_steps=gate.steps,
+        gate_curve=gate.curve,
+        gate_shrinkage=gate.shrinkage,
+        gate_seeds=fitted.spread,
+        moved_prompts=tuple(moved),
+        left_out=left_out,
         tuning=tuning,
         seconds={**seconds, "total": sum(seconds.values())},
         data=data,
@@ -326,7 +324,7 @@ def _heads(
         "recipe": recipe.model_dump(mode="json"),
         "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
         "metrics": metrics.as_dict(),
-        FIXED_WEIGHTS: dict(zip(names, gates.fixed_weights(), strict=True)),
+        FIXED_WEIGHTS: dict(zip(names, gates.fixed.coefficients.tolist(), strict=True)),
     }
     return Heads.of(
         objectives, head, debiasing, gates.gate, debiasing_report=report, training=record

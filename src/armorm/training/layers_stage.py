@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from armorm.errors import RecipeError
 from armorm.evaluation.accuracy import MethodAccuracy
@@ -21,16 +20,11 @@ from armorm.features import Backbone, FeatureStore, Process
 from armorm.features.backbone import layers_of_model
 from armorm.features.layer_extraction import extract_layers, view_of_layer
 from armorm.files import write_json
-from armorm.heads import fit_gate
-from armorm.heads.gating import margins
+from armorm.heads import fit_fixed_weights
 from armorm.training.features_stage import RecipeData, features_stage, read_data
-from armorm.training.gate_stage import (
-    bradley_terry_head,
-    debias,
-    held_out_margins,
-    reward_pairs,
-)
+from armorm.training.gate_stage import debias, reward_pairs
 from armorm.training.head_stage import fit_head_stage, rewards_of_responses
+from armorm.training.linear_rival import bradley_terry_head, held_out_margins
 from armorm.training.recipe import Recipe
 from armorm.training.run_folder import RunFolder
 from armorm.training.statistics import fitted_objectives
@@ -163,15 +157,13 @@ def _fit(
     pairs, rewards = store.pairs(), rewards_of_responses(store, head)
     debiasing = debias(recipe, fitted_objectives(run.statistics), store, rewards, pairs)
     compared = reward_pairs(store, pairs, rewards @ debiasing.transform)
-    training = compared.where(~pairs.held_out).without_prompts()
-    fixed = fit_gate(training, recipe.gate, seed=recipe.seed).gate
+    fixed = fit_fixed_weights(compared.where(~pairs.held_out))
     linear = bradley_terry_head(store, pairs, recipe.seed)
-    with torch.inference_mode():
-        held_out_pairs = compared.where(pairs.held_out).without_prompts()
-        found = {
-            "bradley_terry_head": held_out_margins(linear, store, pairs),
-            "fixed_weights": margins(fixed, held_out_pairs).numpy(),
-        }
+    differences = compared.where(pairs.held_out).differences.double().numpy()
+    found = {
+        "bradley_terry_head": held_out_margins(linear, store, pairs),
+        "fixed_weights": fixed.margins(differences),
+    }
     longer = (pairs.chosen_length - pairs.rejected_length)[pairs.held_out]
     subsets = np.array(pairs.subset)[pairs.held_out].tolist()
     accuracies = {

@@ -1,6 +1,7 @@
 """Recipes: everything that a training run depends on, in one validated YAML file.
 
-Defaults are the paper's.  An unknown key is an error that names the nearest known ones.
+Defaults are the paper's, but for a smaller gate.  An unknown key is an error that names the nearest
+known ones.
 """
 
 from __future__ import annotations
@@ -32,8 +33,22 @@ class DataSection(Options):
     """Sources of preference pairs, for stage 2."""
     held_out: HeldOut = HeldOut()
     """Prompts that are kept out of training, for the reported figures."""
+    leave_out: tuple[str, ...] = ()
+    """Sources whose pairs are kept out of debiasing and stage 2; the figures are then on all of
+    their pairs, and on no others. all: the run is as without it, and has a table of figures on each
+    source besides, trained without that source."""
     invalid: InvalidPolicy = "error"
     """Treatment of a bad row: error stops at the first one, skip counts and lists them."""
+
+    @property
+    def leaves_each_out(self) -> bool:
+        """True if each source is left out in turn."""
+        return self.leave_out == ("all",)
+
+    @property
+    def sources_left_out(self) -> tuple[str, ...]:
+        """Sources that stage 2 is not trained on."""
+        return () if self.leaves_each_out else self.leave_out
 
     @model_validator(mode="after")
     def _check_catalog(self) -> DataSection:

@@ -107,6 +107,11 @@ class RunFolder:
         return self.path / "metrics.json"
 
     @property
+    def leave_out(self) -> Path:
+        """Figures on each source, of stage 2 trained without it."""
+        return self.path / "leave_out.json"
+
+    @property
     def report(self) -> Path:
         """Figures of the run for people."""
         return self.path / "report.html"
