@@ -1,9 +1,9 @@
 """Changes of a text that leave its meaning, for counterfactuals.
 
 Each change is deterministic: what it draws at random depends on its name, the text and the seed.
-The twenty changes of :data:`REWORDBENCH` follow the transforms of reWordBench (Wu et al. 2025) that
-need no model; typing errors and ciphers are put into the prompt, where they leave no response better
-or worse than it was.
+The twenty changes of :data:`REWORDBENCH` follow the transforms of reWordBench (Wu et al. 2025)
+that need no model; typing errors and ciphers are put into the prompt, where they leave no response
+better or worse than it was.
 """
 
 from __future__ import annotations
@@ -177,7 +177,8 @@ def _neighbour(word: str, draw: random.Random) -> str:
 
 
 def _swap(word: str, draw: random.Random) -> str:
-    place = draw.randrange(len(word) - 1)
+    places = [i for i in range(len(word) - 1) if word[i] != word[i + 1]]
+    place = draw.choice(places or [0])
     return word[:place] + word[place + 1] + word[place] + word[place + 2 :]
 
 

@@ -1,7 +1,7 @@
 """Detector: does the reward move when the meaning does not?
 
-Each change (:mod:`armorm.evaluation.audit.changes`) is made to both responses of a pair, or to their
-prompt.  A score is the sum of c_i r_i over the objectives, so it moves by exactly ::
+Each change (:mod:`armorm.evaluation.audit.changes`) is made to both responses of a pair, or to
+their prompt.  A score is the sum of c_i r_i over the objectives, so it moves by exactly ::
 
     sum over i of  (mean of c_i) (change of r_i)  +  (mean of r_i) (change of c_i)
 
