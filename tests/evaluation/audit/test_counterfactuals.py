@@ -194,7 +194,9 @@ def test_pairs_without_scores_are_counted_and_a_run_resumes(tmp_path):
     scored = score_probes(scorer, probes, tmp_path / "scores.jsonl")
     assert Stubborn.calls < len(probes)
     Stubborn.calls = -10_000
-    assert scored == score_probes(scorer, probes, tmp_path / "again.jsonl")
+    again = score_probes(scorer, probes, tmp_path / "again.jsonl")
+    assert [one.scores for one in scored] == [one.scores for one in again]
+    assert [str(one.error) for one in scored] == [str(one.error) for one in again]
     found = Probed.of(rows, probes, scored, scorer.objectives)
     assert len(found.pairs) == 79
     assert [error["file"] for error in found.refused] == ["pair bad"]

@@ -247,7 +247,8 @@ def _examples(
 
     def rank(row: int) -> tuple[bool, bool, float]:
         pair, side = int(after.pair[row]), int(after.side[row])
-        return flipped[pair] == 1 and side == lower[pair], side == lower[pair], float(moves[row])
+        is_lower = bool(side == lower[pair])
+        return flipped[pair] == 1 and is_lower, is_lower, float(moves[row])
 
     found: list[ChangeExample] = []
     seen: set[int] = set()
@@ -272,7 +273,7 @@ def _examples(
                 score_before=float(base.score[2 * pair + side]),
                 score_after=float(after.score[row]),
                 score_other=float(other[1 - side]),
-                flips=flipped[pair] == 1 and side == lower[pair],
+                flips=flipped[pair] == 1 and bool(side == lower[pair]),
                 objectives={base.objectives[i]: float(parts[row, i]) for i in largest},
             )
         )

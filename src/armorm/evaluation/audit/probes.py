@@ -115,6 +115,20 @@ class Scores:
         """Score of chosen minus score of rejected, of pairs as they are. Shape (pairs,)."""
         return self.score[::2] - self.score[1::2]
 
+    def of_pairs(self, rows: Int[np.ndarray, " m"]) -> Scores:
+        """Return the scores of some pairs, by their positions among pairs as they are."""
+        both = np.stack([2 * rows, 2 * rows + 1], axis=1).ravel()
+        return Scores(
+            pair=np.repeat(np.arange(len(rows)), 2),
+            side=self.side[both],
+            score=self.score[both],
+            rewards=self.rewards[both],
+            coefficients=self.coefficients[both],
+            gating=self.gating[both],
+            objectives=self.objectives,
+            texts=tuple(self.texts[row] for row in both),
+        )
+
     @classmethod
     def of(
         cls, probes: Sequence[Probe], scored: Sequence[Scored], objectives: tuple[str, ...]
