@@ -166,7 +166,7 @@ _ERRORS = 0.1
 """Share of the words that get an error."""
 
 
-def _homoglyphs(text: str, draw: random.Random) -> str:
+def _homoglyphs(text: str, draw: random.Random) -> str | None:
     return _words(text, draw, lambda word, _: word.translate(_HOMOGLYPHS))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from jaxtyping import Float, Int
 
 from armorm.conversations import Conversation, PreferencePair
@@ -108,12 +109,14 @@ class Scores:
     @property
     def contributions(self) -> Float[np.ndarray, "n k"]:
         """Part of each score that comes from each objective. Shape (n, k)."""
-        return self.coefficients * self.rewards
+        parts: npt.NDArray[np.float64] = self.coefficients * self.rewards
+        return parts
 
     @property
     def margins(self) -> Float[np.ndarray, " pairs"]:
         """Score of chosen minus score of rejected, of pairs as they are. Shape (pairs,)."""
-        return self.score[::2] - self.score[1::2]
+        margins: npt.NDArray[np.float64] = self.score[::2] - self.score[1::2]
+        return margins
 
     def of_pairs(self, rows: Int[np.ndarray, " m"]) -> Scores:
         """Return the scores of some pairs, by their positions among pairs as they are."""
@@ -216,9 +219,9 @@ class Probed:
         base = [(probe, one) for probe, one in originals if one.error is None]
         return cls(
             pairs=tuple(pairs[pair] for pair in kept),
-            scores=Scores.of(*zip(*base, strict=True), objectives),  # type: ignore[misc, call-arg]
+            scores=Scores.of(*zip(*base, strict=True), objectives),  # type: ignore[call-arg]
             changed={
-                name: Scores.of(*zip(*rows, strict=True), objectives)  # type: ignore[misc, call-arg]
+                name: Scores.of(*zip(*rows, strict=True), objectives)  # type: ignore[call-arg]
                 for name, rows in by_change.items()
             },
             prompts={

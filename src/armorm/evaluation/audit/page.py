@@ -1,0 +1,44 @@
+"""Pages of an audit and of a diff: one HTML file each, that needs nothing from outside.
+
+Every text goes through jinja2's escaping, so no prompt or response becomes HTML; pictures are inline
+SVG in the page's own colours, light or dark.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from armorm.evaluation.audit.statistics import Estimate
+from armorm.files import write_atomically
+
+
+def write_page(file: Path, template: str, **values: Any) -> None:
+    """Render a template of this package to a file.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("armorm.evaluation", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "estimate": Estimate.text,
+        "percent": lambda found: found.text(percent=True),
+        "signed": lambda value: "–" if value is None else f"{value:+.2f}".replace("-", "−"),
+        "leading": _leading,
+    }
+    page = environment.get_template(template).render(**values)
+    write_atomically(file, page.encode("utf-8", "surrogatepass"))
+
+
+def _leading(parts: dict[str, float], count: int = 3) -> list[tuple[str, float]]:
+    """Return the largest parts of a sum, without those that show as zero."""
+    ordered = sorted(parts.items(), key=lambda item: -abs(item[1]))
+    return [(name, value) for name, value in ordered[:count] if abs(value) >= 0.005]
