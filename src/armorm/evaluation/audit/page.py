@@ -1,7 +1,7 @@
 """Pages of an audit and of a diff: one HTML file each, that needs nothing from outside.
 
-Every text goes through jinja2's escaping, so no prompt or response becomes HTML; pictures are inline
-SVG in the page's own colours, light or dark.
+Every text goes through jinja2's escaping, so no prompt or response becomes HTML; pictures are
+inline SVG in the page's own colours, light or dark.
 """
 
 from __future__ import annotations

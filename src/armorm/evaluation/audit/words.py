@@ -45,7 +45,7 @@ def _labels(report: AuditReport) -> Iterator[Sentence]:
     labels = report.labels
     yield Sentence(
         "note",
-        f"It ranks {labels.accuracy.text(percent=True)} of {report.pairs:,} pairs as the labels do.",
+        f"It ranks {labels.accuracy.text(percent=True)} of {report.pairs:,} pairs as labelled.",
     )
     error = labels.calibration_error
     if error.value is not None:
@@ -136,8 +136,8 @@ def _erasure(report: AuditReport) -> Iterator[Sentence]:
     found = (left.low or 0.0) > NOTABLE
     yield Sentence(
         "finding" if found else "fine",
-        f"A linear probe reads the log length from the debiased rewards with R² {left.text()}, from "
-        f"the rewards as predicted {row['rewards'].text()}, from the features "
+        f"A linear probe reads the log length from the debiased rewards with R² {left.text()}, "
+        f"from the rewards as predicted {row['rewards'].text()}, from the features "
         f"{row['features'].text()}.",
     )
 
