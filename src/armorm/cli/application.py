@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from armorm.cli import benchmarking, candidates, data, exporting, heads, judging, training
+from armorm.cli import (
+    auditing,
+    benchmarking,
+    candidates,
+    data,
+    exporting,
+    heads,
+    judging,
+    training,
+)
 
 app = typer.Typer(
     name="armorm",
@@ -16,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (training, judging, benchmarking, data, heads, candidates, exporting):
+for module in (training, judging, benchmarking, auditing, data, heads, candidates, exporting):
     module.register(app)
 
 

@@ -67,8 +67,9 @@ signals = Signals()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit.
 
-    Exit codes: 0 done; 1 failed; 2 wrong usage or recipe; 3 invalid input; 130 interrupted
-    (SIGINT); 141 the reader of the output left; 143 terminated (SIGTERM).
+    Exit codes: 0 done; 1 failed; 2 wrong usage or recipe; 3 invalid input; 4 a rule of ``audit``
+    or ``diff`` is broken; 130 interrupted (SIGINT); 141 the reader of the output left; 143
+    terminated (SIGTERM).
 
     Args:
         arguments: Default: those of the process.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from armorm.errors import RecipeError, did_you_mean
 from armorm.evaluation.audit.statistics import Estimate
@@ -73,6 +73,10 @@ class RuleResult:
     estimate: Estimate
     verdict: Verdict
     fails: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON holds them."""
+        return asdict(self)
 
     def __str__(self) -> str:
         """Return a line for people."""

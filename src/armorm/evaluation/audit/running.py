@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from jaxtyping import Float
-from pydantic import Field
 
 from armorm.conversations import PreferencePair, prompt_key
 from armorm.data.reading import hash_fraction
@@ -22,34 +21,14 @@ from armorm.evaluation.audit.erasure import ErasureReport, probe_surface
 from armorm.evaluation.audit.labels import LabelReport, compare_with_labels
 from armorm.evaluation.audit.novelty import NoveltyReport, measure_novelty
 from armorm.evaluation.audit.objectives import ObjectivesReport, map_objectives
+from armorm.evaluation.audit.options import AuditOptions
 from armorm.evaluation.audit.probes import Probed, Scores, probes_of, score_probes
 from armorm.evaluation.audit.statistics import Estimate
 from armorm.evaluation.scorers import RewardModelScorer, Scorer
 from armorm.model import RewardModel
-from armorm.settings import Options
 from armorm.version import __version__
 
 SCORES_FILE = "scores.jsonl"
-
-
-class AuditOptions(Options):
-    """Size of an audit.
-
-    Example:
-        >>> AuditOptions(changed_rows=100).changed_rows
-        100
-    """
-
-    rows: int = Field(default=2000, ge=1)
-    """Pairs that are audited at most, chosen by the hash of their prompt."""
-    changed_rows: int = Field(default=200, ge=0)
-    """Pairs that are scored again under each change; 0 leaves counterfactuals out."""
-    probed_rows: int = Field(default=500, ge=0)
-    """Pairs whose features are read for linear probes and novelty; 0 leaves both out."""
-    changes: tuple[str, ...] = ()
-    """Names of the changes; by default all of them."""
-    seed: int = 0
-    """Seed of the choice of pairs, of the changes and of the resampling."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,169 @@
+"""Commands that examine what a reward pays for: audit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from armorm.cli.flags import Flags, add_command
+from armorm.cli.options import (
+    BenchmarkLoading,
+    From,
+    Json,
+    Loading,
+    Quiet,
+    SkipInvalid,
+    Steer,
+    hide_library_progress,
+    parse_steering,
+    show_progress,
+)
+from armorm.cli.terminal import print_json, print_line
+from armorm.evaluation.audit.options import AuditOptions
+
+if TYPE_CHECKING:
+    from armorm.conversations import PreferencePair
+    from armorm.data import Loaded
+    from armorm.evaluation.audit import RuleResult
+    from armorm.evaluation.scorers import Scorer
+
+RULE_FAILED = 4
+"""Exit code of a command whose rule is broken."""
+
+Preferences = Annotated[
+    list[str],
+    typer.Argument(
+        help="Preference files, benchmarks or datasets of the catalogue, or hub datasets as NAME "
+        "or NAME@SPLIT.",
+        metavar="PREFERENCES...",
+        show_default=False,
+    ),
+]
+FailOn = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Exit with 4 if the whole interval of a figure is beyond a bound: "
+        "'length_correlation>0.2', 'flip_rate(markdown)>0.1'. Repeatable.",
+        metavar="RULE",
+    ),
+]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict", help="Also fail if only the estimate is beyond the bound, or unknown."
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    add_command(
+        app,
+        audit,
+        panel="Judge",
+        example="armorm audit runs/quickstart/model pairs.jsonl -o audit",
+        resumable=True,
+    )
+
+
+def audit(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Model folder or hub id, or anything else that `armorm benchmark` scores with.",
+            metavar="MODEL",
+            show_default=False,
+        ),
+    ],
+    preferences: Preferences,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder for audit.json, report.html and scores.jsonl.",
+            metavar="DIR",
+            show_default=False,
+        ),
+    ],
+    fail_on: FailOn = None,
+    strict: Strict = False,
+    change: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this change of the text. Repeatable.", metavar="NAME"),
+    ] = None,
+    size: Annotated[
+        AuditOptions, Flags("rows", "changed_rows", "probed_rows", "seed", panel="Size")
+    ] = AuditOptions(),  # noqa: B008 (frozen)
+    root: From = None,
+    skip_invalid: SkipInvalid = False,
+    steer: Steer = None,
+    *,
+    loading: BenchmarkLoading,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Report what a reward pays for: length, markup, flattery, the wording of the prompt.
+
+    Writes audit.json for programs and report.html for people, and prints a summary.
+    """
+    from armorm.evaluation.audit import Rule, apply_rules, in_words, write_audit
+    from armorm.evaluation.audit import audit as run_audit
+    from armorm.evaluation.audit.changes import chosen_changes
+
+    rules = [Rule.parse(text) for text in fail_on or ()]
+    options = size.model_copy(update={"changes": tuple(change or ())})
+    chosen_changes(options.changes)
+    loaded = read_pairs(preferences, root, skip_invalid, quiet)
+    scorer = open_model(model, loading, steer)
+    output.mkdir(parents=True, exist_ok=True)
+    report = run_audit(scorer, loaded.rows, output, options, show_progress=show_progress(quiet))
+    results = apply_rules(rules, report.figures, strict=strict)
+    write_audit(output, report, results)
+    if as_json:
+        print_json(report.as_dict() | {"rules": [one.as_dict() for one in results]})
+    else:
+        for sentence in in_words(report):
+            mark = {"finding": "!", "fine": "✓", "note": " "}[sentence.kind]
+            print_line(f"{mark} {sentence.text}")
+        print_line(f"  Report: {output / 'report.html'}")
+    end_by_rules(results, quiet_results=as_json)
+
+
+def read_pairs(
+    names: Sequence[str], root: Path | None, skip_invalid: bool, quiet: bool
+) -> Loaded[PreferencePair]:
+    """Read the preference pairs that names stand for."""
+    from armorm.data import read_preferences
+
+    sources = [source for name in names for source in sources_of(name, root)]
+    return read_preferences(
+        sources, invalid="skip" if skip_invalid else "error", show_progress=show_progress(quiet)
+    )
+
+
+def open_model(name: str, loading: Loading, steer: list[str] | None = None) -> Scorer:
+    """Open what gives the scores."""
+    from armorm.evaluation.scorers import open_scorer
+    from armorm.features.options import BackboneOptions
+
+    hide_library_progress()
+    given = loading.model_dump(exclude={"verify"}, exclude_unset=True)
+    return open_scorer(
+        name,
+        None,
+        BackboneOptions.validated(given),
+        verify=loading.verify,
+        steer=parse_steering(steer),
+    )
+
+
+def end_by_rules(results: Sequence[RuleResult], *, quiet_results: bool) -> None:
+    """Print the verdicts of rules, and exit if one is broken."""
+    for one in results:
+        print_line(str(one), error=quiet_results)
+    if any(one.fails for one in results):
+        raise typer.Exit(RULE_FAILED)

@@ -1,0 +1,42 @@
+"""Files of an audit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from armorm.evaluation.audit.page import write_page
+from armorm.evaluation.audit.rules import RuleResult
+from armorm.evaluation.audit.running import AuditReport
+from armorm.evaluation.audit.words import in_words
+from armorm.files import write_json
+
+REPORT_FILE = "audit.json"
+PAGE_FILE = "report.html"
+
+
+def write_audit(folder: Path, report: AuditReport, rules: Sequence[RuleResult] = ()) -> None:
+    """Write ``audit.json`` and ``report.html``.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
+    sentences = in_words(report)
+    result = {
+        **report.as_dict(),
+        "summary": [asdict(one) for one in sentences],
+        "rules": [one.as_dict() for one in rules],
+    }
+    write_json(folder / REPORT_FILE, result)
+    groups = {} if report.objectives is None else report.objectives.groups
+    coefficients = [one.value for group in groups.values() for one in group.coefficients.values()]
+    write_page(
+        folder / PAGE_FILE,
+        "audit.html.jinja",
+        report=report,
+        sentences=sentences,
+        rules=rules,
+        largest=max((abs(value) for value in coefficients if value is not None), default=0.0)
+        or 1.0,
+    )
