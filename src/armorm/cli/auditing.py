@@ -1,4 +1,4 @@
-"""Commands that examine what a reward pays for: audit."""
+"""Commands that examine what a reward pays for, and what changed: audit, diff."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from armorm.evaluation.audit.options import AuditOptions
 if TYPE_CHECKING:
     from armorm.conversations import PreferencePair
     from armorm.data import Loaded
-    from armorm.evaluation.audit import RuleResult
+    from armorm.evaluation.audit import RuleResult, Sentence
     from armorm.evaluation.scorers import Scorer
 
 RULE_FAILED = 4
@@ -65,6 +65,13 @@ def register(app: typer.Typer) -> None:
         audit,
         panel="Judge",
         example="armorm audit runs/quickstart/model pairs.jsonl -o audit",
+        resumable=True,
+    )
+    add_command(
+        app,
+        diff,
+        panel="Judge",
+        example="armorm diff runs/old/model runs/new/model pairs.jsonl -o diff",
         resumable=True,
     )
 
@@ -113,8 +120,11 @@ def audit(
     from armorm.evaluation.audit import Rule, apply_rules, in_words, write_audit
     from armorm.evaluation.audit import audit as run_audit
     from armorm.evaluation.audit.changes import chosen_changes
+    from armorm.evaluation.audit.rules import check_kinds
+    from armorm.evaluation.audit.running import FIGURES
 
     rules = [Rule.parse(text) for text in fail_on or ()]
+    check_kinds(rules, FIGURES)
     options = size.model_copy(update={"changes": tuple(change or ())})
     chosen_changes(options.changes)
     loaded = read_pairs(preferences, root, skip_invalid, quiet)
@@ -126,11 +136,75 @@ def audit(
     if as_json:
         print_json(report.as_dict() | {"rules": [one.as_dict() for one in results]})
     else:
-        for sentence in in_words(report):
-            mark = {"finding": "!", "fine": "✓", "note": " "}[sentence.kind]
-            print_line(f"{mark} {sentence.text}")
+        print_sentences(in_words(report))
         print_line(f"  Report: {output / 'report.html'}")
     end_by_rules(results, quiet_results=as_json)
+
+
+def diff(
+    old: Annotated[
+        str, typer.Argument(help="Model as it was.", metavar="MODEL", show_default=False)
+    ],
+    new: Annotated[
+        str, typer.Argument(help="Model as it is now.", metavar="MODEL", show_default=False)
+    ],
+    preferences: Preferences,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder for diff.json, diff.html, diff.md, old.jsonl and new.jsonl.",
+            metavar="DIR",
+            show_default=False,
+        ),
+    ],
+    fail_on: FailOn = None,
+    strict: Strict = False,
+    root: From = None,
+    skip_invalid: SkipInvalid = False,
+    *,
+    loading: BenchmarkLoading,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Report which preferences flipped between two models, and which objective or weight did it.
+
+    Writes diff.json for programs, diff.html for people and diff.md for a pull request.
+    """
+    from armorm.evaluation.audit import Rule, apply_rules, diff_in_words, write_diff
+    from armorm.evaluation.audit import diff as run_diff
+    from armorm.evaluation.audit.differences import FIGURES
+    from armorm.evaluation.audit.rules import check_kinds
+
+    rules = [Rule.parse(text) for text in fail_on or ()]
+    check_kinds(rules, FIGURES)
+    loaded = read_pairs(preferences, root, skip_invalid, quiet)
+    output.mkdir(parents=True, exist_ok=True)
+    report = run_diff(
+        lambda: open_model(old, loading),
+        lambda: open_model(new, loading),
+        loaded.rows,
+        output,
+        show_progress=show_progress(quiet),
+    )
+    results = apply_rules(rules, report.figures, strict=strict)
+    write_diff(output, report, results)
+    if as_json:
+        print_json(report.as_dict() | {"rules": [one.as_dict() for one in results]})
+    else:
+        print_sentences(diff_in_words(report))
+        print_line(
+            f"  Report: {output / 'diff.html'}; text for a pull request: {output / 'diff.md'}"
+        )
+    end_by_rules(results, quiet_results=as_json)
+
+
+def print_sentences(sentences: Sequence[Sentence]) -> None:
+    """Print a summary, each finding with a mark."""
+    for sentence in sentences:
+        mark = {"finding": "!", "fine": "✓", "note": " "}[sentence.kind]
+        print_line(f"{mark} {sentence.text}")
 
 
 def read_pairs(

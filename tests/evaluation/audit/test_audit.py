@@ -20,11 +20,12 @@ from armorm.evaluation.audit.labels import compare_with_labels
 from armorm.evaluation.audit.objectives import map_objectives
 from armorm.evaluation.audit.planted import PlantedScorer, noise, planted
 from armorm.evaluation.audit.probes import Probed, probes_of
+from armorm.evaluation.audit.running import FIGURES
 from armorm.evaluation.scorers import RewardModelScorer
 from tests.commands import armorm, write
 from tests.tiny_models import make_heads
 
-WORDS = ["what", "is", "the", "capital", "of", "France", "Paris", "Lyon", "please", "thanks", "one", "two", "three", "four", "five"]
+WORDS = ("Paris", "Lyon", "please", "thanks", "one", "two", "three", "four")
 
 
 def pairs(n: int = 60) -> list[PreferencePair]:
@@ -65,6 +66,7 @@ def test_a_whole_model_is_audited_and_the_page_escapes_text(scorer, tmp_path):
     assert through == pytest.approx(rot13.shift.value, abs=1e-5)
     assert set(report.erasure.choices) >= {"no debiasing", "as it is"}
     assert report.erasure.choices["as it is"].accuracy == report_accuracy(report, scorer)
+    assert {name.partition("(")[0] for name in report.figures} <= set(FIGURES)
     assert set(report.objectives.groups) == {"all", "left", "right"}
     page = (tmp_path / "report.html").read_text()
     assert "&lt;b&gt;" in page

@@ -1,4 +1,4 @@
-"""Files of an audit."""
+"""Files of audits and diffs."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from armorm.evaluation.audit.differences import DiffReport
 from armorm.evaluation.audit.page import write_page
 from armorm.evaluation.audit.rules import RuleResult
 from armorm.evaluation.audit.running import AuditReport
-from armorm.evaluation.audit.words import in_words
+from armorm.evaluation.audit.words import diff_in_words, in_words
 from armorm.files import write_json
 
 REPORT_FILE = "audit.json"
@@ -40,3 +41,32 @@ def write_audit(folder: Path, report: AuditReport, rules: Sequence[RuleResult] =
         largest=max((abs(value) for value in coefficients if value is not None), default=0.0)
         or 1.0,
     )
+
+
+DIFF_FILE = "diff.json"
+DIFF_PAGE = "diff.html"
+DIFF_TEXT = "diff.md"
+
+
+def write_diff(folder: Path, report: DiffReport, rules: Sequence[RuleResult] = ()) -> None:
+    """Write ``diff.json``, ``diff.html``, and ``diff.md``, the text for a pull request.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
+    sentences = diff_in_words(report)
+    result = {
+        **report.as_dict(),
+        "summary": [asdict(one) for one in sentences],
+        "rules": [one.as_dict() for one in rules],
+    }
+    write_json(folder / DIFF_FILE, result)
+    parts = [one.value for group in report.groups.values() for one in group.parts.values()]
+    values = {
+        "report": report,
+        "sentences": sentences,
+        "rules": rules,
+        "largest": max((abs(value) for value in parts if value is not None), default=0.0) or 1.0,
+    }
+    write_page(folder / DIFF_PAGE, "diff.html.jinja", **values)
+    write_page(folder / DIFF_TEXT, "diff.md.jinja", **values)

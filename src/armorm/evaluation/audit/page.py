@@ -6,10 +6,13 @@ inline SVG in the page's own colours, light or dark.
 
 from __future__ import annotations
 
+import html
+import re
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from armorm.evaluation.audit.statistics import Estimate
 from armorm.files import write_atomically
@@ -33,6 +36,8 @@ def write_page(file: Path, template: str, **values: Any) -> None:
         "percent": lambda found: found.text(percent=True),
         "signed": lambda value: "–" if value is None else f"{value:+.2f}".replace("-", "−"),
         "leading": _leading,
+        "line": _line,
+        "block": _block,
     }
     page = environment.get_template(template).render(**values)
     write_atomically(file, page.encode("utf-8", "surrogatepass"))
@@ -42,3 +47,15 @@ def _leading(parts: dict[str, float], count: int = 3) -> list[tuple[str, float]]
     """Return the largest parts of a sum, without those that show as zero."""
     ordered = sorted(parts.items(), key=lambda item: -abs(item[1]))
     return [(name, value) for name, value in ordered[:count] if abs(value) >= 0.005]
+
+
+def _line(text: str) -> Markup:
+    """Return text for one line of Markdown, in which nothing of it is markup."""
+    escaped = re.sub(r"([\\`*_{}\[\]#|~@])", r"\\\1", " ".join(text.split()))
+    return Markup(html.escape(escaped, quote=False))
+
+
+def _block(text: str, limit: int = 600) -> Markup:
+    """Return the beginning of a text for HTML within Markdown, which an empty line would end."""
+    cut = text if len(text) <= limit else f"{text[:limit]} …"
+    return Markup(html.escape(re.sub(r"\n\s*\n", "\n", cut)))

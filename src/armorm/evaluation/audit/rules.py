@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -90,19 +90,27 @@ class RuleResult:
         return f"{self.rule}: {found}: {said}{' (fails)' if self.fails else ''}"
 
 
-def check_names(rules: Sequence[Rule], known: Mapping[str, Estimate]) -> None:
-    """Check that there are the figures that rules name.
+def check_kinds(rules: Sequence[Rule], kinds: Sequence[str]) -> None:
+    """Check that rules name figures of these kinds, before anything is computed.
 
     Raises:
-        RecipeError: There is no such figure.
+        RecipeError: One does not.
+
+    Example:
+        >>> rules = [Rule.parse("flip_rat(markdown)>0.1")]
+        >>> check_kinds(rules, ["accuracy", "flip_rate"])  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        armorm.errors.RecipeError: ...: there is no figure 'flip_rat'. Did you mean 'flip_rate'?
     """
     for rule in rules:
-        if rule.figure not in known:
-            kinds = sorted({re.sub(r"\(.*\)", "(…)", name) for name in known})
-            raise RecipeError(
-                f"--fail-on {rule.text}: there is no figure {rule.figure!r}. "
-                f"{did_you_mean(rule.figure, known)} Kinds of figures: {', '.join(kinds)}."
-            )
+        _check(rule, rule.figure.partition("(")[0], kinds)
+
+
+def _check(rule: Rule, name: str, known: Collection[str]) -> None:
+    if name not in known:
+        raise RecipeError(
+            f"--fail-on {rule.text}: there is no figure {name!r}. {did_you_mean(name, known)}"
+        )
 
 
 def apply_rules(
@@ -124,7 +132,8 @@ def apply_rules(
         >>> [one.verdict for one in apply_rules(rules, figures)]
         ['broken', 'unsure', 'kept']
     """
-    check_names(rules, figures)
+    for rule in rules:
+        _check(rule, rule.figure, figures)
     return [_apply(rule, figures[rule.figure], strict) for rule in rules]
 
 

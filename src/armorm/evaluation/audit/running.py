@@ -26,9 +26,23 @@ from armorm.evaluation.audit.probes import Probed, Scores, probes_of, score_prob
 from armorm.evaluation.audit.statistics import Estimate
 from armorm.evaluation.scorers import RewardModelScorer, Scorer
 from armorm.model import RewardModel
+from armorm.text_measures import TEXT_MEASURES
 from armorm.version import __version__
 
 SCORES_FILE = "scores.jsonl"
+FIGURES = (
+    "accuracy",
+    "accuracy_drop",
+    "calibration_error",
+    "effective_objectives",
+    "excess_preference",
+    "flip_rate",
+    "novel_share",
+    "score_shift",
+    *(f"{name}_correlation" for name in TEXT_MEASURES),
+    *(f"readable_{name}" for name in TEXT_MEASURES),
+)
+"""Kinds of figures that a rule can name; in parentheses follows what a figure is of."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The findings of an audit as sentences."""
+"""The findings of audits and diffs as sentences."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Literal
 
 from armorm.evaluation.audit.correlations import LENGTH, CorrelationReport
 from armorm.evaluation.audit.counterfactuals import ChangeReport, CounterfactualReport
+from armorm.evaluation.audit.differences import DiffReport
 from armorm.evaluation.audit.running import AuditReport
 from armorm.evaluation.audit.statistics import Estimate
 
@@ -156,3 +157,40 @@ def _objectives(report: AuditReport) -> Iterator[Sentence]:
             "finding" if (novel.low or 0.0) > NOTABLE else "note",
             f"{novel.text(percent=True)} of the responses are unlike the rated rows.",
         )
+
+
+def diff_in_words(report: DiffReport) -> list[Sentence]:
+    """Return the summary of a diff."""
+    whole = report.groups["all"]
+    sentences = [_accuracy_change("", whole.drop, whole.old, whole.new)]
+    sentences.append(
+        Sentence(
+            "note",
+            f"{whole.flip_rate.text(percent=True)} of {report.scored:,} preferences flip: "
+            f"{whole.lost:,} to the wrong side, {whole.gained:,} to the right one.",
+        )
+    )
+    sentences += [
+        _accuracy_change(f" on {name}", group.drop, group.old, group.new)
+        for name, group in report.groups.items()
+        if name != "all" and group.drop.found
+    ]
+    for label, counts in (("Lost", report.lost_by), ("Gained", report.gained_by)):
+        if counts:
+            part, count = next(iter(counts.items()))
+            total = sum(counts.values())
+            text = f"{label} pairs move most by {part} ({count:,} of {total:,})."
+            sentences.append(Sentence("note", text))
+    return sentences
+
+
+def _accuracy_change(where: str, drop: Estimate, old: Estimate, new: Estimate) -> Sentence:
+    said = f"{100 * (old.value or 0.0):.1f} % → {100 * (new.value or 0.0):.1f} %"
+    p = 1.0 if drop.p is None else drop.p
+    if not drop.found:
+        return Sentence("fine", f"Accuracy{where} {said}: no significant change (p = {p:.2g}).")
+    worse = (drop.value or 0.0) > 0
+    verb = "falls" if worse else "rises"
+    return Sentence(
+        "finding" if worse else "fine", f"Accuracy{where} {verb}: {said} (p = {p:.2g})."
+    )
