@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from armorm import PreferencePair, RewardModel
+from armorm.errors import RecipeError
 from armorm.evaluation.audit import AuditOptions, audit, in_words, write_audit
 from armorm.evaluation.audit.erasure import probe_surface
 from armorm.evaluation.audit.labels import compare_with_labels
@@ -22,7 +23,7 @@ from armorm.evaluation.audit.planted import PlantedScorer, noise, planted
 from armorm.evaluation.audit.probes import Probed, probes_of
 from armorm.evaluation.audit.running import FIGURES
 from armorm.evaluation.scorers import RewardModelScorer
-from tests.commands import armorm, write
+from tests.commands import armorm, invoke, write
 from tests.tiny_models import make_heads
 
 WORDS = ("Paris", "Lyon", "please", "thanks", "one", "two", "three", "four")
@@ -38,7 +39,7 @@ def pairs(n: int = 60) -> list[PreferencePair]:
         PreferencePair(
             ({"role": "user", "content": f"{draw.choice(WORDS)} {i} ?"},),
             f"{text()} {i}",
-            f"{text()} <b>{i}",
+            f"{text()} <u>{i}",
             id=f"p{i}",
             subset=("left", "right")[i % 2],
         )
@@ -69,8 +70,8 @@ def test_a_whole_model_is_audited_and_the_page_escapes_text(scorer, tmp_path):
     assert {name.partition("(")[0] for name in report.figures} <= set(FIGURES)
     assert set(report.objectives.groups) == {"all", "left", "right"}
     page = (tmp_path / "report.html").read_text()
-    assert "&lt;b&gt;" in page
-    assert "<b>1" not in page
+    assert "&lt;u&gt;" in page
+    assert "<u>" not in page
     assert not re.search(r'(src|href)="(http|//)', page)
     assert any(one.kind == "note" for one in in_words(report))
     again = audit(scorer, pairs(), tmp_path, options)
@@ -181,9 +182,8 @@ def test_the_command(tmp_path: Path):
     result = json.loads((folder / "audit.json").read_text())
     assert [one["verdict"] for one in result["rules"]] == ["broken", "kept"]
     assert result["objectives"] is None
-    done = armorm("audit", "length", file, "-o", folder, "-q", "--fail-on", "lists>1")
-    assert done.returncode == 2
-    assert "there is no figure 'lists'" in done.stderr
+    with pytest.raises(RecipeError, match="there is no figure 'lists'"):
+        invoke("audit", "length", file, "-o", folder, "-q", "--fail-on", "lists>1")
 
 
 def test_planted_rewards_are_the_same_everywhere():

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from armorm import PreferencePair
-from armorm.errors import ArmormError, InputError
+from armorm.errors import ArmormError, InputError, RecipeError
 from armorm.evaluation.audit.differences import FIGURES, compare_scores, diff
 from armorm.evaluation.audit.outputs import write_diff
 from armorm.evaluation.audit.planted import PlantedScorer, noise, planted
 from armorm.evaluation.audit.words import diff_in_words
 from armorm.evaluation.scorers import Scored
 from armorm.heads.metrics import mcnemar
-from tests.commands import armorm, write
+from tests.commands import armorm, invoke, write
 
 
 def pairs(n: int = 300) -> list[PreferencePair]:
@@ -140,6 +140,5 @@ def test_the_command(tmp_path):
     assert {file.name for file in (tmp_path / "diff").glob("*")} >= {
         "diff.json", "diff.html", "diff.md"
     }  # fmt: skip
-    done = armorm("diff", *arguments, "--fail-on", "fliprate>0.05")
-    assert done.returncode == 2
-    assert "Did you mean 'flip_rate'" in done.stderr
+    with pytest.raises(RecipeError, match="Did you mean 'flip_rate'"):
+        invoke("diff", *arguments, "--fail-on", "fliprate>0.05")
