@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from armorm.cli.benchmarking import Scorers
 from armorm.cli.flags import Flags, add_command
 from armorm.cli.options import (
     BenchmarkLoading,
@@ -22,13 +23,14 @@ from armorm.cli.options import (
     show_progress,
 )
 from armorm.cli.terminal import print_json, print_line
+from armorm.errors import RecipeError
 from armorm.evaluation.audit.options import AuditOptions
 
 if TYPE_CHECKING:
     from armorm.conversations import PreferencePair
-    from armorm.data import Loaded
     from armorm.evaluation.audit import RuleResult, Sentence
     from armorm.evaluation.scorers import Scorer
+    from armorm.evaluation.scorers.options import ScorerOptions
 
 RULE_FAILED = 4
 """Exit code of a command whose rule is broken."""
@@ -36,8 +38,7 @@ RULE_FAILED = 4
 Preferences = Annotated[
     list[str],
     typer.Argument(
-        help="Preference files, benchmarks or datasets of the catalogue, or hub datasets as NAME "
-        "or NAME@SPLIT.",
+        help="Preference pairs: a file, a pattern, DATASET@SPLIT of the hub, or a benchmark.",
         metavar="PREFERENCES...",
         show_default=False,
     ),
@@ -109,6 +110,7 @@ def audit(
     skip_invalid: SkipInvalid = False,
     steer: Steer = None,
     *,
+    scoring: Scorers,
     loading: BenchmarkLoading,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -127,10 +129,10 @@ def audit(
     check_kinds(rules, FIGURES)
     options = size.model_copy(update={"changes": tuple(change or ())})
     chosen_changes(options.changes)
-    loaded = read_pairs(preferences, root, skip_invalid, quiet)
-    scorer = open_model(model, loading, steer)
+    pairs = read_pairs(preferences, root, skip_invalid, quiet)
+    scorer = open_model(model, scoring, loading, steer)
     output.mkdir(parents=True, exist_ok=True)
-    report = run_audit(scorer, loaded.rows, output, options, show_progress=show_progress(quiet))
+    report = run_audit(scorer, pairs, output, options, show_progress=show_progress(quiet))
     results = apply_rules(rules, report.figures, strict=strict)
     write_audit(output, report, results)
     if as_json:
@@ -164,6 +166,7 @@ def diff(
     root: From = None,
     skip_invalid: SkipInvalid = False,
     *,
+    scoring: Scorers,
     loading: BenchmarkLoading,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -179,12 +182,12 @@ def diff(
 
     rules = [Rule.parse(text) for text in fail_on or ()]
     check_kinds(rules, FIGURES)
-    loaded = read_pairs(preferences, root, skip_invalid, quiet)
+    pairs = read_pairs(preferences, root, skip_invalid, quiet)
     output.mkdir(parents=True, exist_ok=True)
     report = run_diff(
-        lambda: open_model(old, loading),
-        lambda: open_model(new, loading),
-        loaded.rows,
+        lambda: open_model(old, scoring, loading),
+        lambda: open_model(new, scoring, loading),
+        pairs,
         output,
         show_progress=show_progress(quiet),
     )
@@ -209,17 +212,39 @@ def print_sentences(sentences: Sequence[Sentence]) -> None:
 
 def read_pairs(
     names: Sequence[str], root: Path | None, skip_invalid: bool, quiet: bool
-) -> Loaded[PreferencePair]:
-    """Read the preference pairs that names stand for."""
-    from armorm.data import read_preferences
+) -> list[PreferencePair]:
+    """Read the pairs that names stand for: the first right response with each wrong one."""
+    from armorm.conversations import PreferencePair
+    from armorm.evaluation.benchmarks.suite import ALL, load_suite, named_benchmark
 
-    sources = [source for name in names for source in sources_of(name, root)]
-    return read_preferences(
-        sources, invalid="skip" if skip_invalid else "error", show_progress=show_progress(quiet)
+    for name in names:
+        if name == ALL or named_benchmark(name) is None:
+            raise RecipeError(
+                f"{name!r} is neither a preference file (.jsonl, .parquet, .arrow), nor "
+                "DATASET@SPLIT, nor a benchmark."
+            )
+    suite = load_suite(
+        names, root, invalid="skip" if skip_invalid else "error", show_progress=show_progress(quiet)
     )
+    pairs = []
+    for benchmark, found in suite.loaded:
+        for reason, count in found.skipped.items():
+            print_line(f"{count:,} rows skipped: {reason}", error=True)
+        if found.invalid:
+            print_line(
+                f"{len(found.invalid):,} invalid rows of {benchmark.name} skipped", error=True
+            )
+        pairs += [
+            PreferencePair(row.prompt, row.responses[0], wrong, row.id, benchmark.name, row.subset)
+            for row in found.rows
+            for wrong in row.responses[row.right :]
+        ]
+    return pairs
 
 
-def open_model(name: str, loading: Loading, steer: list[str] | None = None) -> Scorer:
+def open_model(
+    name: str, scoring: ScorerOptions, loading: Loading, steer: list[str] | None = None
+) -> Scorer:
     """Open what gives the scores."""
     from armorm.evaluation.scorers import open_scorer
     from armorm.features.options import BackboneOptions
@@ -228,7 +253,7 @@ def open_model(name: str, loading: Loading, steer: list[str] | None = None) -> S
     given = loading.model_dump(exclude={"verify"}, exclude_unset=True)
     return open_scorer(
         name,
-        None,
+        scoring,
         BackboneOptions.validated(given),
         verify=loading.verify,
         steer=parse_steering(steer),
