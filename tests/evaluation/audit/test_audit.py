@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from armorm import PreferencePair, RewardModel
-from armorm.errors import RecipeError
 from armorm.evaluation.audit import AuditOptions, audit, in_words, write_audit
 from armorm.evaluation.audit.erasure import probe_surface
 from armorm.evaluation.audit.labels import compare_with_labels
@@ -182,7 +181,7 @@ def test_the_command(tmp_path: Path):
     result = json.loads((folder / "audit.json").read_text())
     assert [one["verdict"] for one in result["rules"]] == ["broken", "kept"]
     assert result["objectives"] is None
-    with pytest.raises(RecipeError, match="there is no figure 'lists'"):
+    with pytest.raises(AssertionError, match="there is no figure 'lists'"):
         invoke("audit", "length", file, "-o", folder, "-q", "--fail-on", "lists>1")
 
 

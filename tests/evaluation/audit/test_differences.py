@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from armorm import PreferencePair
-from armorm.errors import ArmormError, InputError, RecipeError
+from armorm.errors import ArmormError, InputError
 from armorm.evaluation.audit.differences import FIGURES, compare_scores, diff
 from armorm.evaluation.audit.outputs import write_diff
 from armorm.evaluation.audit.planted import PlantedScorer, noise, planted
@@ -140,5 +140,5 @@ def test_the_command(tmp_path):
     assert {file.name for file in (tmp_path / "diff").glob("*")} >= {
         "diff.json", "diff.html", "diff.md"
     }  # fmt: skip
-    with pytest.raises(RecipeError, match="Did you mean 'flip_rate'"):
+    with pytest.raises(AssertionError, match="Did you mean 'flip_rate'"):
         invoke("diff", *arguments, "--fail-on", "fliprate>0.05")

@@ -176,7 +176,7 @@ def diff(
             found.append((scorer.name, scorer.objectives, scored))
         finally:
             scorer.close()
-    return compare_scores(*found, pairs, seed=seed)  # type: ignore[misc]
+    return compare_scores(found[0], found[1], pairs, seed=seed)
 
 
 def compare_scores(
