@@ -12,11 +12,19 @@ import torch
 
 from armorm.conversations import ConversationEncoder, EncodedPrompt
 from armorm.errors import ArmormError, CheckpointError, RecipeError
+from armorm.features.gguf import (
+    SUFFIX,
+    check_gguf,
+    dequantization,
+    forget_quantization,
+    is_gguf,
+    transformers_source,
+)
 from armorm.features.layers import count_layers, cut_config, is_of_later_layer
 from armorm.features.options import BackboneDtype, BackboneOptions
 from armorm.features.processes import Process
 from armorm.features.running import BackboneFeatures, ModelRunner
-from armorm.files import replace_folder, sha256_of_files, sha256_of_json
+from armorm.files import replace_folder, sha256_of, sha256_of_files, sha256_of_json
 from armorm.hub import HEAD_PREFIXES, OTHER_HEADS
 from armorm.hub.weights import check_sizes, read_object, stored_tensors
 
@@ -50,7 +58,7 @@ class Backbone:
         model: The decoder without a language-modelling head, in evaluation mode.
         tokenizer: Its tokenizer; the chat template is pinned to a fixed date.
         encoder: Renders and tokenises conversations and knows the prompt boundary.
-        folder: The local folder it was loaded from.
+        folder: The local folder, or the GGUF file, that it was loaded from.
         name: The name it was loaded by.
         layer: Number of layers of the folder's model that were loaded; ``None`` if it is whole.
     """
@@ -92,7 +100,9 @@ class Backbone:
         """Load a decoder from a folder or the hub.
 
         Args:
-            name_or_path: A local folder, a hub id, or ``builtin`` for the shipped backbone.
+            name_or_path: A local folder, a hub id, or ``builtin`` for the shipped backbone.  Also a
+                GGUF file (``folder/file.gguf``, ``repository:file.gguf``), or a folder or
+                repository that holds one: its weights are dequantised.
             options: How it is loaded and run.
             **fields: Fields of :class:`~armorm.features.BackboneOptions` that replace those of
                 ``options``; any other name is an argument of ``AutoModel.from_pretrained``
@@ -100,6 +110,7 @@ class Backbone:
 
         Raises:
             CheckpointError: Weights are missing, or only a pickle is there.
+            MissingExtraError: The model is a GGUF file, and ``gguf`` is not installed.
             TemplateError: The chat template is missing or cannot be split.
             RecipeError: An option is invalid, or the model has no such layer.
         """
@@ -110,7 +121,9 @@ class Backbone:
         options = BackboneOptions.of(options, fields)
         folder = resolve_model_folder(name_or_path, options.revision)
         device = check_device(options.device or default_device())
-        check_sizes(folder, read_object(folder / "config.json"), stored_tensors(folder))
+        source, gguf = transformers_source(folder)
+        if not gguf:
+            check_sizes(folder, read_object(folder / "config.json"), stored_tensors(folder))
         loading: dict[str, Any] = {
             "device_map": device,
             "trust_remote_code": options.trust_remote_code,
@@ -119,6 +132,9 @@ class Backbone:
         attention = options.attn_implementation
         try:
             config = load_config(folder, options)
+            if gguf:
+                check_gguf(folder, config)
+                loading = {**dequantization(), **loading, **gguf}
             layer = cut_config(config, options.layer, str(name_or_path))
             options = options.model_copy(update={"layer": layer})
             if attention is None and caps_attention(config):
@@ -127,16 +143,18 @@ class Backbone:
                 loading["attn_implementation"] = attention
             with _without_load_report():
                 model, report = AutoModel.from_pretrained(
-                    folder,
+                    source,
                     config=config,
                     dtype=resolve_dtype(options.dtype, device),
-                    use_safetensors=True,
+                    use_safetensors=not gguf,
                     output_loading_info=True,
                     **loading,
                 )
             tokenizer = AutoTokenizer.from_pretrained(
-                folder, trust_remote_code=options.trust_remote_code
+                source, trust_remote_code=options.trust_remote_code, **gguf
             )
+            if gguf:
+                forget_quantization(model)
             if layer is not None:
                 unexpected = report["unexpected_keys"]
                 later = [key for key in unexpected if is_of_later_layer(model, key)]
@@ -245,7 +263,7 @@ def identify(backbone: Any, revision: str | None, architecture: str) -> dict[str
         "architecture": architecture,
         "hidden_size": backbone.hidden_size,
         "layer": backbone.layer,
-        "weights_sha256": sha256_of_files(list(backbone.folder.glob("*.safetensors"))),
+        "weights_sha256": _hash_weights(backbone.folder),
         "tokenizer_sha256": _hash_tokenizer(backbone.tokenizer),
         "template_sha256": sha256_of_json(backbone.encoder.template),
         "dtype": backbone.dtype,
@@ -254,42 +272,76 @@ def identify(backbone: Any, revision: str | None, architecture: str) -> dict[str
 
 
 def resolve_model_folder(name_or_path: str | Path, revision: str | None = None) -> Path:
-    """Return the local folder of a model, downloaded from the hub if the name is no folder.
+    """Return the local folder or GGUF file of a model, downloaded from the hub if it is not local.
 
     Raises:
-        CheckpointError: There is no such folder, or the hub cannot be reached or has no such model.
+        CheckpointError: There is no such folder or file, the hub cannot be reached or has no such
+            model, or there are several GGUF files to choose from.
     """
     if str(name_or_path) == "builtin":
         from armorm.quickstart import BACKBONE
 
         return BACKBONE
-    folder = Path(name_or_path).expanduser()
-    if folder.is_dir():
-        return folder
-    from huggingface_hub import snapshot_download
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        return _only_gguf(path, [file.name for file in path.glob("*.gguf")])
+    if path.is_file() and path.suffix == SUFFIX:
+        return path
     from huggingface_hub.errors import HFValidationError
 
+    repository, _, file = str(name_or_path).partition(":")
     try:
-        return Path(
-            snapshot_download(str(name_or_path), revision=revision, allow_patterns=MODEL_FILES)
-        )
+        return _download(repository, file, revision)
+    except ArmormError:
+        raise
     except HFValidationError as error:
-        raise CheckpointError(f"There is no model folder {str(folder)!r}.") from error
+        raise CheckpointError(f"There is no model folder or GGUF file {str(path)!r}.") from error
     except Exception as error:  # the hub client raises errors of many libraries
         raise CheckpointError(
             f"{str(name_or_path)!r} is not a local folder and cannot be downloaded: {error}"
         ) from error
 
 
+def _download(repository: str, file: str, revision: str | None) -> Path:
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+
+    if file:
+        return Path(hf_hub_download(repository, file, revision=revision))
+    folder = Path(snapshot_download(repository, revision=revision, allow_patterns=MODEL_FILES))
+    if any(folder.glob("*.safetensors")):
+        return folder
+    files = HfApi().list_repo_files(repository, revision=revision)
+    gguf = _only_gguf(folder, [name for name in files if name.endswith(SUFFIX)], repository)
+    return folder if gguf == folder else _download(repository, gguf.name, revision)
+
+
+def _only_gguf(folder: Path, files: Sequence[str], repository: str | None = None) -> Path:
+    """Return the one GGUF file of a folder without other weights, else the folder.
+
+    Raises:
+        CheckpointError: There are several.
+    """
+    if not files or any(folder.glob("*.safetensors")):
+        return folder
+    if len(files) > 1:
+        named = f"{repository}:{min(files)}" if repository else str(folder / min(files))
+        raise CheckpointError(
+            f"{repository or folder} holds several GGUF files: {', '.join(sorted(files))}. Name "
+            f"the one to load, such as {named}."
+        )
+    return folder / files[0]
+
+
 def load_config(folder: Path, options: BackboneOptions) -> PretrainedConfig:
-    """Return the configuration of a folder's decoder."""
+    """Return the configuration of the decoder in a folder or a GGUF file."""
     # The table of models first: importing it registers ArmoRMConfig.
     import transformers.models.auto.modeling_auto  # noqa: F401
     from transformers import AutoConfig
 
     from armorm.hub.modeling_armorm import ArmoRMConfig
 
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=options.trust_remote_code)
+    source, gguf = transformers_source(folder)
+    config = AutoConfig.from_pretrained(source, trust_remote_code=options.trust_remote_code, **gguf)
     return config.backbone_config if isinstance(config, ArmoRMConfig) else config
 
 
@@ -389,6 +441,12 @@ def _check_ids(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizer
             f"{name}: the tokenizer has the token {highest[1]!r} with the id {highest[0]}, but the "
             f"model has {rows} embeddings. Tokenizer and weights do not belong together."
         )
+
+
+def _hash_weights(folder: Path) -> str:
+    if is_gguf(folder):
+        return sha256_of(folder) or ""
+    return sha256_of_files(list(folder.glob("*.safetensors")))
 
 
 def _hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:

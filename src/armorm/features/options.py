@@ -85,7 +85,8 @@ class BackboneSource(BackboneOptions):
     """A recipe's section ``backbone``: the frozen model, and how it is loaded and run."""
 
     model: str = "builtin"
-    """Folder, hub id, or builtin for the small model that is part of the package."""
+    """Folder, hub id, GGUF file (folder/file.gguf, repository:file.gguf), or builtin for the small
+    model that is part of the package."""
 
 
 class StoreOptions(Options):

@@ -25,6 +25,7 @@ from armorm.features.backbone import (
     resolve_dtype,
     resolve_model_folder,
 )
+from armorm.features.gguf import is_gguf
 from armorm.features.merging import merge_prompts
 from armorm.features.options import BackboneOptions
 from armorm.features.running import BackboneFeatures
@@ -97,6 +98,12 @@ class VllmBackbone:
         from transformers import AutoTokenizer
 
         folder = resolve_model_folder(name_or_path, options.revision)
+        if is_gguf(folder):
+            raise CheckpointError(
+                f"{name_or_path} is a GGUF file, which this package does not run in vLLM. Save an "
+                "ordinary model, Backbone.from_pretrained(file).save_pretrained(folder), and name "
+                "its folder."
+            )
         tokenizer = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=options.trust_remote_code
         )

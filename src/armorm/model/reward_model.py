@@ -29,7 +29,7 @@ from armorm.features import (
     load_engine,
     merge_prompts,
 )
-from armorm.files import sha256_of_files, sha256_of_json
+from armorm.files import sha256_of, sha256_of_files, sha256_of_json
 from armorm.heads import Gate, GateTraining, RewardHead, VerbosityDebiasing
 from armorm.hub import HEAD_PREFIXES
 from armorm.hub.weights import sample_hash, stored_tensors
@@ -488,6 +488,8 @@ class RewardModel:
 
 
 def _hash_weights(folder: Path) -> str:
+    if folder.is_file():  # a backbone from a GGUF file
+        return sha256_of(folder) or ""
     tensors = stored_tensors(folder)
     return sample_hash(tensors, [name for name in tensors if not name.startswith(HEAD_PREFIXES)])
 
