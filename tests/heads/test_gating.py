@@ -272,6 +272,9 @@ def test_fixed_weights_are_the_optimum_of_their_loss():
     mine = loss(found.beta * found.coefficients)
     assert oracle.fun <= mine <= oracle.fun + 10  # the prior's |z|^2 / 2, of 3,000 pairs
     assert found.coefficients.sum() == pytest.approx(1)
+    separable = fit_fixed_weights(RewardPairs(pairs.prompts, pairs.prompt, pairs.differences.abs()))
+    assert np.isfinite(separable.logits).all()
+    assert separable.beta < 1000
     as_gate = found.as_gate(8)
     torch.testing.assert_close(
         as_gate(pairs.prompts[:1])[0], torch.tensor(found.coefficients, dtype=torch.float32)
