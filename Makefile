@@ -3,13 +3,19 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-compat test-vllm lint types contracts check format clean
+export DATA SIZE MODEL CACHE OUT
+
+.PHONY: quickstart real test test-compat test-vllm lint types contracts check format clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/armorm train recipes/quickstart.yaml -o runs/quickstart
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2
+
+# recipes/smollm2.yaml on a real model and your data: make real DATA=folder SIZE=small|full
+real: $(VENV)/.installed
+	$(BIN)/python scripts/real_model.py
 
 # Exported folders on the oldest transformers they support, in an environment of its own.
 test-compat: $(VENV)/.installed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -215,3 +216,34 @@ def test_a_missing_file_and_an_unknown_format_are_named(tmp_path):
     (tmp_path / "d.csv").write_text("a,b")
     with pytest.raises(RecipeError, match="unknown format"):
         rated_from(tmp_path / "d.csv")
+
+
+def test_a_sample_is_spread_over_the_sources_and_always_the_same(tmp_path):
+    sizes = {"large": 500, "middle": 90, "small": 6}
+    rows = [
+        {**rated_row(f"{source} {i}"), "source": source}
+        for source, n in sizes.items()
+        for i in range(n)
+    ]
+    file = write_lines(tmp_path / "rows.jsonl", rows)
+
+    def drawn(**options):
+        source = DataSource(path=str(file), **options)
+        return [row.response for row in read_rated([source], OBJECTIVES).rows]
+
+    found = drawn(sample=100)
+    assert found == drawn(sample=100)
+    counts = Counter(response.split()[0] for response in found)
+    assert counts == {"large": 47, "middle": 47, "small": 6}
+    numbers = [int(response.split()[1]) for response in found if response.startswith("large")]
+    assert numbers == sorted(numbers)
+    assert max(numbers) > 400
+    assert len(set(found)) == 100
+    assert drawn(sample=10_000) == drawn()
+    assert len(drawn(limit=50, sample=20)) == 20
+
+
+def test_a_sample_holds_bad_rows_too(tmp_path):
+    file = write_lines(tmp_path / "rows.jsonl", ["{", rated_row()])
+    loaded = read_rated([DataSource(path=str(file), sample=2)], OBJECTIVES, invalid="skip")
+    assert (len(loaded.rows), len(loaded.invalid)) == (1, 1)

@@ -75,6 +75,9 @@ class DataSource(Options):
     dataset name."""
     limit: int | None = Field(default=None, ge=1, le=MOST_ROWS)
     """Largest number of rows to read, the first ones."""
+    sample: int | None = Field(default=None, ge=1, le=MOST_ROWS)
+    """Largest number of rows to draw from those: spread evenly over the values of the field
+    ``source``, and the same ones each time. The source is read twice."""
     weight: float = Field(default=1.0, gt=0.0, le=LARGEST_WEIGHT)
     """Weight of a training row. Below 1 it is the share of rows kept, drawn by a hash of
     the row; above 1 rows are repeated.  Held-out rows are not affected."""
@@ -165,14 +168,18 @@ class DataSource(Options):
     def rows(
         self, kind: Kind, base: Path | None = None, notes: Counter[str] | None = None
     ) -> Iterator[RawRow]:
-        """Yield the raw rows in order, at most ``limit`` of them.
+        """Yield the raw rows in order, at most ``limit`` or ``sample`` of them.
 
         Args:
             kind: Kind of rows, for a dataset that has both.
             base: Folder that relative paths start from; default the working directory.
             notes: Collects counts of values that were repaired by the catalogue's rules.
         """
-        return itertools.islice(self._rows(kind, base, notes), self.limit)
+        rows = itertools.islice(self._rows(kind, base, notes), self.limit)
+        if self.sample is None:
+            return rows
+        drawn = _draw(itertools.islice(self._rows(kind, base, None), self.limit), self.sample)
+        return itertools.compress(rows, drawn)
 
     def _rows(self, kind: Kind, base: Path | None, notes: Counter[str] | None) -> Iterator[RawRow]:
         if self.catalog is not None:
@@ -197,6 +204,32 @@ class DataSource(Options):
 
     def _root(self, base: Path | None) -> Path | None:
         return None if self.root is None else _resolved(self.root, base)
+
+
+def _draw(rows: Iterable[RawRow], most: int) -> list[bool]:
+    """Return for each row whether it is drawn: equally many of each value of ``source``.
+
+    Values with fewer rows leave their share to the others.
+    """
+    import numpy as np
+
+    numbers: dict[str, int] = {}
+    sources = np.array(
+        [numbers.setdefault(_source_field(row), len(numbers)) for row in rows], np.int64
+    )
+    drawn = np.zeros(len(sources), np.bool_)
+    generator = np.random.default_rng(0)
+    counts = np.bincount(sources, minlength=len(numbers))
+    left = most
+    for place, number in enumerate(np.argsort(counts, kind="stable")):
+        share = min(int(counts[number]), left // (len(counts) - place))
+        drawn[generator.choice(np.flatnonzero(sources == number), share, replace=False)] = True
+        left -= share
+    return drawn.tolist()
+
+
+def _source_field(row: RawRow) -> str:
+    return "" if isinstance(row.fields, InputError) else str(row.fields.get("source", ""))
 
 
 def check_space(sources: Iterable[DataSource], folder: Path, base: Path | None = None) -> None:
