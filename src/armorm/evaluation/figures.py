@@ -27,14 +27,15 @@ STYLE = {
 
 
 def accuracy_figure(accuracies: Mapping[str, MethodAccuracy], methods: Mapping[str, str]) -> Figure:
-    """Draw the accuracy of every method with its interval, on all pairs and by length."""
+    """Draw the accuracy of every method with its interval, on all pairs and by the winner."""
     figure, axes = _figure(7.0, 1.2 + 0.5 * len(methods))
     parts = (
         ("all", "all pairs", GOOD, "o"),
         ("shorter_won", "shorter response won", BAD, "v"),
         ("longer_won", "longer response won", QUIET, "^"),
+        ("balanced", "balanced: mean of both", "#444", "D"),
     )
-    for offset, (part, label, color, marker) in zip((-0.22, 0.0, 0.22), parts, strict=True):
+    for offset, (part, label, color, marker) in zip((-0.27, -0.09, 0.09, 0.27), parts, strict=True):
         drawn = [
             (place + offset, found)
             for place, method in enumerate(methods)
@@ -52,7 +53,7 @@ def accuracy_figure(accuracies: Mapping[str, MethodAccuracy], methods: Mapping[s
     axes.invert_yaxis()
     axes.set_xlim(-2, 102)
     axes.set_xlabel("accuracy on held-out pairs with its 95 % interval, % (dotted: chance)")
-    figure.legend(frameon=False, loc="outside upper center", ncols=3, fontsize=9)
+    figure.legend(frameon=False, loc="outside upper center", ncols=4, fontsize=9)
     return figure
 
 
