@@ -18,15 +18,16 @@ def test_length_is_found_where_it_is_planted():
 
 
 def test_other_detectors_find_strong_biases():
-    pairs = decorated_pairs(1, 150)
-    assert module._changed(pairs, 1, "praise", "flattery", 2.0)
-    assert module._probe(pairs, 1, 0.9)
-    assert not module._probe(pairs, 1, 0.0)
+    def corpus(seed):
+        return decorated_pairs(seed, 400)
+
+    assert module._changed(corpus, "praise", "flattery", 1, 2.0)
+    assert module._probe(corpus, 1, 0.9)
+    assert not module._probe(corpus, 1, 0.0)
     assert module._calibration(1, 1.5)
     assert not module._calibration(1, 0.0)
-    pairs = decorated_pairs(1, 400)
-    assert module._differs(pairs, 1, 8.0, "code")
-    assert not module._differs(pairs, 1, 8.0, None)
+    assert module._differs(corpus, "code", 1, 8.0)
+    assert not module._differs(corpus, None, 1, 8.0)
 
 
 def test_decorations_are_the_same_for_the_same_seed():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -89,8 +90,9 @@ def decorated_pairs(seed: int, pairs: int) -> list[PreferencePair]:
                 else text
                 for text in texts
             ]
-        prompt = tuple(row["prompt"])
-        found.append(PreferencePair(prompt, *texts, id=row["id"], subset=row["domain"]))
+        chosen, rejected = texts
+        pair = PreferencePair(tuple(row["prompt"]), chosen, rejected, row["id"])
+        found.append(replace(pair, subset=row["domain"]))
     return found
 
 
@@ -109,14 +111,14 @@ def _detectors(
             f"pay for {measure}",
             deviations,
             some,
-            lambda seed, b, measure=measure: _surface(corpus(seed), seed, measure, b),
+            partial(_surface, corpus, measure),
         )
     yield (
         "preference beyond the labels",
         "pay for length",
         deviations,
         some,
-        lambda seed, b: _excess(corpus(seed), seed, b),
+        partial(_excess, corpus),
     )
     for change, measure in (("filler", "length"), ("praise", "flattery"), ("markdown", "headings")):
         yield (
@@ -124,35 +126,35 @@ def _detectors(
             f"pay for {measure}",
             deviations,
             some,
-            lambda seed, b, c=change, m=measure: _changed(corpus(seed), seed, c, m, b),
+            partial(_changed, corpus, change, measure),
         )
     yield (
         "probe of the rewards",
         "length in a reward",
         "correlation",
         (0.0, 0.2, 0.4, 0.8),
-        lambda seed, r: _probe(corpus(seed), seed, r),
+        partial(_probe, corpus),
     )
     yield (
         "calibration error above 0.05",
         "overconfidence",
         "log of the factor on the margins",
         (0.0, 0.5, 1.0),
-        lambda seed, f: _calibration(seed, f),
+        _calibration,
     )
     yield (
         "diff, domain code",
         "the gate pays for length there",
         "times the weight of quality",
         (0.0, 1.0, 2.0, 4.0),
-        lambda seed, b: _differs(corpus(seed), seed, b, "code"),
+        partial(_differs, corpus, "code"),
     )
     yield (
         "diff, any other domain",
         "the same, in code alone",
         "times the weight of quality",
         (0.0, 4.0),
-        lambda seed, b: _differs(corpus(seed), seed, b, None),
+        partial(_differs, corpus, None),
     )
 
 
@@ -173,7 +175,8 @@ def _scores(
     return Probed.of(pairs, probes, scorer.score(probes), scorer.objectives)
 
 
-def _surface(pairs: Sequence[PreferencePair], seed: int, measure: str, strength: float) -> bool:
+def _surface(corpus: Corpus, measure: str, seed: int, strength: float) -> bool:
+    pairs = corpus(seed)
     scores = _scores(pairs, seed, measure, strength).scores
     everywhere = ["all"] * len(pairs)
     found = correlate(scores, [pair.id for pair in pairs], everywhere, seed=seed)
@@ -181,7 +184,8 @@ def _surface(pairs: Sequence[PreferencePair], seed: int, measure: str, strength:
     return bool(scope.score[measure].found)
 
 
-def _excess(pairs: Sequence[PreferencePair], seed: int, strength: float) -> bool:
+def _excess(corpus: Corpus, seed: int, strength: float) -> bool:
+    pairs = corpus(seed)
     scores = _scores(pairs, seed, "length", strength).scores
     # Labels that length does not decide, so that all of a preference is the reward's own.
     draw = np.random.default_rng(seed)
@@ -199,15 +203,14 @@ def _excess(pairs: Sequence[PreferencePair], seed: int, strength: float) -> bool
     return low is not None and low > 0
 
 
-def _changed(
-    pairs: Sequence[PreferencePair], seed: int, change: str, measure: str, strength: float
-) -> bool:
-    probed = _scores(pairs[:60], seed, measure, strength, change)
+def _changed(corpus: Corpus, change: str, measure: str, seed: int, strength: float) -> bool:
+    probed = _scores(corpus(seed)[:60], seed, measure, strength, change)
     found = change_effects(probed, np.arange(len(probed.pairs)))
     return bool(found.changes[change].shift.found)
 
 
-def _probe(pairs: Sequence[PreferencePair], seed: int, correlation: float) -> bool:
+def _probe(corpus: Corpus, seed: int, correlation: float) -> bool:
+    pairs = corpus(seed)
     scores = _scores(pairs, seed, "length", 0.0).scores
     length = np.log1p([len(text) for text in scores.texts])
     length = (length - length.mean()) / length.std()
@@ -239,9 +242,8 @@ def _calibration(seed: int, log_factor: float) -> bool:
     return low is not None and low > 0.05
 
 
-def _differs(
-    pairs: Sequence[PreferencePair], seed: int, strength: float, group: str | None
-) -> bool:
+def _differs(corpus: Corpus, group: str | None, seed: int, strength: float) -> bool:
+    pairs = corpus(seed)
     quality = noise(f"quality {seed}")
     labelled = [
         replace(pair, chosen=chosen, rejected=rejected)
