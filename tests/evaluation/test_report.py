@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from armorm import RewardModel
+from armorm.evaluation.leave_out import LeaveOutReport, LeftOutSource
 from armorm.evaluation.report import explained_pair, write_run_report
 from tests.run_figures import preference_metrics, run_metrics
 from tests.tiny_models import make_heads
@@ -58,6 +59,21 @@ def test_the_page_says_what_was_measured(tmp_path):
         assert figure in page
     row = r"held out</td><td>3</td><td>tokens</td><td>spearman</td><td>0\.500</td><td>0\.375"
     assert re.search(row, page)
+
+
+def test_the_page_shows_sources_and_the_prompts_that_the_gate_moves(tmp_path):
+    metrics = run_metrics()
+    page = page_of(tmp_path, metrics)
+    assert "&lt;i&gt;mine&lt;/i&gt;" in page
+    assert "&lt;em&gt;Why?&lt;/em&gt;" in page
+    assert "tone (90.0%, 40.0%)" in page
+    assert "Does it travel?" not in page
+    found = LeftOutSource(20, 5, metrics.preferences.methods, "tone", 0.7)
+    report = LeaveOutReport({"<u>theirs</u>": found, "small": replace(found, pairs=19)})
+    page = page_of(tmp_path, replace(metrics, left_out=report))
+    assert list(report.counted) == ["<u>theirs</u>"]
+    assert "&lt;u&gt;theirs&lt;/u&gt;</td><td>20</td><td>70.0%" in page
+    assert "over the 1 source" in page
 
 
 def test_a_confounder_that_is_badly_predicted_is_a_warning(tmp_path):

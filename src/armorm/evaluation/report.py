@@ -17,6 +17,7 @@ from armorm.data import DataSource, read_preferences
 from armorm.errors import InputError
 from armorm.evaluation import figures
 from armorm.evaluation.layer_comparison import LayerComparison
+from armorm.evaluation.leave_out import FEWEST_PAIRS
 from armorm.evaluation.run_metrics import METHODS, RunMetrics
 from armorm.files import write_atomically
 from armorm.heads.metrics import LEVELS
@@ -93,6 +94,7 @@ def write_run_report(
         preferences=metrics.preferences,
         methods=METHODS,
         levels=LEVELS,
+        fewest_pairs=FEWEST_PAIRS,
         pictures=pictures,
         example=example,
     )
