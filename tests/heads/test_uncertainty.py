@@ -10,7 +10,13 @@ from sklearn.metrics import roc_auc_score
 
 from armorm import ArmormError, RidgeStatistics, fit_reward_head
 from armorm.errors import StoreError
-from armorm.heads import HeadOptions, HeadUncertainty, fit_uncertainty, most_influential_rows
+from armorm.heads import (
+    HeadOptions,
+    HeadUncertainty,
+    fit_uncertainty,
+    most_influential_rows,
+    most_surprising_rows,
+)
 from armorm.heads.metrics import coverage
 
 NOISE = 0.4
@@ -182,6 +188,24 @@ def test_influence_of_a_repeated_row_is_that_of_all_its_copies():
         effect = whole.predict([asked])[0] - without.predict([asked])[0]
         assert influence.effect == pytest.approx(effect, rel=1e-7)
         assert influence.copies == copies[influence.row]
+
+
+def test_the_most_surprising_rows_are_those_of_wrong_labels():
+    x, y, _ = _data(rows=200)
+    wrong = [3, 77, 150]
+    y[wrong, 0] += [6.0, -5.0, 4.0]
+    copies = np.ones(200, int)
+    copies[77] = 2
+    every = np.repeat(np.arange(200), copies)
+    head, uncertainty = _fit(x[every], y[every])
+    factor = uncertainty.factors[uncertainty.group[0]]
+    blocks = [(x[i], y[i, 0], copies[i]) for i in (slice(0, 90), slice(90, 200))]
+    found = most_surprising_rows(blocks, factor, head.weight[0], top=3)
+    assert sorted(one.row for one in found) == wrong
+    for one in found:
+        rest = every[every != one.row]
+        without = Ridge(alpha=2.0, fit_intercept=False).fit(x[rest], y[rest, 0])
+        assert one.predicted - one.effect == pytest.approx(without.predict(x[[one.row]])[0])
 
 
 def test_too_few_rows_to_tell_the_noise_is_said():

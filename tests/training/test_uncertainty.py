@@ -17,7 +17,7 @@ from armorm import FeatureStore, Recipe, RewardModel, train
 from armorm.cli import app
 from armorm.errors import ArmormError
 from armorm.quickstart import generate_corpus
-from armorm.training import fit_gate_stage, fit_head_stage, head_influence
+from armorm.training import fit_gate_stage, fit_head_stage, head_influence, label_suspects
 from armorm.training.head_stage import load_head
 from tests.tiny import TEMPLATES, save_tiny_backbone
 
@@ -84,6 +84,26 @@ def test_influence_is_what_leaving_the_row_out_of_the_run_changes(run):
         assert row.source == "helpdesk"
         assert row.response == known[row.id]["messages"][-1]["content"]
         assert list(row.prompt) == known[row.id]["messages"][:-1]
+
+
+def test_suspects_are_the_rows_that_all_others_contradict_most(run):
+    found = label_suspects(run, top=3)
+    assert set(found) == {row for rows in ROWS for row in rows["ratings"]}
+    store = FeatureStore.open(run / "features" / "rated")
+    x = np.concatenate([shard.double().numpy() for shard in store.response_features()])
+    ratings, held_out = store.ratings()
+    column = store.objectives.column(OBJECTIVE)
+    rows = np.flatnonzero(~held_out & ~np.isnan(ratings[:, column]))
+    y, lines = 4 * ratings[:, column], store.responses().to_pylist()
+    left = {}
+    for row in rows:
+        rest = rows[rows != row]
+        fit = Ridge(alpha=10.0, fit_intercept=False).fit(x[rest], y[rest])
+        left[lines[row]["id"]] = y[row] - fit.predict(x[[row]])[0]
+    assert [one.id for one in found[OBJECTIVE]] == sorted(left, key=lambda i: -abs(left[i]))[:3]
+    for one in found[OBJECTIVE]:
+        assert one.rating - (one.predicted - one.effect) == pytest.approx(left[one.id], rel=1e-3)
+        assert one.response is not None
 
 
 def test_influence_without_an_objective_asks_about_the_one_that_counts(run):

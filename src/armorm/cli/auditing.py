@@ -23,7 +23,7 @@ from armorm.cli.options import (
     show_progress,
 )
 from armorm.cli.terminal import print_json, print_line
-from armorm.errors import RecipeError
+from armorm.errors import ArmormError, RecipeError
 from armorm.evaluation.audit.options import AuditOptions
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from armorm.evaluation.audit import RuleResult, Sentence
     from armorm.evaluation.scorers import Scorer
     from armorm.evaluation.scorers.options import ScorerOptions
+    from armorm.training.influence import InfluentialRow
 
 RULE_FAILED = 4
 """Exit code of a command whose rule is broken."""
@@ -134,13 +135,27 @@ def audit(
     output.mkdir(parents=True, exist_ok=True)
     report = run_audit(scorer, pairs, output, options, show_progress=show_progress(quiet))
     results = apply_rules(rules, report.figures, strict=strict)
-    write_audit(output, report, results)
+    write_audit(output, report, results, _suspects(model))
     if as_json:
         print_json(report.as_dict() | {"rules": [one.as_dict() for one in results]})
     else:
         print_sentences(in_words(report))
         print_line(f"  Report: {output / 'report.html'}")
     end_by_rules(results, quiet_results=as_json)
+
+
+def _suspects(model: str) -> dict[str, tuple[InfluentialRow, ...]]:
+    """Return training rows with a doubtful rating, if the model lies in its run folder."""
+    run = Path(model).parent
+    if not (run / "head" / "statistics").is_dir() or not (run / "features" / "rated").is_dir():
+        return {}
+    from armorm.training import label_suspects
+
+    try:
+        return label_suspects(run, top=3)
+    except ArmormError as error:
+        print_line(f"No doubtful ratings of training rows: {error}", error=True)
+        return {}
 
 
 def diff(

@@ -5,7 +5,7 @@ from armorm.heads.debiasing import VerbosityDebiasing, fit_debiasing
 from armorm.heads.fixed_weights import FixedWeights, fit_fixed_weights
 from armorm.heads.gate_training import CurvePoint, GateTraining, fit_gate
 from armorm.heads.gating import Gate, GatingNetwork, RewardPairs, released_gate
-from armorm.heads.influence import Influence, most_influential_rows
+from armorm.heads.influence import Influence, most_influential_rows, most_surprising_rows
 from armorm.heads.options import PAPER_ALPHAS, DebiasingOptions, GateOptions, HeadOptions
 from armorm.heads.regression import RewardHead, fit_reward_head, held_out_errors
 from armorm.heads.shrinkage import Shrinkage, blended_gate
@@ -39,5 +39,6 @@ __all__ = [
     "fit_uncertainty",
     "held_out_errors",
     "most_influential_rows",
+    "most_surprising_rows",
     "released_gate",
 ]

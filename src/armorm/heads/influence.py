@@ -12,14 +12,20 @@ when all copies of row j are removed and the weights are fitted again with the s
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import scipy.linalg
 from jaxtyping import Float, Int
 
 from armorm.heads.uncertainty import leverage
+
+Blocks = Iterable[
+    tuple[Float[np.ndarray, "_ features"], Float[np.ndarray, " _"], Int[np.ndarray, " _"]]
+]
+Effects = Callable[..., tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]
 
 
 class Influence(NamedTuple):
@@ -42,9 +48,7 @@ class Influence(NamedTuple):
 
 def most_influential_rows(
     feature: Float[np.ndarray, " features"],
-    blocks: Iterable[
-        tuple[Float[np.ndarray, "_ features"], Float[np.ndarray, " _"], Int[np.ndarray, " _"]]
-    ],
+    blocks: Blocks,
     factor: Float[np.ndarray, "features features"],
     weight: Float[np.ndarray, " features"],
     top: int = 10,
@@ -62,22 +66,66 @@ def most_influential_rows(
     direction = scipy.linalg.cho_solve(
         (factor, True), np.asarray(feature, np.float64), check_finite=False
     )
+
+    def effects(
+        x: Float[np.ndarray, "_ features"],
+        residuals: Float[np.ndarray, " _"],
+        count: Int[np.ndarray, " _"],
+    ) -> tuple[Float[np.ndarray, " _"], Float[np.ndarray, " _"]]:
+        found = count * (x @ direction) * residuals / (1.0 - count * leverage(factor, x))
+        return found, np.abs(found)
+
+    return _strongest(blocks, weight, effects, top)
+
+
+def most_surprising_rows(
+    blocks: Blocks,
+    factor: Float[np.ndarray, "features features"],
+    weight: Float[np.ndarray, " features"],
+    top: int = 10,
+) -> list[Influence]:
+    """Return the rows whose rating is furthest from what all other rows predict for them.
+
+    These are suspects of a wrong label.  A row pulls its own prediction towards its rating; the
+    distance without it is e_j / (1 - c_j h_j), and ``effect`` is that pull.
+
+    Args:
+        blocks: See :func:`most_influential_rows`.
+        factor: See :func:`most_influential_rows`.
+        weight: The objective's regression weights.
+        top: Number of rows.
+    """
+
+    def effects(
+        x: Float[np.ndarray, "_ features"],
+        residuals: Float[np.ndarray, " _"],
+        count: Int[np.ndarray, " _"],
+    ) -> tuple[Float[np.ndarray, " _"], Float[np.ndarray, " _"]]:
+        left = residuals / (1.0 - count * leverage(factor, x))
+        return left - residuals, np.abs(left)
+
+    return _strongest(blocks, weight, effects, top)
+
+
+def _strongest(
+    blocks: Blocks, weight: Float[np.ndarray, " features"], effects: Effects, top: int
+) -> list[Influence]:
+    """Return the rows of the highest rank; ``effects`` gives effect and rank of each."""
     best: list[tuple[float, Influence]] = []
     start = 0
     for features, rewards, copies in blocks:
         rated = np.flatnonzero(~np.isnan(rewards))
         x = np.asarray(features[rated], np.float64)
         residuals = rewards[rated] - x @ weight
-        count = copies[rated]
-        effects = count * (x @ direction) * residuals / (1.0 - count * leverage(factor, x))
-        for place in np.argsort(-np.abs(effects))[:top]:
+        found_effects, ranks = effects(x, residuals, copies[rated])
+        for place in np.argsort(-ranks)[:top]:
             row = int(rated[place])
             rating = float(rewards[row])
             predicted = rating - float(residuals[place])
             found = Influence(
-                start + row, float(effects[place]), rating, predicted, int(copies[row])
+                start + row, float(found_effects[place]), rating, predicted, int(copies[row])
             )
-            heapq.heappush(best, (abs(found.effect), found))
+            heapq.heappush(best, (float(ranks[place]), found))
             if len(best) > top:
                 heapq.heappop(best)
         start += len(features)

@@ -4,7 +4,7 @@ from armorm.training.features_stage import features_stage
 from armorm.training.gate_stage import TrainingResult, fit_gate_stage
 from armorm.training.head_stage import fit_head_stage
 from armorm.training.head_updates import head_errors, merge_heads, update_head
-from armorm.training.influence import head_influence
+from armorm.training.influence import head_influence, label_suspects
 from armorm.training.layers_stage import compare_layers
 from armorm.training.pipeline import train
 from armorm.training.prepared_recipe import prepare_data
@@ -24,6 +24,7 @@ __all__ = [
     "fit_head_stage",
     "head_errors",
     "head_influence",
+    "label_suspects",
     "merge_heads",
     "prepare_data",
     "pretrain_stage",

@@ -24,7 +24,12 @@ from armorm.conversations.messages import Message, Tally
 from armorm.data.reading import rated_rows
 from armorm.errors import ArmormError
 from armorm.features import FeatureStore
-from armorm.heads import Influence, RewardHead, most_influential_rows
+from armorm.heads import (
+    Influence,
+    RewardHead,
+    most_influential_rows,
+    most_surprising_rows,
+)
 from armorm.heads.uncertainty import ridge_factor
 from armorm.model.loading import load_checkpoint
 from armorm.objectives import Objective
@@ -138,6 +143,52 @@ def head_influence(
         rows_searched=rows.searched,
         rows_elsewhere=rows.elsewhere,
     )
+
+
+def label_suspects(
+    run: str | Path, *, top: int = 5, with_text: bool = True
+) -> dict[str, tuple[InfluentialRow, ...]]:
+    """Find the training rows of each objective whose rating the other rows contradict most.
+
+    Args:
+        run: Run folder of ``armorm train``, with its features.
+        top: Rows of each objective.
+        with_text: Look the rows' texts up in the recipe's data.
+
+    Returns:
+        By objective, the largest distance first. ``effect`` is the row's pull on its own
+        prediction, so ``predicted - effect`` is the prediction without it.
+
+    Raises:
+        ArmormError: The head was trained together with its backbone, or is singular.
+        StoreError: The run has no features or no head.
+    """
+    run = Path(run)
+    recipe = Recipe.load(run / "recipe.yaml")
+    if recipe.trains_head_with_backbone:
+        raise ArmormError("A head that was trained with its backbone has no leave-one-out form.")
+    head, _ = load_head(run / "head")
+    statistics = HeadStatistics.load(run / "head" / "statistics")
+    rows, total = _TrainingRows(run, statistics), statistics.total()
+    found: dict[str, list[Influence]] = {}
+    objectives = statistics.objectives
+    for column, objective in enumerate(objectives):
+        factor = ridge_factor(total, column, head.alphas[column], objective.name)
+        blocks = rows.blocks(column)
+        found[objective.name] = most_surprising_rows(blocks, factor, head.weight[column], top)
+    lines = {
+        name: rows.lines([influence.row for influence in suspects])
+        for name, suspects in found.items()
+    }
+    keys = {line["row_key"] for several in lines.values() for line in several}
+    texts = _texts(recipe, keys) if with_text else {}
+    return {
+        objective.name: tuple(
+            _described(influence, line, texts.get(line["row_key"]), objective)
+            for influence, line in zip(found[objective.name], lines[objective.name], strict=True)
+        )
+        for objective in objectives
+    }
 
 
 def _features(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from armorm.evaluation.audit.differences import DiffReport
 from armorm.evaluation.audit.page import write_page
@@ -17,8 +18,20 @@ REPORT_FILE = "audit.json"
 PAGE_FILE = "report.html"
 
 
-def write_audit(folder: Path, report: AuditReport, rules: Sequence[RuleResult] = ()) -> None:
+def write_audit(
+    folder: Path,
+    report: AuditReport,
+    rules: Sequence[RuleResult] = (),
+    suspects: Mapping[str, Sequence[Any]] | None = None,
+) -> None:
     """Write ``audit.json`` and ``report.html``.
+
+    Args:
+        folder: An existing folder.
+        report: The audit.
+        rules: Verdicts of rules.
+        suspects: Training rows with a doubtful rating, by objective
+            (:func:`armorm.training.label_suspects`).
 
     Raises:
         OutputError: A file cannot be written.
@@ -28,6 +41,9 @@ def write_audit(folder: Path, report: AuditReport, rules: Sequence[RuleResult] =
         **report.as_dict(),
         "summary": [asdict(one) for one in sentences],
         "rules": [one.as_dict() for one in rules],
+        "suspects": {
+            name: [asdict(row) for row in rows] for name, rows in (suspects or {}).items()
+        },
     }
     write_json(folder / REPORT_FILE, result)
     groups = {} if report.objectives is None else report.objectives.groups
@@ -38,6 +54,7 @@ def write_audit(folder: Path, report: AuditReport, rules: Sequence[RuleResult] =
         report=report,
         sentences=sentences,
         rules=rules,
+        suspects=suspects or {},
         largest=max((abs(value) for value in coefficients if value is not None), default=0.0)
         or 1.0,
     )
