@@ -132,7 +132,7 @@ IN_SHORT = ("gate", "fixed_weights", "bradley_terry_head")
 
 def _source_table(preferences: PreferenceMetrics) -> Table:
     table = Table(title="Held-out pairs by source", caption="All methods: report.html.")
-    table.add_column("source")
+    table.add_column("source", overflow="fold")
     for column in ("pairs", *(METHODS[method] for method in IN_SHORT)):
         table.add_column(column, justify="right")
     for name, of_gate in preferences.methods["gate"].sources.items():
@@ -146,7 +146,7 @@ def _leave_out_table(report: LeaveOutReport) -> Table:
         title="Sources that stage 2 has not seen",
         caption=f"Mean over {len(report.counted)} sources. All methods: report.html.",
     )
-    table.add_column("source left out")
+    table.add_column("source left out", overflow="fold")
     for column in ("pairs", *(METHODS[method] for method in IN_SHORT)):
         table.add_column(column, justify="right")
     for name, one in report.sources.items():
