@@ -1,21 +1,25 @@
-"""Hidden states of a random-weight Llama in three ways, in one run: one sequence at a time as the
-published scripts do, padded length-sorted batches, and shared-prompt packs.
+"""Hidden states of a decoder in three ways, in one run: one sequence at a time as the published
+scripts do, padded length-sorted batches, and shared-prompt packs.
 
-    python benchmarks/extraction.py                          # hidden 512, 8 layers
+    python benchmarks/extraction.py                          # random, hidden 512, 8 layers
     python benchmarks/extraction.py --hidden 1024 --layers 4 # the share of the GEMM rate
+    python benchmarks/extraction.py --model SmolLM2-135M-Instruct --work rated pairs best-of-16
     python benchmarks/extraction.py --device cuda --hidden 4096 --layers 32 --dtype bfloat16
 
-Lengths are log-normal with a mean of about 300 tokens.  Three kinds of work: pairs (a prompt with
-two responses), best-of-16 (16 responses) and long (16 responses to a prompt of several turns, four
-times as long as their mean).  Ratios are against one sequence at a time, in the first dtype (the
-published float32) and in the same one.  Achieved FLOP/s count the linear layers and the attention
-of the tokens that are really computed; the GEMM rate is that of a large matrix product, measured
-before and after.
+Lengths are log-normal with a mean of about 300 tokens.  Four kinds of work: rated (a prompt with
+one response), pairs (two responses), best-of-16 (16 responses) and long (16 responses to a prompt
+of several turns, four times as long as their mean).  With --model, --text FILE takes prompts and
+responses from JSON lines that have ``messages``, whose last turn is the response.
+
+Ratios are against one sequence at a time, in the first dtype (the published float32) and in the
+same one.  Achieved FLOP/s count the linear layers and the attention of the tokens that are really
+computed; the GEMM rate is that of a large matrix product, measured before and after.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -28,15 +32,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaModel
+from transformers import AutoModel, LlamaConfig, LlamaModel, PreTrainedModel
 
 from armorm.conversations import EncodedPrompt
+from armorm.features.backbone import Backbone
 from armorm.features.merging import merge_prompts
 from armorm.features.packing import grow_trees
 from armorm.features.running import ModelRunner
 
 VOCABULARY = 1024
 GENERATION_HEADER = [1, 2, 3, 4]  # the assistant header, alike in all responses
+RESPONSES = {"rated": 1, "pairs": 2, "best-of-16": 16, "long": 16}
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ class Work:
 
 def make_work(name: str, prompts: int, seed: int) -> Work:
     generator = np.random.default_rng(seed)
-    responses = 2 if name == "pairs" else 16
+    responses = RESPONSES[name]
 
     def length(mean: float) -> int:
         return int(np.clip(generator.lognormal(np.log(mean) - 0.18, 0.6), 8, 2048))
@@ -70,7 +76,26 @@ def make_work(name: str, prompts: int, seed: int) -> Work:
     return Work(name, encoded)
 
 
-def make_model(args: argparse.Namespace, dtype: torch.dtype) -> LlamaModel:
+def read_work(name: str, prompts: int, args: argparse.Namespace) -> Work:
+    """Prompts of a file, each with its own response and those of the rows after it."""
+    encoder = Backbone.from_pretrained(args.model, device="cpu", dtype="bfloat16").encoder
+    opened = gzip.open if args.text.endswith(".gz") else open
+    with opened(args.text, "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line)["messages"] for line in lines]
+    order = np.random.default_rng(1).permutation(len(rows))
+    encoded: list[EncodedPrompt] = []
+    while len(encoded) < prompts:
+        start = len(encoded) * RESPONSES[name]
+        several = [rows[i] for i in order[start : start + RESPONSES[name]]]
+        texts = [messages[-1]["content"] for messages in several]
+        encoded.append(encoder.encode(several[0][:-1], texts))
+    return Work(name, encoded)
+
+
+def make_model(args: argparse.Namespace, dtype: torch.dtype) -> PreTrainedModel:
+    if args.model:
+        read = AutoModel.from_pretrained(args.model, dtype=dtype).to(args.device)
+        return read.eval().requires_grad_(False)
     torch.manual_seed(0)
     config = LlamaConfig(
         hidden_size=args.hidden,
@@ -89,7 +114,7 @@ def make_model(args: argparse.Namespace, dtype: torch.dtype) -> LlamaModel:
 
 
 @torch.inference_mode()
-def one_at_a_time(model: LlamaModel, work: Work) -> Tensor:
+def one_at_a_time(model: PreTrainedModel, work: Work) -> Tensor:
     """The published way: each conversation alone, its prompt again each time."""
     states = []
     for ids in work.sequences:
@@ -98,7 +123,7 @@ def one_at_a_time(model: LlamaModel, work: Work) -> Tensor:
     return torch.stack(states).cpu()
 
 
-def padded(model: LlamaModel, work: Work, tokens: int) -> Tensor:
+def padded(model: PreTrainedModel, work: Work, tokens: int) -> Tensor:
     return ModelRunner(model, tokens, share_prompts=False).run(work.prompts).responses
 
 
@@ -140,6 +165,7 @@ def seconds_of(call: Callable[[], object], device: str) -> float:
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     models = {name: make_model(args, getattr(torch, name)) for name in dict.fromkeys(args.dtype)}
+    config = next(iter(models.values())).config
     size = 8192 if args.device == "cuda" else 3072
 
     def rates() -> dict[str, float]:
@@ -148,13 +174,14 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     before = rates()
     results = []
     for kind in args.work:
-        work = make_work(kind, args.prompts[kind], seed=1)
+        count = args.prompts[kind]
+        work = read_work(kind, count, args) if args.text else make_work(kind, count, seed=1)
         results += run_ways(work, ways_of(work, models, args), models, before, args)
     after = rates()
     return {
         "threads": torch.get_num_threads(),
-        "hidden": args.hidden,
-        "layers": args.layers,
+        "hidden": config.hidden_size,
+        "layers": config.num_hidden_layers,
         "tokens": args.tokens,
         "gemm_gflops": {name: rate / 1e9 for name, rate in before.items()},
         "gemm_gflops_after": {name: rate / 1e9 for name, rate in after.items()},
@@ -163,7 +190,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def ways_of(
-    work: Work, models: dict[str, LlamaModel], args: argparse.Namespace
+    work: Work, models: dict[str, PreTrainedModel], args: argparse.Namespace
 ) -> dict[str, Callable[[], Tensor]]:
     ways: dict[str, Callable[[], Tensor]] = {}
     for name, model in models.items():
@@ -184,7 +211,7 @@ def ways_of(
 def run_ways(
     work: Work,
     ways: dict[str, Callable[[], Tensor]],
-    models: dict[str, LlamaModel],
+    models: dict[str, PreTrainedModel],
     rates: dict[str, float],
     args: argparse.Namespace,
 ) -> list[dict[str, Any]]:
@@ -236,6 +263,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--model", help="folder of a pretrained model instead of a random one")
+    parser.add_argument("--text", help="JSON lines with messages, for --model; gzip is read too")
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--intermediate", type=int)
     parser.add_argument("--layers", type=int, default=8)
@@ -246,11 +275,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=1024, help="most tokens at once")
     parser.add_argument("--compile", action="store_true", help="also with torch.compile")
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--work", nargs="+", default=["pairs", "best-of-16", "long"])
+    parser.add_argument(
+        "--work", nargs="+", default=["pairs", "best-of-16", "long"], choices=list(RESPONSES)
+    )
     parser.add_argument("--scale", type=float, default=1.0, help="factor on the number of prompts")
     parser.add_argument("--json", help="also write the figures here")
     args = parser.parse_args(arguments)
-    counts = {"pairs": 40, "best-of-16": 6, "long": 3}
+    counts = {"rated": 80, "pairs": 40, "best-of-16": 6, "long": 3}
     args.prompts = {kind: max(1, round(n * args.scale)) for kind, n in counts.items()}
     return args
 
