@@ -212,6 +212,26 @@ def test_attention_is_the_models_own_again_afterwards():
     assert "armorm" not in model.config.to_json_string()
 
 
+@pytest.mark.parametrize("share_prompts", [True, False])
+def test_the_last_mlp_computes_only_the_tokens_that_are_read(share_prompts):
+    model = make_model("llama", {})
+    runner = ModelRunner(model, 64, share_prompts=share_prompts)
+    assert (runner.sharing_obstacle is None) == share_prompts
+    prompts = merge_prompts(make_prompts()).prompts
+    responses = sum(len(prompt.sequences) for prompt in prompts)
+    computed = [0, 0]
+    for number, layer in enumerate(model.layers):
+
+        def count(_: Any, inputs: Any, number: int = number) -> None:
+            computed[number] += inputs[0].shape[:-1].numel()
+
+        layer.mlp.up_proj.register_forward_pre_hook(count)
+    runner.run(prompts)
+    assert computed[0] > 3 * computed[1]
+    assert computed[1] == responses + (len(prompts) if share_prompts else responses)
+    assert "forward" not in vars(model.layers[-1].mlp)
+
+
 def test_a_bfloat16_body_gives_states_within_its_rounding():
     model = make_model("llama", {}).bfloat16()
     runner = ModelRunner(model, 64, share_prompts=True)

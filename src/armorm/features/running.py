@@ -16,8 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from armorm.conversations import EncodedPrompt
-from armorm.errors import ArmormError
+from armorm.errors import ArmormError, RecipeError
 from armorm.features import shared_attention
+from armorm.features.layers import find_layers
 from armorm.features.lengths import PositionScaling, attention_span, separate_lengths
 from armorm.features.merging import merge_prompts
 from armorm.features.packing import Leaf, Pack, PromptTree, grow_trees, plan_batches, plan_packs
@@ -249,7 +250,8 @@ class ModelRunner:
 
     def _run_pack(self, pack: Pack, kept: KeptTrunk, states: _States) -> None:
         placed = _place(pack, kept)
-        with _shared_attention(self.model):
+        rows = placed.boundaries(pack) + [end - 1 for end in placed.ends]
+        with _shared_attention(self.model), _last_mlp_at(self.model, rows):
             hidden = self._hidden_states(
                 input_ids=torch.tensor([placed.ids], device=self.device),
                 position_ids=torch.tensor([placed.positions], device=self.device),
@@ -279,7 +281,10 @@ class ModelRunner:
     def _run_batch(self, members: list[Leaf], states: _States) -> None:
         width = max(leaf.tokens for leaf in members)
         padded = [leaf.ids + [0] * (width - leaf.tokens) for leaf in members]
-        hidden = self._hidden_states(input_ids=torch.tensor(padded, device=self.device))
+        read = [(leaf.tree.boundary, leaf.tokens - 1) for leaf in members]
+        rows = [i * width + token for i, tokens in enumerate(read) for token in tokens]
+        with _last_mlp_at(self.model, rows):
+            hidden = self._hidden_states(input_ids=torch.tensor(padded, device=self.device))
         states.read_batch(members, hidden)
 
     def _hidden_states(self, **inputs: Any) -> Float[Tensor, "sequences tokens state"]:
@@ -332,9 +337,8 @@ class _States:
     def read_pack(
         self, pack: Pack, placed: _PlacedPack, hidden: Float[Tensor, "tokens hidden"]
     ) -> None:
-        for piece, span in zip(pack, placed.spans, strict=True):
-            if span.has_trunk:
-                self.prompts[piece.tree.prompt] = hidden[span.trunk[0] + piece.tree.boundary]
+        begun = [piece.tree.prompt for piece in pack if piece.begins]
+        self.prompts[begun] = hidden[placed.boundaries(pack)].to(self.prompts)
         self._put([leaf for piece in pack for leaf in piece.leaves], placed.ends, hidden)
 
     def read_batch(
@@ -376,6 +380,11 @@ class _PlacedPack:
     spans: list[TreeSpans]
     ends: list[int]
 
+    def boundaries(self, pack: Pack) -> list[int]:
+        """Return the position of the prompt boundary of each tree that begins in the pack."""
+        placed = zip(pack, self.spans, strict=True)
+        return [span.trunk[0] + piece.tree.boundary for piece, span in placed if piece.begins]
+
 
 def _place(pack: Pack, kept: KeptTrunk) -> _PlacedPack:
     placed = _PlacedPack([], [], [], [])
@@ -408,6 +417,54 @@ def _shared_attention(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         model.set_attn_implementation(own)
+
+
+@contextmanager
+def _last_mlp_at(model: PreTrainedModel, rows: Sequence[int]) -> Iterator[None]:
+    """Have the MLP of the last layer compute only some rows of its input while the block runs.
+
+    A state after the last layer depends on that layer's MLP at its own token alone.
+
+    Args:
+        model: The decoder. A compiled one is left alone: a changed function is compiled again.
+        rows: Positions of the tokens that are read, in the sequences one after the other.
+    """
+    mlp = getattr(_last_layer(model), "mlp", None)
+    if mlp is None or getattr(model, "_compiled_call_impl", None) is not None:
+        yield
+        return
+    own = mlp.forward
+
+    def at_rows(states: Tensor, *others: Any, **options: Any) -> Any:
+        if others or options:  # more rows of the same tokens, such as those to add to
+            return own(states, *others, **options)
+        read = torch.tensor(rows, device=states.device)
+        found = own(states.flatten(0, -2)[None, read])
+        if not isinstance(found, Tensor):  # a tuple with a router's choices
+            return own(states)
+        whole = torch.zeros_like(states)
+        whole.view(-1, whole.shape[-1])[read] = found[0]
+        return whole
+
+    changed = "forward" in vars(mlp)
+    mlp.forward = at_rows
+    try:
+        yield
+    finally:
+        if changed:
+            mlp.forward = own
+        else:
+            del mlp.forward
+
+
+def _last_layer(model: PreTrainedModel) -> torch.nn.Module | None:
+    """Return the last decoder layer, if the model has a list of as many as it says."""
+    try:
+        name, parent, _ = find_layers(model)
+    except (RecipeError, AttributeError):
+        return None
+    last: torch.nn.Module = getattr(parent, name)[-1]
+    return last
 
 
 def _tokens_of(leaves: Iterable[Leaf]) -> int:

@@ -192,18 +192,33 @@ def shared_attention(
 def _on_cpu(
     query: Tensor, key: Tensor, value: Tensor, layout: PackLayout, layer: int, scale: float
 ) -> Float[Tensor, "tokens heads width"]:
+    """Compute a kernel call for each trunk, group and branch.
+
+    One call for all trees of a pack, padded to the longest, takes one and a half to three times as
+    long: torch's kernel uses the cores well with a single tree, and pads nothing.
+    """
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
+    trunks = layout.trunk_keys(layer, key, value)
+    # Once for the pack: most keys are needed twice, by the trunk itself and by its branches.
+    key, value = _repeat_heads(key, query), _repeat_heads(value, query)
     for start, end in layout.trunks.spans:
         span = slice(start, end)
         out[span] = _attend(query[span], key[span], value[span], scale, causal=True)[0]
-    trunks = layout.trunk_keys(layer, key, value)
-    for tree, (trunk_key, trunk_value) in zip(layout.branching, trunks, strict=True):
-        group = slice(*tree.all_branches)
+    for tree, kept in zip(layout.branching, trunks, strict=True):
+        trunk, group = slice(*tree.trunk), slice(*tree.all_branches)
+        trunk_key, trunk_value = (
+            (key[trunk], value[trunk])
+            if tree.has_trunk
+            else (_repeat_heads(one, query) for one in kept)
+        )
         seen, weight = _attend(query[group], trunk_key, trunk_value, scale, causal=False)
+        own_weight = torch.empty_like(weight)
         for start, end in tree.branches:
             span, part = slice(start, end), slice(start - group.start, end - group.start)
-            own, own_weight = _attend(query[span], key[span], value[span], scale, causal=True)
-            out[span] = _merge(seen[part], weight[part], own, own_weight)
+            out[span], own_weight[part] = _attend(
+                query[span], key[span], value[span], scale, causal=True
+            )
+        out[group] = _merge(seen, weight, out[group], own_weight)
     return out
 
 
@@ -211,18 +226,16 @@ def _attend(
     query: Tensor, key: Tensor, value: Tensor, scale: float, *, causal: bool
 ) -> tuple[Float[Tensor, "tokens heads width"], Float[Tensor, "tokens heads"]]:
     """Return the attention of one segment, and the log-sum-exp of each row of products."""
-    shared = query.shape[1] // key.shape[1]
-    heads = [
-        tensor.transpose(0, 1)[None]
-        for tensor in (query, _repeat_heads(key, shared), _repeat_heads(value, shared))
-    ]
+    heads = [tensor.transpose(0, 1)[None] for tensor in (query, key, value)]
     out, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         *heads, 0.0, causal, scale=scale
     )
     return out[0].transpose(0, 1), log_sum[0].transpose(0, 1)
 
 
-def _repeat_heads(tensor: Tensor, times: int) -> Tensor:
+def _repeat_heads(tensor: Tensor, query: Tensor) -> Tensor:
+    """Repeat key heads, so that each query head has one."""
+    times = query.shape[1] // tensor.shape[1]
     return tensor if times == 1 else tensor.repeat_interleave(times, dim=1)
 
 
