@@ -111,7 +111,7 @@ def load_suite(
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """What is reported besides the figures of the scores.
+    """Parts of a report besides the figures of the scores.
 
     Attributes:
         objectives: Figures of each objective alone, of models that have objectives.
