@@ -91,7 +91,7 @@ def test_scores_are_those_of_the_model_and_parts_those_of_its_objectives(model, 
         assert found["parts"][name]["figures"]["accuracy"]["value"] == pytest.approx(sum(alone) / 3)
     mean = torch.stack([one.coefficients[0] for one in rewards]).mean(dim=0)
     fixed = [bool(mean @ (one.rewards[0] - one.rewards[1]) > 0) for one in rewards]
-    value = found["parts"]["fixed weights"]["figures"]["accuracy"]["value"]
+    value = found["parts"]["mean coefficients"]["figures"]["accuracy"]["value"]
     assert value == pytest.approx(sum(fixed) / 3)
 
 
@@ -220,6 +220,7 @@ def test_scores_made_elsewhere_need_no_torch_and_are_checked_row_by_row(tmp_path
         line = json.dumps(given[0]).replace("1.0", value, 1)
         assert "bad.jsonl, row 1" in refused([line, *given[1:]])
     assert "name the benchmark" in error_of("benchmark", "--scores", file, code=2)
+    assert "There is no file" in error_of("benchmark", "--scores", "no.jsonl", "rmb", code=2)
     said = error_of("benchmark", "--scores", file, "reward-bench2", code=2)
     assert "Did you mean 'reward-bench-2'" in said
 

@@ -47,8 +47,8 @@ def benchmark(
         typer.Argument(
             help="Benchmarks: reward-bench, reward-bench-2, rm-bench, judgebench, rmb, "
             "ppe-preference, if-reward-bench, preference-test-sets, or all; or preference pairs: "
-            "a file, a pattern, or DATASET@SPLIT. Anything else is a model: a folder, a hub id, an "
-            "address, length, random.",
+            "a file, a pattern, or DATASET@SPLIT. Anything else is a model: a folder, a hub id, "
+            "fixed:MODEL, bradley-terry-head:RUN, the address of a server, length, random.",
             metavar="MODEL... NAME...",
             show_default=False,
         ),
@@ -72,8 +72,8 @@ def benchmark(
         bool,
         typer.Option(
             "--fixed-weights",
-            help="Also report the gate's mean coefficients in place of its coefficients for each "
-            "prompt (Table 2 of the paper).",
+            help="Also report the gate against fixed weights (Table 2 of the paper): those trained "
+            "beside it, else the mean of its coefficients.",
         ),
     ] = False,
     compare: Annotated[

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from armorm.evaluation.benchmarks.estimates import Estimate
-from armorm.evaluation.benchmarks.results import FIXED_WEIGHTS, BenchmarkResult, Figures
+from armorm.evaluation.benchmarks.results import BenchmarkResult, Figures
 
 COLUMNS = ("Score", "Board", "Chat", "Chat Hard", "Safety", "Reasoning", "Prior Sets")
 """Columns: the paper's score with prior sets, the board's without, the sections, prior sets."""
@@ -95,13 +95,13 @@ def table_2(
     prior = {result.scorer: result for result in prior_sets}
     ours = []
     for result in reward_bench:
-        if FIXED_WEIGHTS not in result.parts:
+        if result.fixed is None:
             continue
+        name, fixed = result.fixed
         sets = prior.get(result.scorer)
-        fixed_sets = None if sets is None else sets.parts[FIXED_WEIGHTS]
-        fixed = result.parts[FIXED_WEIGHTS]
+        fixed_sets = None if sets is None else sets.parts[name]
         ours += [
-            _row(f"{result.scorer}, {FIXED_WEIGHTS}", fixed, fixed_sets),
+            _row(f"{result.scorer}, {name}", fixed, fixed_sets),
             _row(f"{result.scorer}, gate", result.whole, None if sets is None else sets.whole),
         ]
     return [*PUBLISHED_2, *ours] if ours else []

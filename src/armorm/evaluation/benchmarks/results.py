@@ -16,6 +16,9 @@ from armorm.evaluation.benchmarks.style_control import StyleControl, StylePairs
 from armorm.evaluation.scorers.base import Scored
 
 FIXED_WEIGHTS = "fixed weights"
+"""Part of a model with the fixed weights that were trained beside its gate."""
+MEAN_COEFFICIENTS = "mean coefficients"
+"""The same of a model that holds none: the mean of its gate's coefficients over the rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,7 @@ class BenchmarkResult:
         *,
         objectives: Sequence[str] = (),
         fixed_weights: bool = False,
+        fixed_coefficients: Sequence[float] | None = None,
         account: Mapping[str, Any] | None = None,
     ) -> BenchmarkResult:
         """Apply the rules of a benchmark to the scores of its rows.
@@ -118,7 +122,8 @@ class BenchmarkResult:
             found: Scores of the rows, in their order.
             scorer: Name of the scorer.
             objectives: Names of the objectives to report alone.
-            fixed_weights: Also report the mean coefficients in place of the gate's.
+            fixed_weights: Also report coefficients that do not depend on the prompt.
+            fixed_coefficients: These coefficients; default the mean of the gate's over all rows.
             account: Account of the scorer.
 
         Raises:
@@ -132,9 +137,11 @@ class BenchmarkResult:
         scores = [np.array(found[number].scores, np.float64) for number in kept]
         parts: dict[str, Figures] = {}
         if fixed_weights:
-            parts[FIXED_WEIGHTS] = Figures.of(
-                benchmark, rows, _with_mean_coefficients([found[number] for number in kept], scorer)
-            )
+            given = [found[number] for number in kept]
+            name = MEAN_COEFFICIENTS if fixed_coefficients is None else FIXED_WEIGHTS
+            weights = fixed_coefficients or np.mean([one.coefficients for one in given], axis=0)
+            fixed = [np.array(one.rewards, np.float64) @ np.array(weights) for one in given]
+            parts[name] = Figures.of(benchmark, rows, fixed)
         for column, name in enumerate(objectives):
             alone = [np.array(found[number].rewards, np.float64)[:, column] for number in kept]
             parts[name] = Figures.of(benchmark, rows, alone)
@@ -159,6 +166,12 @@ class BenchmarkResult:
             credits=benchmark.credits(rows, scores),
             account=account or {},
         )
+
+    @property
+    def fixed(self) -> tuple[str, Figures] | None:
+        """Name and figures of the part whose coefficients do not depend on the prompt."""
+        names = (FIXED_WEIGHTS, MEAN_COEFFICIENTS)
+        return next(((name, self.parts[name]) for name in names if name in self.parts), None)
 
     @property
     def margins(self) -> Scores:
@@ -205,14 +218,6 @@ class BenchmarkResult:
             "invalid": list(self.invalid),
             **({"account": dict(self.account)} if self.account else {}),
         }
-
-
-def _with_mean_coefficients(found: Sequence[Scored], scorer: str) -> list[Scores]:
-    """Return scores by the mean coefficients over all prompts, in place of each prompt's own."""
-    if not found[0].coefficients:
-        raise ArmormError(f"{scorer} has no coefficients that a prompt could change.")
-    mean = np.mean([one.coefficients for one in found], axis=0)
-    return [np.array(one.rewards, np.float64) @ mean for one in found]
 
 
 def _has_tie(row: BenchmarkRow, scores: Scores) -> bool:

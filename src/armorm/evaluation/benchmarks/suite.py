@@ -115,7 +115,8 @@ class Detail:
 
     Attributes:
         objectives: Figures of each objective alone, of models that have objectives.
-        fixed_weights: Figures with the mean coefficients in place of the gate's.
+        fixed_weights: Figures with the fixed weights that were trained beside the gate, or, where
+            a model holds none, with the mean of the gate's coefficients.
     """
 
     objectives: bool = False
@@ -212,6 +213,7 @@ def report(
         scorer.name,
         objectives=scorer.objectives if by_objective else (),
         fixed_weights=detail.fixed_weights and bool(scorer.objectives),
+        fixed_coefficients=getattr(scorer, "fixed_coefficients", None),
         account=scorer.account,
     )
 
@@ -236,6 +238,8 @@ def given_result(
         InputError: The file does not hold one row of finite scores for each of the benchmark's.
         RecipeError: No benchmark is named.
     """
+    if not file.is_file():
+        raise RecipeError(f"There is no file of scores {str(file)!r}.")
     chosen = None if name is None else named_benchmark(name)
     if is_rewardbench_outputs(file):
         data, scores = read_rewardbench_outputs(file)
