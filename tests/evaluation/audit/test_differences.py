@@ -13,6 +13,7 @@ from armorm.errors import ArmormError, InputError
 from armorm.evaluation.audit.differences import FIGURES, compare_scores, diff
 from armorm.evaluation.audit.outputs import write_diff
 from armorm.evaluation.audit.planted import PlantedScorer, noise, planted
+from armorm.evaluation.audit.rules import Rule, apply_rules
 from armorm.evaluation.audit.words import diff_in_words
 from armorm.evaluation.scorers import Scored
 from armorm.heads.metrics import mcnemar
@@ -113,7 +114,7 @@ def test_the_files_escape_what_the_data_hold(tmp_path):
     rows = pairs()
     new = PlantedScorer(REWARDS, {"": {"good": 0.2, "long": 1.0}}, name="new <b>|")
     report = diff(lambda: OLD, lambda: new, rows, tmp_path)
-    write_diff(tmp_path, report)
+    write_diff(tmp_path, report, apply_rules([Rule.parse("flip_rate>0.05")], report.figures))
     result = json.loads((tmp_path / "diff.json").read_text())
     assert result["groups"]["all"]["lost"] == len(report.lost) or len(report.lost) == 20
     page = (tmp_path / "diff.html").read_text()
@@ -122,6 +123,7 @@ def test_the_files_escape_what_the_data_hold(tmp_path):
     text = (tmp_path / "diff.md").read_text()
     assert r"new &lt;b&gt;\|" in text
     assert "<i>" not in text
+    assert "| `flip_rate>0.05` | " in text
     inside = text[text.index("<pre>") : text.index("</pre>")]
     assert "\n\nchosen:" in inside
 

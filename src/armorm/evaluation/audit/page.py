@@ -33,11 +33,12 @@ def write_page(file: Path, template: str, **values: Any) -> None:
     )
     environment.filters |= {
         "estimate": Estimate.text,
-        "percent": lambda found: found.text(percent=True),
+        "percent": lambda found, digits=0: found.text(digits + 2, percent=True),
         "signed": lambda value: "–" if value is None else f"{value:+.2f}".replace("-", "−"),
         "leading": _leading,
         "line": _line,
         "block": _block,
+        "code": lambda text: Markup("`" + text.replace("`", "").replace("|", "") + "`"),
     }
     page = environment.get_template(template).render(**values)
     write_atomically(file, page.encode("utf-8", "surrogatepass"))

@@ -58,10 +58,12 @@ class Estimate:
             '0.31 (0.27–0.35)'
             >>> Estimate(0.08, 0.05, 0.12).text(percent=True)
             '8 % (5–12)'
+            >>> Estimate(0.0123, 0.004, 0.0212).text(3, percent=True)
+            '1.2 % (0.4–2.1)'
         """
         if self.value is None:
             return "–"
-        form = ".0f" if percent else f".{digits}f"
+        form = f".{max(digits - 2, 0)}f" if percent else f".{digits}f"
         scale, unit = (100, " %") if percent else (1, "")
         text = f"{_number(scale * self.value, form)}{unit}"
         if self.low is None or self.high is None:
