@@ -11,7 +11,7 @@ import pytest
 
 from armorm import RewardModel
 from armorm.evaluation.leave_out import LeaveOutReport, LeftOutSource
-from armorm.evaluation.report import explained_pair, write_run_report
+from armorm.evaluation.report import explained_pairs, write_run_report
 from tests.run_figures import preference_metrics, run_metrics
 from tests.tiny_models import make_heads
 
@@ -28,21 +28,42 @@ def pairs(tmp_path: Path) -> Path:
     return file
 
 
-def page_of(folder: Path, metrics, example=None) -> str:
-    file = write_run_report(folder / "report.html", "<u>run", metrics, example)
+def page_of(folder: Path, metrics, examples=()) -> str:
+    file = write_run_report(folder / "report.html", "<u>run", metrics, examples)
     assert file is not None
     return file.read_text()
 
 
 def test_no_text_becomes_html(tiny_backbone, pairs):
-    example = explained_pair(RewardModel(tiny_backbone, make_heads()), pairs)
-    assert example is not None
-    assert example.chosen.startswith("<img")  # the first whose shorter response won
-    page = page_of(pairs.parent, run_metrics(), example)
+    examples = explained_pairs(RewardModel(tiny_backbone, make_heads()), pairs)
+    assert [one.chosen[:4] for one in examples] == ["<img"]  # the one whose shorter response won
+    page = page_of(pairs.parent, run_metrics(), examples)
     tags = ("<script", "<img", "<h1>hello", "<b>facts", "<b>one", "<i>message", "<u>safe", "<u>run")
     for tag in tags:
         assert tag not in page
     assert "&lt;img src=x onerror=alert(2)&gt;" in page
+
+
+def test_a_right_and_a_wrong_decision_are_named_and_explained(tiny_backbone, tmp_path):
+    texts = [("ok", "what is the capital"), ("no", "yes very long answer")]
+    rows = [{"prompt": "hello", "chosen": chosen, "rejected": other} for chosen, other in texts]
+    model = RewardModel(tiny_backbone, make_heads())
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    right, wrong = explained_pairs(model, file)
+    assert right.right
+    assert right.verdict.startswith("Right: the model and people prefer a.")
+    assert not wrong.right
+    assert wrong.verdict.startswith("Wrong: the model prefers b, people chose a.")
+    for example in (right, wrong):
+        found = {one.objective: one for one in example.comparison.objectives}
+        name = re.search(r"\. (\S+) decides", example.verdict)
+        assert name is not None
+        sign = 1 if example.right else -1
+        pushes = {key: sign * one.contribution for key, one in found.items()}
+        assert name[1] == max(pushes, key=pushes.__getitem__)
+    page = page_of(tmp_path, run_metrics(), (right, wrong))
+    assert page.index("A right decision") < page.index("A wrong decision")
 
 
 def test_the_page_needs_nothing_from_outside(tmp_path):

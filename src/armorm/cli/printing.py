@@ -28,7 +28,7 @@ NOTHING = 1e-3
 
 def print_run(result: TrainingResult) -> None:
     """Print the figures of a training run."""
-    metrics, example = result.metrics, result.example
+    metrics = result.metrics
     print_tuning(metrics.tuning)
     console.print(_accuracy_table(metrics.preferences))
     if len(metrics.preferences.methods["gate"].sources) > 1:
@@ -44,11 +44,12 @@ def print_run(result: TrainingResult) -> None:
         console.print(_recovery_table(metrics.preferences))
     for warning in metrics.warnings:
         console.print(escape(warning), style="bold yellow")
-    if example is not None:
+    for example in result.examples:
         console.print()
         console.print(Text("prompt    ", style="bold") + Text(example.prompt))
         console.print(Text("chosen  a ", style="bold") + Text(example.chosen))
         console.print(Text("rejected b ", style="bold") + Text(example.rejected))
+        console.print(escape(example.verdict), style="green" if example.right else "red")
         print_comparison(example.comparison)
     seconds = metrics.seconds
     parts = ", ".join(f"{name} {seconds[name]:.1f}" for name in seconds if name != "total")

@@ -6,7 +6,8 @@ escaping, so no prompt or response becomes HTML.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+MOST_COMPARED = 200
+"""Held-out pairs that are compared in search of a right and of a wrong decision."""
+
+
 @dataclass(frozen=True, slots=True)
 class ExplainedPair:
     """A preference pair and the model's comparison of its responses.
@@ -43,28 +48,64 @@ class ExplainedPair:
     rejected: str
     comparison: Comparison
 
+    @property
+    def right(self) -> bool:
+        """The model prefers the chosen response; a tie is wrong."""
+        return self.comparison.preferred == "a"
 
-def explained_pair(model: RewardModel, pairs: Path) -> ExplainedPair | None:
-    """Compare the responses of the first pair whose shorter response was preferred, if any.
+    @property
+    def verdict(self) -> str:
+        """One sentence that says what was decided, rightly or wrongly, and by what."""
+        preferred = self.comparison.preferred
+        if preferred == "tie":
+            return "Wrong: a tie, where people chose a."
+        decided = max(
+            self.comparison.objectives,
+            key=lambda one: one.contribution if preferred == "a" else -one.contribution,
+        )
+        ratings = decided.rating_a, decided.rating_b
+        own, other = ratings if preferred == "a" else ratings[::-1]
+        outcome = (
+            "Right: the model and people prefer a"
+            if self.right
+            else "Wrong: the model prefers b, people chose a"
+        )
+        return (
+            f"{outcome}. {decided.objective} decides: predicted at {own:.2f} against {other:.2f}, "
+            f"it contributes {decided.contribution:+.3f} to the margin of "
+            f"{self.comparison.margin:+.3f}; its coefficient is {decided.coefficient:+.2f} for "
+            "this prompt."
+        )
 
-    The pair is chosen by length alone, not by the quality of the model's answer.
+
+def explained_pairs(model: RewardModel, pairs: Path) -> tuple[ExplainedPair, ...]:
+    """Compare pairs whose shorter response was preferred; return a right and a wrong decision.
+
+    They are the first of their kind among the first 200 such pairs, the right one first. A pair is
+    chosen by nothing else, and what does not occur is missing.
 
     Args:
         model: The model.
         pairs: File of preference rows.
     """
-    for pair in read_preferences([DataSource(path=str(pairs))]).rows:
-        if len(pair.chosen) < len(pair.rejected):
-            try:
-                comparison = model.compare(pair.prompt, pair.chosen, pair.rejected)
-            except InputError:  # too long for this model, or without a finite score
-                continue
-            return ExplainedPair(pair.prompt[-1]["content"], pair.chosen, pair.rejected, comparison)
-    return None
+    rows = read_preferences([DataSource(path=str(pairs))]).rows
+    shorter_won = (pair for pair in rows if len(pair.chosen) < len(pair.rejected))
+    found: dict[bool, ExplainedPair] = {}
+    for pair in itertools.islice(shorter_won, MOST_COMPARED):
+        try:
+            comparison = model.compare(pair.prompt, pair.chosen, pair.rejected)
+        except InputError:  # too long for this model, or without a finite score
+            continue
+        prompt = pair.prompt[-1]["content"]
+        explained = ExplainedPair(prompt, pair.chosen, pair.rejected, comparison)
+        found.setdefault(explained.right, explained)
+        if len(found) == 2:
+            break
+    return tuple(found[right] for right in (True, False) if right in found)
 
 
 def write_run_report(
-    file: Path, title: str, metrics: RunMetrics, example: ExplainedPair | None
+    file: Path, title: str, metrics: RunMetrics, examples: Sequence[ExplainedPair] = ()
 ) -> Path | None:
     """Write the page, unless matplotlib is not installed.
 
@@ -79,7 +120,10 @@ def write_run_report(
     except ImportError:
         return None
     with mpl.rc_context(figures.STYLE):
-        pictures = {name: figures.as_svg(figure) for name, figure in _pictures(metrics, example)}
+        pictures = {name: figures.as_svg(figure) for name, figure in _pictures(metrics)}
+        comparisons = [
+            figures.as_svg(figures.comparison_figure(example.comparison)) for example in examples
+        ]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("armorm.evaluation", "templates"),
         autoescape=True,
@@ -96,7 +140,8 @@ def write_run_report(
         levels=LEVELS,
         fewest_pairs=FEWEST_PAIRS,
         pictures=pictures,
-        example=example,
+        examples=examples,
+        comparisons=comparisons,
     )
     write_atomically(file, page.encode("utf-8", "surrogatepass"))
     return file
@@ -128,7 +173,7 @@ def p_value(p: float | None) -> str:
     return "<0.0001" if p < 0.0001 else f"{p:.4f}"
 
 
-def _pictures(metrics: RunMetrics, example: ExplainedPair | None) -> Iterator[tuple[str, Figure]]:
+def _pictures(metrics: RunMetrics) -> Iterator[tuple[str, Figure]]:
     preferences, debiasing = metrics.preferences, metrics.debiasing
     yield "accuracy", figures.accuracy_figure(preferences.methods, METHODS)
     yield "coefficients", figures.coefficient_figure(preferences.coefficients)
@@ -147,8 +192,6 @@ def _pictures(metrics: RunMetrics, example: ExplainedPair | None) -> Iterator[tu
         yield "debiasing", figures.debiasing_figure(debiasing)
     if metrics.head.selection_errors:
         yield "penalties", figures.penalty_figure(metrics.head)
-    if example is not None:
-        yield "comparison", figures.comparison_figure(example.comparison)
 
 
 def _losses(metrics: RunMetrics) -> dict[str, list[list[tuple[int, float]]]]:

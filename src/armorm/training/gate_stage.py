@@ -19,7 +19,7 @@ from armorm.evaluation.data_account import DataAccount
 from armorm.evaluation.debiasing_report import DebiasingReport, debiasing_report
 from armorm.evaluation.leave_out import LeaveOutReport, LeftOutSource, leave_each_out
 from armorm.evaluation.moved_prompts import MovedPrompt, moved_prompts
-from armorm.evaluation.report import ExplainedPair, explained_pair, write_run_report
+from armorm.evaluation.report import ExplainedPair, explained_pairs, write_run_report
 from armorm.evaluation.run_metrics import (
     HeadReport,
     PreferenceMetrics,
@@ -64,14 +64,14 @@ class TrainingResult:
     Attributes:
         model: The model, also in ``folder.model``.
         metrics: Its figures on held-out data, also in ``folder.metrics``.
-        example: A held-out pair, explained; None if no shorter response won.
+        examples: A right and a wrong decision on held-out pairs, explained, where both occur.
         folder: The run folder.
         report: The page for people; None where matplotlib (extra ``report``) is not installed.
     """
 
     model: RewardModel
     metrics: RunMetrics
-    example: ExplainedPair | None
+    examples: tuple[ExplainedPair, ...]
     folder: RunFolder
     report: Path | None
 
@@ -135,9 +135,9 @@ def _fit_gate(
     model = RewardModel(backbone, heads, uncertainty=uncertainty)
     model.save_pretrained(run.model)
     write_json(run.metrics, metrics.as_dict())
-    example = explained_pair(model, run.held_out_pairs)
-    report = write_run_report(run.report, run.path.name, metrics, example)
-    return TrainingResult(model, metrics, example, run, report)
+    examples = explained_pairs(model, run.held_out_pairs)
+    report = write_run_report(run.report, run.path.name, metrics, examples)
+    return TrainingResult(model, metrics, examples, run, report)
 
 
 @dataclass(frozen=True, slots=True)
