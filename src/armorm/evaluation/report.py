@@ -59,22 +59,20 @@ class ExplainedPair:
         preferred = self.comparison.preferred
         if preferred == "tie":
             return "Wrong: a tie, where people chose a."
-        decided = max(
+        one = max(
             self.comparison.objectives,
-            key=lambda one: one.contribution if preferred == "a" else -one.contribution,
+            key=lambda found: found.contribution if preferred == "a" else -found.contribution,
         )
-        ratings = decided.rating_a, decided.rating_b
-        own, other = ratings if preferred == "a" else ratings[::-1]
         outcome = (
             "Right: the model and people prefer a"
             if self.right
             else "Wrong: the model prefers b, people chose a"
         )
         return (
-            f"{outcome}. {decided.objective} decides: predicted at {own:.2f} against {other:.2f}, "
-            f"it contributes {decided.contribution:+.3f} to the margin of "
-            f"{self.comparison.margin:+.3f}; its coefficient is {decided.coefficient:+.2f} for "
-            "this prompt."
+            f"{outcome}. {one.objective} decides: predicted at {one.rating_a:.2f} for a and "
+            f"{one.rating_b:.2f} for b, it contributes {one.contribution:+.3f} to the margin of "
+            f"{self.comparison.margin:+.3f}; its coefficient is {one.coefficient:+.2f} for this "
+            "prompt."
         )
 
 
