@@ -111,20 +111,25 @@ def _parts(result: BenchmarkResult) -> Table:
 
 
 def _comparisons(result: SuiteResult, name: str) -> Table:
-    table = Table(title=escape(f"{name}: paired comparison, p corrected by Holm"))
-    for column in ("a", "b", "rows", "a − b (95 %)", "only a", "only b", "p", "p (Holm)", "test"):
-        table.add_column(column, justify="left" if column in "ab" else "right")
-    for one in result.comparisons[name]:
+    found = result.comparisons[name]
+    tests = sorted({one.test for one in found})
+    table = Table(
+        title=escape(f"{name}: paired comparison on {found[0].n:,} rows"),
+        caption=f"Test: {', '.join(tests)}; the last column is corrected by Holm.",
+    )
+    table.add_column("a", overflow="fold")
+    table.add_column("b", overflow="fold")
+    for column in ("a − b (95 %)", "only a", "only b", "p", "p, Holm"):
+        table.add_column(column, justify="right")
+    for one in found:
         table.add_row(
             escape(one.a),
             escape(one.b),
-            f"{one.n:,}",
-            f"{one.difference:+.1%} ({one.low:+.1%} to {one.high:+.1%})",
+            f"{100 * one.difference:+.1f} ({100 * one.low:+.1f} to {100 * one.high:+.1f})",
             f"{one.only_a:,}",
             f"{one.only_b:,}",
             p_text(one.p_value),
             p_text(one.p_holm),
-            one.test,
         )
     return table
 
