@@ -194,8 +194,8 @@ def _on_cpu(
 ) -> Float[Tensor, "tokens heads width"]:
     """Compute a kernel call for each trunk, group and branch.
 
-    One call for all trees of a pack, padded to the longest, takes one and a half to three times as
-    long: torch's kernel uses the cores well with a single tree, and pads nothing.
+    One call for all trees of a pack, padded to the longest, takes two to three times as long where
+    their lengths differ, and no less where they are equal.
     """
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
     trunks = layout.trunk_keys(layer, key, value)
