@@ -27,7 +27,8 @@ class JsonServer:
                 self.respond(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
 
             def respond(self, body: Any) -> None:
-                requests.append((self.path, body, dict(self.headers)))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                requests.append((self.path, body, headers))
                 found = answer(self.path, body)
                 status, headers, content = found if isinstance(found, tuple) else (200, {}, found)
                 data = content if isinstance(content, bytes) else json.dumps(content).encode()

@@ -65,7 +65,7 @@ def print_run(result: TrainingResult) -> None:
 
 def print_tuning(reports: Mapping[str, Any]) -> None:
     """Print the reports of the trainings of the backbone."""
-    for stage in ("pretraining", "finetuning"):
+    for stage in ("pretraining", "finetuning", "pairwise"):
         if stage in reports:
             report, curve = reports[stage], reports[stage]["curve"]
             console.print(

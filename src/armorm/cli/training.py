@@ -61,6 +61,13 @@ def register(app: typer.Typer) -> None:
         example="armorm finetune recipe.yaml -o runs/mine --set head.method=finetune",
         resumable=True,
     )
+    add_command(
+        app,
+        train_pairwise,
+        panel=panel,
+        example="armorm train-pairwise quickstart.yaml -o runs/quickstart",
+        resumable=True,
+    )
     add_command(app, features, panel=panel, example=f"armorm features {arguments}", resumable=True)
     add_command(
         app,
@@ -135,6 +142,33 @@ def finetune(
         _load(recipe, overrides, skip_invalid), output, show_progress=show_progress(quiet)
     )
     _report_tuning("finetuning", output / "finetuned", as_json)
+
+
+def train_pairwise(
+    recipe: RecipeArgument,
+    output: OutputFolder,
+    rows_only: Annotated[
+        bool, typer.Option("--rows-only", help="Write the training rows, and train nothing.")
+    ] = False,
+    overrides: Overrides = None,
+    skip_invalid: SkipInvalid = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a pairwise preference model on the recipe's pairs, a rival of the gate (pairwise).
+
+    Writes DIR/pairwise_rows.jsonl and DIR/pairwise; score with it as pairwise:DIR/pairwise.
+    """
+    from armorm.training import pairwise_stage
+
+    pairwise_stage(
+        _load(recipe, overrides, skip_invalid),
+        output,
+        rows_only=rows_only,
+        show_progress=show_progress(quiet),
+    )
+    if not rows_only:
+        _report_tuning("pairwise", output / "pairwise", as_json)
 
 
 def features(

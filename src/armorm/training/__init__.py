@@ -11,6 +11,7 @@ from armorm.training.prepared_recipe import prepare_data
 from armorm.training.recipe import Recipe
 from armorm.training.run_folder import RunFolder
 from armorm.training.tuning.finetuning import finetune_stage
+from armorm.training.tuning.pairwise import pairwise_stage
 from armorm.training.tuning.pretraining import pretrain_stage
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "head_influence",
     "label_suspects",
     "merge_heads",
+    "pairwise_stage",
     "prepare_data",
     "pretrain_stage",
     "train",

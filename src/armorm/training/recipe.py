@@ -21,7 +21,7 @@ from armorm.heads.options import Seed
 from armorm.objectives import Objective, ObjectiveSet
 from armorm.settings import Options
 from armorm.training.recipe_file import apply_override, read_recipe_file
-from armorm.training.tuning.options import FinetuneOptions, PretrainingOptions
+from armorm.training.tuning.options import FinetuneOptions, PairwiseOptions, PretrainingOptions
 
 
 class DataSection(Options):
@@ -94,6 +94,8 @@ class Recipe(Options):
     """Sources of the ratings and preferences."""
     pretraining: PretrainingOptions | None = None
     """Bradley–Terry training of the backbone before all else; null for none."""
+    pairwise: PairwiseOptions = PairwiseOptions()
+    """Training of a pairwise preference model on the same pairs, by `armorm train-pairwise`."""
     features: StoreOptions = StoreOptions()
     """Storage of the features."""
     head: HeadSection = HeadSection()

@@ -57,6 +57,16 @@ class RunFolder:
         return self.path / "finetuned"
 
     @property
+    def pairwise(self) -> Path:
+        """Pairwise preference model, a rival of the gate."""
+        return self.path / "pairwise"
+
+    @property
+    def pairwise_rows(self) -> Path:
+        """Rows that the pairwise model is trained on, in TRL's prompt-completion form."""
+        return self.path / "pairwise_rows.jsonl"
+
+    @property
     def features(self) -> Path:
         """Folder of the feature stores."""
         return self.path / "features"

@@ -104,13 +104,23 @@ def open_options(**fields) -> ScorerOptions:
 def test_labels_without_weights_are_named(tmp_path):
     folder = str(save(tmp_path / "rm", llama(id2label=ATTRIBUTES)))
     with pytest.raises(
-        RecipeError, match=r"helpfulness, correctness, verbosity.*--attribute-weights"
+        RecipeError, match=r"helpfulness, correctness, verbosity.*--attribute-weight"
     ):
         open_scorer(folder, loading=CPU)
     with pytest.raises(RecipeError, match=r"no label 'helpfulnes'\. Did you mean 'helpfulness'"):
         open_scorer(folder, open_options(attribute_weights="helpfulnes=1"), CPU)
     with pytest.raises(RecipeError, match=r"attribute_weights.*NAME=WEIGHT"):
         open_options(attribute_weights="helpfulness")
+
+
+def test_weights_are_read_from_one_flag_or_several():
+    weights = {"helpfulness": 0.65, "verbosity": -0.4}
+    for given in (
+        weights,
+        "helpfulness=0.65,verbosity=-0.4",
+        {"helpfulness": "0.65,verbosity=-0.4"},
+    ):
+        assert open_options(attribute_weights=given).attribute_weights == weights
 
 
 def test_an_encoder_runs_as_a_whole(tmp_path):

@@ -11,7 +11,6 @@ no conversation is padded here.
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +25,7 @@ from torch import Tensor
 from armorm.conversations import Conversation, ConversationEncoder, EncodedPrompt
 from armorm.errors import CheckpointError, RecipeError, did_you_mean
 from armorm.evaluation.scorers.base import Answered, Scored, Scorer, score_encoded_rows
+from armorm.evaluation.scorers.batching import by_length
 from armorm.evaluation.scorers.linear_heads import LinearHeadScorer, scored_outputs
 from armorm.features import Backbone, BackboneOptions, FeatureBackbone, load_engine, merge_prompts
 from armorm.features.backbone import check_device, default_device, resolve_dtype
@@ -118,15 +118,15 @@ def _coefficients(
     for label in weights:
         if label not in names:
             hint = did_you_mean(label, names)
-            raise RecipeError(f"--attribute-weights: {name} has no label {label!r}. {hint}")
+            raise RecipeError(f"--attribute-weight: {name} has no label {label!r}. {hint}")
     if outputs == 1:
         if weights:
-            raise RecipeError(f"--attribute-weights: {name} has one label, which is its score.")
+            raise RecipeError(f"--attribute-weight: {name} has one label, which is its score.")
         return None
     if not any(weights.values()):
         raise RecipeError(
             f"{name} has {outputs} labels ({', '.join(names)}) and no score of its own. Weigh "
-            f"them: --attribute-weights {names[0]}=1,{names[-1]}=0.5"
+            f"them: --attribute-weight {names[0]}=1,{names[-1]}=0.5"
         )
     return {label: float(weights.get(label, 0.0)) for label in names}
 
@@ -288,16 +288,10 @@ class ClassifierScorer(Scorer):
         sizes = [len(one.sequences) for one in encoded]
         return scored_outputs(outputs, sizes, self.coefficients, named=bool(self.objectives))
 
-    @torch.inference_mode()
     def _outputs(self, sequences: Sequence[Sequence[int]]) -> npt.NDArray[np.float64]:
-        found = np.empty((len(sequences), len(self.coefficients)))
-        order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
-        for length, group in itertools.groupby(order, key=lambda i: len(sequences[i])):
-            members = list(group)
-            step = max(1, self.batch_tokens // length)
-            for start in range(0, len(members), step):
-                batch = members[start : start + step]
-                ids = torch.tensor([sequences[i] for i in batch], device=self.model.device)
-                answer = self.model(input_ids=ids, attention_mask=torch.ones_like(ids))
-                found[batch] = answer.logits.double().cpu().numpy()
-        return found
+        def run(ids: Tensor) -> Tensor:
+            logits: Tensor = self.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+            return logits
+
+        width = len(self.coefficients)
+        return by_length(sequences, width, self.batch_tokens, self.model.device, run)

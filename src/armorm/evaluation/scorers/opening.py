@@ -51,6 +51,8 @@ def open_scorer(
                                 beside its gate
     ``bradley-terry-head:RUN``  the Bradley–Terry linear head of a training run
     ``http(s)://…``             a reward model behind a server
+    ``pairwise:MODEL``          a language model that answers which of two responses is better
+    ``judge:MODEL@URL``         a language model behind an OpenAI-compatible endpoint
     ``length``                  the number of characters
     ``random``, ``random:7``    random numbers, with a seed
     ==========================  ==================================================================
@@ -130,6 +132,25 @@ def _fixed(request: _Request) -> Scorer:
     return RewardModelScorer(model.with_fixed_weights(request.rest), request.spec)
 
 
+def _pairwise(request: _Request) -> Scorer:
+    from armorm.evaluation.scorers.pairwise import open_pairwise
+
+    request.refuse_steering()
+    return open_pairwise(
+        request.rest,
+        request.loading,
+        with_bos=request.options.pairwise_bos,
+        label=request.spec,
+    )
+
+
+def _judge(request: _Request) -> Scorer:
+    from armorm.evaluation.scorers.judge import open_judge
+
+    request.refuse_steering()
+    return open_judge(request.spec, request.options)
+
+
 def _model(request: _Request) -> Scorer:
     from armorm.evaluation.scorers.classifiers import open_classifier
     from armorm.evaluation.scorers.reward_models import RewardModelScorer
@@ -144,7 +165,7 @@ def _model(request: _Request) -> Scorer:
         return open_classifier(folder, request.spec, request.loading, weights)
     if request.options.attribute_weights:
         raise RecipeError(
-            f"--attribute-weights: {request.spec} is a gated reward model; steer it with --steer "
+            f"--attribute-weight: {request.spec} is a gated reward model; steer it with --steer "
             "weights.NAME=1."
         )
     model = RewardModel.from_pretrained(request.spec, request.loading, verify=request.verify)
@@ -160,4 +181,6 @@ _KINDS: dict[str, Callable[[_Request], Scorer]] = {
     "https": _endpoint,
     "bradley-terry-head": _bradley_terry_head,
     "fixed": _fixed,
+    "pairwise": _pairwise,
+    "judge": _judge,
 }

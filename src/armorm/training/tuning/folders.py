@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,9 +122,20 @@ class TuningFolder:
         report: dict[str, Any],
     ) -> None:
         """Write the trained backbone with its report, and rename it to its final name."""
+        self.finish_with(
+            lambda result: save_scored_backbone(result, backbone, decoder, score), report
+        )
+
+    def finish_with(self, write: Callable[[Path], None], report: dict[str, Any]) -> None:
+        """Write the trained model with its report, and rename it to its final name.
+
+        Args:
+            write: Writes the model into a folder.
+            report: Report of the training.
+        """
         result = self.work / "result"
         shutil.rmtree(result, ignore_errors=True)
-        save_scored_backbone(result, backbone, decoder, score)
+        write(result)
         write_json(result / RECORD, {"settings": self.settings, "report": report})
         result.rename(self.path)
         # Files that are still open keep a folder on some systems; the next start removes it.

@@ -8,7 +8,9 @@ from armorm.errors import MissingExtraError
 from armorm.training.tuning.options import LoraOptions
 
 
-def lora_config(section: LoraOptions, task: Literal["FEATURE_EXTRACTION", "SEQ_CLS"]) -> Any:
+def lora_config(
+    section: LoraOptions, task: Literal["CAUSAL_LM", "FEATURE_EXTRACTION", "SEQ_CLS"]
+) -> Any:
     """Return PEFT's configuration; for ``SEQ_CLS`` it also trains all of the new score layer.
 
     Raises:

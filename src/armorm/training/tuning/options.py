@@ -87,6 +87,12 @@ class PretrainingOptions(TuningOptions):
         return self
 
 
+class PairwiseOptions(TuningOptions):
+    """Training of a pairwise preference model, which answers A or B; both orders of each pair."""
+
+    LEARNING_RATE: ClassVar[float] = 5e-6
+
+
 class FinetuneOptions(TuningOptions):
     """Stage 1 through the backbone: the masked squared error of the rewards, from the probe on."""
 

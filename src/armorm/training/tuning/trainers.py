@@ -179,16 +179,40 @@ def run_trainer(
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Restore the verbosity that the Trainer sets for all of transformers, and hide one warning.
+    """Hide the bars of datasets and one warning, and restore the verbosity of transformers.
 
     It deprecates names in favour of others that the oldest supported version does not know.
     """
     from transformers.utils import logging
 
     before = logging.get_verbosity()
+    bars = _datasets_bars()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing", FutureWarning)
         try:
+            bars(False)
             yield
         finally:
+            bars(True)
             logging.set_verbosity(before)
+
+
+def _datasets_bars() -> Callable[[bool], None]:
+    """Return a function that hides and shows the bars of datasets, if that is installed."""
+    try:
+        from datasets.utils import (
+            are_progress_bars_disabled,
+            disable_progress_bars,
+            enable_progress_bars,
+        )
+    except ImportError:
+        return lambda _: None
+    hidden = are_progress_bars_disabled()
+
+    def show(shown: bool) -> None:
+        if shown and not hidden:
+            enable_progress_bars()
+        else:
+            disable_progress_bars()
+
+    return show
