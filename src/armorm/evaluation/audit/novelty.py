@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -51,11 +51,19 @@ def measure_novelty(
     return NoveltyReport(
         median=float(np.median(novelty)),
         usual=usual,
-        novel=Estimate(None, n=len(novel)) if usual is None else mean(novel, clusters),
+        novel=Estimate(None, n=len(novel)) if usual is None else _share(novel, clusters),
         groups={
-            group: mean(novel[named == group], clusters[named == group])
+            group: _share(novel[named == group], clusters[named == group])
             for group in sorted(set(groups))
         }
         if usual is not None
         else {},
     )
+
+
+def _share(novel: Float[np.ndarray, " n"], clusters: Int[np.ndarray, " n"]) -> Estimate:
+    """Return the mean, with an interval that stays within [0, 1]."""
+    found = mean(novel, clusters)
+    if found.low is None or found.high is None:
+        return found
+    return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0), p=None)
