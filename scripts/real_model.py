@@ -69,7 +69,7 @@ def find_data(folder: str | None) -> Path:
     if missing:
         raise SystemExit(
             f"{data} has no {' and no '.join(missing)}. Give a folder that has them: make real "
-            "DATA=folder. docs/real-data.md describes the rows."
+            "DATA=folder. docs/results.md describes the rows."
         )
     return data
 
