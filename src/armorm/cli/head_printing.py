@@ -41,9 +41,8 @@ def print_layers(comparison: LayerComparison, output: Path) -> None:
         f"{comparison.held_out_pairs:,} held-out pairs, 95 % intervals"
     )
     table.add_column("layer", justify="right")
-    columns = ("log-loss", "Bradley–Terry head", "p", "balanced", "fixed weights", "p")
-    for title in (*columns, "mean R²", "mean Spearman"):
-        table.add_column(title, justify="right")
+    for title in ("log-loss", "linear head", "p", "fixed weights", "R²", "Spearman"):
+        table.add_column(title, justify="right", no_wrap=True)
     for fit in comparison.fits:
         linear, fixed = fit.bradley_terry_head, fit.fixed_weights
         table.add_row(
@@ -51,17 +50,16 @@ def print_layers(comparison: LayerComparison, output: Path) -> None:
             f"{fit.log_loss:.4f}",
             _share(linear.all),
             p_value(linear.mcnemar_p),
-            _share(linear.balanced),
             _share(fixed.all),
-            p_value(fixed.mcnemar_p),
-            fit.r2.text(),
-            fit.spearman.text(),
+            "–" if fit.r2.value is None else f"{fit.r2.value:.2f}",
+            "–" if fit.spearman.value is None else f"{fit.spearman.value:.2f}",
             style="bold green" if fit.layer == comparison.best else None,
         )
     console.print(table)
     console.print(
-        "log-loss: of the Bradley–Terry head on training pairs, cross-validated by prompt; it "
-        "chooses the layer. p: McNemar's test against the deepest layer."
+        "log-loss: of the linear Bradley–Terry head on training pairs, cross-validated by prompt; "
+        "it chooses the layer. p: McNemar's test of that head against the deepest layer. R², "
+        "Spearman: means over objectives with enough held-out ratings; intervals: layers.json."
     )
     console.print(f"Recipe: {comparison.recipe_line}")
     best = escape(str(output / "layers" / str(comparison.best)))

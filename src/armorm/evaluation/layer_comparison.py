@@ -13,7 +13,11 @@ from armorm.evaluation.accuracy import MethodAccuracy
 from armorm.evaluation.audit.statistics import Estimate
 from armorm.heads.metrics import RegressionFit, regression_fits
 
-REPLICATES = 100
+REPLICATES = 200
+
+LEAST_RATINGS = 20
+"""Held-out ratings that an objective needs to count in the means: with fewer, resamples without any
+spread make R² meaningless."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +31,8 @@ class LayerFit:
         bradley_terry_head: Accuracy of that head; its McNemar test is against the last layer.
         fixed_weights: Accuracy of weights of the objectives that do not depend on the prompt,
             with the recipe's debiasing; its McNemar test is against the last layer.
-        r2: Mean over the objectives of R².
-        spearman: Mean over the objectives of the rank correlation.
+        r2: Mean of R² over the objectives with enough held-out ratings.
+        spearman: Mean of the rank correlation over the same objectives.
     """
 
     layer: int
@@ -81,7 +85,9 @@ def mean_fits(
 ) -> tuple[Estimate, Estimate]:
     """Return the means over the objectives of R² and of Spearman's correlation.
 
-    The intervals are normal, with the deviation over resamples of whole prompts.
+    Objectives of fewer than :data:`LEAST_RATINGS` ratings are left out.  The intervals are those of
+    the middle 95 % of resamples of whole prompts: R² has no deviation to speak of, since in a few
+    resamples an objective that is rated almost alike has next to no variance to explain.
 
     Args:
         predicted: Predicted rewards.
@@ -89,6 +95,8 @@ def mean_fits(
         prompts: Number of the prompt of each row.
         seed: Seed of the resamples.
     """
+    enough = (~np.isnan(ratings)).sum(axis=0) >= LEAST_RATINGS
+    predicted, ratings = predicted[:, enough], ratings[:, enough]
     found = _means(regression_fits(predicted, ratings))
     _, first, counts = np.unique(np.sort(prompts), return_index=True, return_counts=True)
     order = np.argsort(prompts, kind="stable")
@@ -116,5 +124,5 @@ def _estimate(value: float | None, resampled: Sequence[float | None], n: int) ->
     known = [one for one in resampled if one is not None]
     if value is None or len(known) < 2:
         return Estimate(value, n=n)
-    reach = 1.96 * float(np.std(known, ddof=1))
-    return Estimate(value, value - reach, value + reach, n)
+    low, high = np.quantile(known, (0.025, 0.975))
+    return Estimate(value, float(low), float(high), n)
