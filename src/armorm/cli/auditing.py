@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from armorm.evaluation.audit import RuleResult, Sentence
     from armorm.evaluation.scorers import Scorer
     from armorm.evaluation.scorers.options import ScorerOptions
+    from armorm.features.options import BackboneOptions
     from armorm.training.influence import InfluentialRow
 
 RULE_FAILED = 4
@@ -123,18 +124,22 @@ def audit(
     from armorm.evaluation.audit import Rule, apply_rules, in_words, write_audit
     from armorm.evaluation.audit import audit as run_audit
     from armorm.evaluation.audit.changes import chosen_changes
-    from armorm.evaluation.audit.rules import check_kinds
-    from armorm.evaluation.audit.running import FIGURES
+    from armorm.evaluation.audit.rules import check_kinds, check_names
+    from armorm.evaluation.audit.running import FIGURES, figure_names
+    from armorm.evaluation.audit.statistics import UNKNOWN
 
     rules = [Rule.parse(text) for text in fail_on or ()]
     check_kinds(rules, FIGURES)
     options = size.model_copy(update={"changes": tuple(change or ())})
     chosen_changes(options.changes)
     pairs = read_pairs(preferences, root, skip_invalid, quiet)
+    names = figure_names(pairs, options)
+    check_names(rules, names)
     scorer = open_model(model, scoring, loading, steer)
     output.mkdir(parents=True, exist_ok=True)
     report = run_audit(scorer, pairs, output, options, show_progress=show_progress(quiet))
-    results = apply_rules(rules, report.figures, strict=strict)
+    figures = dict.fromkeys(names, UNKNOWN) | report.figures
+    results = apply_rules(rules, figures, strict=strict)
     write_audit(output, report, results, _suspects(model))
     if as_json:
         print_json(report.as_dict() | {"rules": [one.as_dict() for one in results]})
@@ -147,7 +152,11 @@ def audit(
 def _suspects(model: str) -> dict[str, tuple[InfluentialRow, ...]]:
     """Return training rows with a doubtful rating, if the model lies in its run folder."""
     run = Path(model).parent
-    if not (run / "head" / "statistics").is_dir() or not (run / "features" / "rated").is_dir():
+    if (
+        not Path(model).is_dir()
+        or not (run / "head" / "statistics").is_dir()
+        or not (run / "features" / "rated").is_dir()
+    ):
         return {}
     from armorm.training import label_suspects
 
@@ -192,12 +201,18 @@ def diff(
     """
     from armorm.evaluation.audit import Rule, apply_rules, diff_in_words, write_diff
     from armorm.evaluation.audit import diff as run_diff
-    from armorm.evaluation.audit.differences import FIGURES
-    from armorm.evaluation.audit.rules import check_kinds
+    from armorm.evaluation.audit.differences import FIGURES, figure_names
+    from armorm.evaluation.audit.rules import check_kinds, check_names
+    from armorm.evaluation.audit.statistics import UNKNOWN
+    from armorm.evaluation.scorers.opening import check_scorer
 
     rules = [Rule.parse(text) for text in fail_on or ()]
     check_kinds(rules, FIGURES)
     pairs = read_pairs(preferences, root, skip_invalid, quiet)
+    names = figure_names(pairs)
+    check_names(rules, names)
+    for name in (old, new):  # before the first one is scored, which may take long
+        check_scorer(name, backbone_options(loading))
     output.mkdir(parents=True, exist_ok=True)
     report = run_diff(
         lambda: open_model(old, scoring, loading),
@@ -206,7 +221,8 @@ def diff(
         output,
         show_progress=show_progress(quiet),
     )
-    results = apply_rules(rules, report.figures, strict=strict)
+    figures = dict.fromkeys(names, UNKNOWN) | report.figures
+    results = apply_rules(rules, figures, strict=strict)
     write_diff(output, report, results)
     if as_json:
         print_json(report.as_dict() | {"rules": [one.as_dict() for one in results]})
@@ -262,17 +278,23 @@ def open_model(
 ) -> Scorer:
     """Open what gives the scores."""
     from armorm.evaluation.scorers import open_scorer
-    from armorm.features.options import BackboneOptions
 
     hide_library_progress()
-    given = loading.model_dump(exclude={"verify"}, exclude_unset=True)
     return open_scorer(
         name,
         scoring,
-        BackboneOptions.validated(given),
+        backbone_options(loading),
         verify=loading.verify,
         steer=parse_steering(steer),
     )
+
+
+def backbone_options(loading: Loading) -> BackboneOptions:
+    """Return how a model is loaded, as the flags say."""
+    from armorm.features.options import BackboneOptions
+
+    given = loading.model_dump(exclude={"verify"}, exclude_unset=True)
+    return BackboneOptions.validated(given)
 
 
 def end_by_rules(results: Sequence[RuleResult], *, quiet_results: bool) -> None:

@@ -21,7 +21,7 @@ from armorm.evaluation.audit.objectives import map_objectives
 from armorm.evaluation.audit.planted import PlantedScorer, noise, planted
 from armorm.evaluation.audit.probes import Probed, probes_of
 from armorm.evaluation.audit.running import FIGURES
-from armorm.evaluation.scorers import RewardModelScorer
+from armorm.evaluation.scorers import LengthScorer, RewardModelScorer
 from tests.commands import armorm, invoke, write
 from tests.tiny_models import make_heads
 
@@ -192,3 +192,50 @@ def test_planted_rewards_are_the_same_everywhere():
     assert abs(float(draws.mean())) < 0.1
     assert float(draws.std()) == pytest.approx(1.0, abs=0.1)
     assert planted("length")("") == 0.0
+
+
+def no_nan(name: str) -> None:
+    raise AssertionError(name)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 30])
+@pytest.mark.filterwarnings("error")
+def test_poor_data_give_no_nan(tmp_path, rows):
+    """Few pairs, an objective that varies in one response, code in one pair."""
+    some = pairs(rows)
+    some[0] = PreferencePair(
+        some[0].prompt, "```python\nx = 1  # one\n```", "```python\ny = 2  # two\n```", id="p0"
+    )
+    rewards = {"rare": lambda text: float("x = 1" in text), "same": len, "a": noise("a")}
+    scorer = PlantedScorer(rewards, {"": {"rare": 0.0, "same": 0.0, "a": float(rows != 2)}})
+    options = AuditOptions(changes=("filler", "minified_code", "comments"))
+    write_audit(tmp_path, audit(scorer, some, tmp_path, options))
+    json.loads((tmp_path / "audit.json").read_text(), parse_constant=no_nan)
+    assert not re.search(r"\bnan\b|NaN", (tmp_path / "report.html").read_text())
+
+
+def test_a_change_without_flips_stands_last(tmp_path):
+    some = pairs(6)
+    code = "```python\nx = 1  # one\n```"
+    some[0] = PreferencePair(some[0].prompt, code, code.replace("one", "two"))
+    options = AuditOptions(changes=("comments", "filler", "minified_code"))
+    report = audit(LengthScorer(), some, tmp_path, options)
+    assert report.counterfactuals.changes["minified_code"].flip_rate.value is None
+    write_audit(tmp_path, report)
+    page = (tmp_path / "report.html").read_text()
+    assert page.index("#change-filler") < page.index("#change-minified_code")
+
+
+def test_rules_are_checked_against_the_data_before_scoring(tmp_path, monkeypatch):
+    rows = [{"prompt": str(i), "chosen": f"a {i}", "rejected": "b"} for i in range(5)]
+    file = write(tmp_path / "pairs.jsonl", rows)
+    arguments = ("audit", "length", file, "-o", tmp_path / "out", "-q")
+    # What can be named but is not determined by the data is no error.
+    rules = ("--fail-on", "effective_objectives(debiased)<3")
+    rules += ("--fail-on", "flip_rate(minified_code)>0.1")
+    said = invoke(*arguments, "--change", "minified_code", *rules)
+    assert said.count("the data do not determine it") == 2
+    monkeypatch.setattr("armorm.evaluation.audit.running.score_probes", None)
+    for wrong in ("flip_rate(x)>0.1", "flip_rate(markdown)>0.1", "accuracy(nowhere)<1"):
+        with pytest.raises(AssertionError, match="there is no figure"):
+            invoke(*arguments, "--change", "filler", "--fail-on", wrong)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from armorm import PreferencePair
 from armorm.errors import ArmormError, InputError
 from armorm.evaluation.audit.differences import FIGURES, compare_scores, diff
 from armorm.evaluation.audit.outputs import write_diff
+from armorm.evaluation.audit.page import _line
 from armorm.evaluation.audit.planted import PlantedScorer, noise, planted
 from armorm.evaluation.audit.rules import Rule, apply_rules
 from armorm.evaluation.audit.words import diff_in_words
@@ -144,3 +146,41 @@ def test_the_command(tmp_path):
     }  # fmt: skip
     with pytest.raises(AssertionError, match="Did you mean 'flip_rate'"):
         invoke("diff", *arguments, "--fail-on", "fliprate>0.05")
+
+
+@pytest.mark.parametrize(
+    ("new", "rule", "message"),
+    [
+        ("nowhere/at/all", "flip_rate>0.5", "nowhere/at/all"),
+        ("random", "flip_rate(chatt)>0.5", "there is no figure"),
+    ],
+)
+def test_what_must_fail_does_so_before_scoring(tmp_path, monkeypatch, new, rule, message):
+    rows = [{"prompt": str(i), "chosen": f"a {i}", "rejected": "b"} for i in range(5)]
+    file = write(tmp_path / "pairs.jsonl", rows)
+    monkeypatch.setattr("armorm.evaluation.audit.differences.score_probes", None)
+    with pytest.raises(AssertionError, match=message):
+        invoke("diff", "length", new, file, "-o", tmp_path / "diff", "-q", "--fail-on", rule)
+
+
+def test_a_group_named_all_is_not_all_pairs():
+    rows = [replace(row, subset="all" if i % 3 else "rest") for i, row in enumerate(pairs(30))]
+    found = compare_scores(scored(OLD, rows), scored(OLD, rows), rows)
+    assert {name: group.pairs for name, group in found.groups.items()} == {
+        "all": 30, "all (group)": 20, "rest": 10
+    }  # fmt: skip
+
+
+def test_few_pairs_prove_no_difference_of_zero():
+    rows = pairs(5)
+    found = compare_scores(scored(OLD, rows), scored(OLD, rows), rows)
+    drop = found.groups["all"].drop
+    # Wilson's interval of none among five ends at z² / (n + z²).
+    end = 1.96**2 / (5 + 1.96**2)
+    assert (drop.low, drop.value, drop.high) == pytest.approx((-end, 0.0, end), abs=1e-4)
+
+
+def test_a_line_of_markdown_calls_nobody():
+    assert str(_line("@ann: fixes #12 | $x$\n`<b>`")) == (
+        r"<span>@</span>ann: fixes <span>#</span>12 \| \$x\$ \`&lt;b&gt;\`"
+    )

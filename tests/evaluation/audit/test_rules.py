@@ -13,6 +13,7 @@ FIGURES = {
     "flip_rate(markdown)": Estimate(0.05, 0.02, 0.12),
     "bold_correlation": Estimate(None),
     "accuracy": Estimate(0.7),
+    "accuracy(a<b)": Estimate(0.4),
 }
 
 
@@ -22,6 +23,9 @@ FIGURES = {
         ("length_correlation>0.1", "broken", True, True),
         ("length_correlation > 0.2", "unsure", False, True),
         ("length_correlation>=.3", "kept", False, False),
+        ("accuracy>=0.7", "broken", True, True),
+        ("accuracy>0.7", "kept", False, False),
+        ("accuracy(a<b)<0.5", "broken", True, True),
         ("length_correlation<0.3", "broken", True, True),
         ("flip_rate(markdown)>0.1", "kept", False, False),
         ("bold_correlation>0.1", "unknown", False, True),

@@ -18,8 +18,8 @@ from jaxtyping import Float
 from armorm.evaluation.audit.probes import Scores
 from armorm.evaluation.audit.statistics import (
     Estimate,
+    bounded_mean,
     control_table,
-    mean,
     rank_correlations,
     share,
     within_clusters,
@@ -207,6 +207,6 @@ def _preference(
     labels, reward = more[differ] > 0, more[differ] * np.sign(margins[differ])
     return FeaturePreference(
         share(labels),
-        mean(0.5 + 0.5 * reward, clusters[differ]),
-        mean(0.5 + 0.5 * reward - labels, clusters[differ]),
+        bounded_mean(0.5 + 0.5 * reward, clusters[differ]),
+        bounded_mean(0.5 + 0.5 * reward - labels, clusters[differ], lowest=-1.0),
     )

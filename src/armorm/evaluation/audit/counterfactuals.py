@@ -20,7 +20,13 @@ from jaxtyping import Float, Int
 
 from armorm.evaluation.audit.changes import CHANGES, Change, Expected
 from armorm.evaluation.audit.probes import Probed, Scores
-from armorm.evaluation.audit.statistics import Estimate, control_false_discoveries, mean, share
+from armorm.evaluation.audit.statistics import (
+    Estimate,
+    bounded_mean,
+    control_false_discoveries,
+    mean,
+    share,
+)
 
 EXAMPLES = 2
 _TELLING = 3
@@ -165,7 +171,9 @@ def _effect(
         flip_rate=share(compared.flips(base)),
         accuracy_before=share(before > 0),
         accuracy_after=share(later > 0),
-        accuracy_drop=mean((before > 0).astype(np.float64) - (later > 0), clusters[compared.pairs]),
+        accuracy_drop=bounded_mean(
+            (before > 0).astype(np.float64) - (later > 0), clusters[compared.pairs], lowest=-1.0
+        ),
         through_rewards=_by_objective(reward_part.mean(axis=0) / deviation, base.objectives),
         through_gate=_by_objective(gate_part.mean(axis=0) / deviation, base.objectives),
         examples=_examples(probed, change, after, reward_part + gate_part, compared),

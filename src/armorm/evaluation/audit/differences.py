@@ -26,9 +26,10 @@ from jaxtyping import Float, Int
 
 from armorm.conversations import PreferencePair, prompt_key
 from armorm.errors import ArmormError
-from armorm.evaluation.audit.probes import Scores, probes_of, score_probes
+from armorm.evaluation.audit.probes import Scores, group_of, probes_of, score_probes
 from armorm.evaluation.audit.statistics import (
     Estimate,
+    bounded_mean,
     control_false_discoveries,
     control_table,
     mean,
@@ -41,6 +42,14 @@ from armorm.version import __version__
 
 FIGURES = ("accuracy", "accuracy_drop", "agreement", "flip_rate")
 """Kinds of figures that a rule can name, most of them also of one group."""
+
+
+def figure_names(pairs: Sequence[PreferencePair]) -> list[str]:
+    """Return the names of the figures that a rule about these pairs can name."""
+    groups = sorted({group_of(pair) for pair in pairs})
+    grouped = [name for name in FIGURES if name != "agreement"]
+    return [*FIGURES, *(f"{name}({group})" for name in grouped for group in groups)]
+
 
 FLIPS = 20
 """Flipped pairs that a report lists in each direction."""
@@ -212,7 +221,7 @@ def compare_scores(
     before, after = (
         Scores.of(probes, [side[2][number] for number in rows], side[1]) for side in (old, new)
     )
-    groups = np.array([pair.subset or pair.source or "all" for pair in kept], dtype=object)
+    groups = np.array([group_of(pair) for pair in kept], dtype=object)
     clusters = np.unique([prompt_key(pair.prompt) for pair in kept], return_inverse=True)[1]
     change = _Change.of(before, after)
     masks = {"all": np.ones(len(kept), bool)}
@@ -316,7 +325,7 @@ def _group(
 ) -> GroupDifference:
     old, new = change.old[rows], change.new[rows]
     tested = mcnemar(old > 0, new > 0)
-    drop = mean((old > 0).astype(np.float64) - (new > 0), clusters)
+    drop = bounded_mean((old > 0).astype(np.float64) - (new > 0), clusters, lowest=-1.0)
     return GroupDifference(
         pairs=int(rows.sum()),
         old=share(old > 0),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from armorm.evaluation.audit.statistics import Estimate, mean
+from armorm.evaluation.audit.statistics import Estimate, bounded_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +51,11 @@ def measure_novelty(
     return NoveltyReport(
         median=float(np.median(novelty)),
         usual=usual,
-        novel=Estimate(None, n=len(novel)) if usual is None else _share(novel, clusters),
+        novel=Estimate(None, n=len(novel)) if usual is None else bounded_mean(novel, clusters),
         groups={
-            group: _share(novel[named == group], clusters[named == group])
+            group: bounded_mean(novel[named == group], clusters[named == group])
             for group in sorted(set(groups))
         }
         if usual is not None
         else {},
     )
-
-
-def _share(novel: Float[np.ndarray, " n"], clusters: Int[np.ndarray, " n"]) -> Estimate:
-    """Return the mean, with an interval that stays within [0, 1]."""
-    found = mean(novel, clusters)
-    if found.low is None or found.high is None:
-        return found
-    return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0), p=None)

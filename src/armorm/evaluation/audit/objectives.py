@@ -100,8 +100,9 @@ def _group(
     coefficients, gating = scores.coefficients[::2][rows], scores.gating[::2][rows]
     parts = np.abs(contributions[rows]).mean(axis=0)
     names = scores.objectives
+    totals = gating.sum(axis=1)
     # Of a gate that is no share of anything, such as fixed weights of both signs, none is given.
-    shares = np.isfinite(gating).all() and (gating >= 0).all() and np.ptp(gating.sum(axis=1)) < 1e-3
+    shares = (gating >= 0).all() and (totals > 0).all() and np.ptp(totals) < 1e-3
     return GroupGate(
         prompts=len(np.unique(clusters[rows])),
         coefficients={
@@ -109,9 +110,7 @@ def _group(
             for name, column in zip(names, coefficients.T, strict=True)
         },
         deciding=dict(zip(names, (parts / (parts.sum() or 1.0)).tolist(), strict=True)),
-        entropy=float(gate_diagnostics(gating / gating.sum(axis=1, keepdims=True))["entropy"])
-        if shares
-        else None,
+        entropy=float(gate_diagnostics(gating / totals[:, None])["entropy"]) if shares else None,
     )
 
 
@@ -142,16 +141,25 @@ def _effective(
     _, number = np.unique(clusters, return_inverse=True)
     size = int(number.max()) + 1
 
+    floor = values.std(axis=0)
+
     def ratio(weights: Float[np.ndarray, " n"]) -> float:
         centered = values - (weights @ values) / weights.sum()
         matrix = (centered * weights[:, None]).T @ centered
         if scaled:
             deviation = np.sqrt(np.diag(matrix))
+            # What is constant in a resample has no part in its number of objectives.
+            deviation = np.where(deviation > 1e-9 * floor, deviation, np.inf)
             matrix = matrix / np.outer(deviation, deviation)
-        return float(np.trace(matrix) ** 2 / (matrix**2).sum())
+        squares = float((matrix**2).sum())
+        return float(np.trace(matrix)) ** 2 / squares if squares > 0 else np.nan
 
     value = ratio(np.ones(len(values)))
     draws = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), size=REPLICATES)
-    spread = np.std([np.log(ratio(draw[number].astype(np.float64))) for draw in draws])
+    drawn = np.array([ratio(draw[number].astype(np.float64)) for draw in draws])
+    known = drawn[np.isfinite(drawn)]
+    if size < 2 or len(known) < 0.9 * REPLICATES:
+        return Estimate(value, n=len(values))
+    spread = np.std(np.log(known))
     low, high = value * np.exp(-1.96 * spread), value * np.exp(1.96 * spread)
     return Estimate(value, float(low), float(high), len(values))

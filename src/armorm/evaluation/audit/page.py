@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
+from armorm.evaluation.audit.counterfactuals import ChangeReport
 from armorm.evaluation.audit.statistics import Estimate
 from armorm.files import write_atomically
 
@@ -38,7 +40,8 @@ def write_page(file: Path, template: str, **values: Any) -> None:
         "leading": _leading,
         "line": _line,
         "block": _block,
-        "code": lambda text: Markup("`" + text.replace("`", "").replace("|", "") + "`"),
+        "code": lambda text: Markup(f"`{' '.join(re.sub('[`|]', '', text).split())}`"),
+        "by_flips": _by_flips,
     }
     page = environment.get_template(template).render(**values)
     write_atomically(file, page.encode("utf-8", "surrogatepass"))
@@ -50,10 +53,18 @@ def _leading(parts: dict[str, float], count: int = 3) -> list[tuple[str, float]]
     return [(name, value) for name, value in ordered[:count] if abs(value) >= 0.005]
 
 
+def _by_flips(changes: Iterable[ChangeReport]) -> list[ChangeReport]:
+    """Return changes by their share of flips, those without one last."""
+    known = [one for one in changes if one.flip_rate.value is not None]
+    rest = [one for one in changes if one.flip_rate.value is None]
+    return sorted(known, key=lambda one: -(one.flip_rate.value or 0.0)) + rest
+
+
 def _line(text: str) -> Markup:
     """Return text for one line of Markdown, in which nothing of it is markup."""
-    escaped = re.sub(r"([\\`*_{}\[\]#|~@])", r"\\\1", " ".join(text.split()))
-    return Markup(html.escape(escaped, quote=False))
+    escaped = re.sub(r"([\\`*_{}\[\]|~$])", r"\\\1", " ".join(text.split()))
+    # GitHub looks for people and issues to link in the rendered text, where no backslash is left.
+    return Markup(re.sub("([@#])", r"<span>\1</span>", html.escape(escaped, quote=False)))
 
 
 def _block(text: str, limit: int = 600) -> Markup:

@@ -23,6 +23,22 @@ ROWS_AT_ONCE = 256
 """Probes that are scored together, and that a killed run loses at most."""
 
 
+OWN_NAMES = ("all", "within", "given_length")
+"""Names in parentheses that do not mean a group: a group of such a name is renamed."""
+
+
+def group_of(pair: PreferencePair) -> str:
+    """Return the group of a pair: its subset, else its source.
+
+    Example:
+        >>> pair = PreferencePair(({"role": "user", "content": "?"},), "a", "b", subset="all")
+        >>> group_of(pair)
+        'all (group)'
+    """
+    name = pair.subset or pair.source
+    return f"{name} (group)" if name in OWN_NAMES else name or "all"
+
+
 @dataclass(frozen=True, slots=True)
 class Probe:
     """A prompt with one or two responses to be scored.

@@ -13,7 +13,11 @@ from armorm.evaluation.audit.statistics import Estimate
 
 Verdict = Literal["kept", "unsure", "broken", "unknown"]
 
-_RULE = re.compile(r"\s*([^<>=]+?)\s*(>=|<=|>|<)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*")
+_RULE = re.compile(
+    # Of a group in parentheses the name can hold anything.
+    r"\s*([^<>=(]+?(?:\(.+\))?)\s*(>=|<=|>|<)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +29,14 @@ class Rule:
         above: The rule fails above the bound; else below it.
         bound: The bound.
         text: The rule as it was given.
+        at_bound: It also fails at the bound itself.
     """
 
     figure: str
     above: bool
     bound: float
     text: str
+    at_bound: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Rule:
@@ -54,7 +60,7 @@ class Rule:
                 f"--fail-on {text}: write it as FIGURE>NUMBER or FIGURE<NUMBER, such as "
                 "'length_correlation>0.2'."
             )
-        return cls(found[1], found[2].startswith(">"), bound, text)
+        return cls(found[1], found[2].startswith(">"), bound, text, "=" in found[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +112,16 @@ def check_kinds(rules: Sequence[Rule], kinds: Sequence[str]) -> None:
         _check(rule, rule.figure.partition("(")[0], kinds)
 
 
+def check_names(rules: Sequence[Rule], names: Collection[str]) -> None:
+    """Check that rules name these figures, before anything is scored.
+
+    Raises:
+        RecipeError: One does not.
+    """
+    for rule in rules:
+        _check(rule, rule.figure, names)
+
+
 def _check(rule: Rule, name: str, known: Collection[str]) -> None:
     if name not in known:
         raise RecipeError(
@@ -132,8 +148,7 @@ def apply_rules(
         >>> [one.verdict for one in apply_rules(rules, figures)]
         ['broken', 'unsure', 'kept']
     """
-    for rule in rules:
-        _check(rule, rule.figure, figures)
+    check_names(rules, figures)
     return [_apply(rule, figures[rule.figure], strict) for rule in rules]
 
 
@@ -151,4 +166,6 @@ def _apply(rule: Rule, found: Estimate, strict: bool) -> RuleResult:
 
 
 def _beyond(rule: Rule, value: float) -> bool:
+    if value == rule.bound:
+        return rule.at_bound
     return value > rule.bound if rule.above else value < rule.bound

@@ -15,14 +15,14 @@ from jaxtyping import Float
 from armorm.conversations import PreferencePair, prompt_key
 from armorm.data.reading import hash_fraction
 from armorm.evaluation.audit.changes import chosen_changes
-from armorm.evaluation.audit.correlations import CorrelationReport, correlate
+from armorm.evaluation.audit.correlations import LENGTH, CorrelationReport, correlate
 from armorm.evaluation.audit.counterfactuals import CounterfactualReport, change_effects
 from armorm.evaluation.audit.erasure import ErasureReport, probe_surface
 from armorm.evaluation.audit.labels import LabelReport, compare_with_labels
 from armorm.evaluation.audit.novelty import NoveltyReport, measure_novelty
 from armorm.evaluation.audit.objectives import ObjectivesReport, map_objectives
 from armorm.evaluation.audit.options import AuditOptions
-from armorm.evaluation.audit.probes import Probed, Scores, probes_of, score_probes
+from armorm.evaluation.audit.probes import Probed, Scores, group_of, probes_of, score_probes
 from armorm.evaluation.audit.statistics import Estimate
 from armorm.evaluation.scorers import RewardModelScorer, Scorer
 from armorm.model import RewardModel
@@ -43,6 +43,31 @@ FIGURES = (
     *(f"readable_{name}" for name in TEXT_MEASURES),
 )
 """Kinds of figures that a rule can name; in parentheses follows what a figure is of."""
+
+PLACES = ("features", "rewards", "debiased_rewards", "score")
+"""Where a probe looks for a text measure."""
+
+
+def figure_names(pairs: Sequence[PreferencePair], options: AuditOptions) -> list[str]:
+    """Return the names of the figures that a rule about an audit of these pairs can name.
+
+    The data or the model may leave some of them undetermined.
+    """
+    groups = sorted({group_of(pair) for pair in pairs})
+    changes = [change.name for change in chosen_changes(options.changes)]
+    names = ["accuracy", "calibration_error", "novel_share"]
+    names += [f"accuracy({group})" for group in groups]
+    for measure in TEXT_MEASURES:
+        names.append(f"{measure}_correlation")
+        names += [f"{measure}_correlation({of})" for of in ("within", *groups)]
+        if measure != LENGTH:
+            names.append(f"{measure}_correlation(given_length)")
+        names.append(f"excess_preference({measure})")
+        names += [f"readable_{measure}({place})" for place in PLACES]
+    for kind in ("flip_rate", "score_shift", "accuracy_drop"):
+        names += [f"{kind}({change})" for change in changes]
+    names += [f"effective_objectives({of})" for of in ("predicted", "debiased", "deciding")]
+    return names
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +157,7 @@ def audit(
     scored = score_probes(scorer, probes, output / SCORES_FILE, show_progress=show_progress)
     probed = Probed.of(kept, probes, scored, scorer.objectives)
     found, scores = probed.pairs, probed.scores
-    groups = [pair.subset or pair.source or "all" for pair in found]
+    groups = [group_of(pair) for pair in found]
     prompts = [prompt_key(pair.prompt) for pair in found]
     clusters = np.unique(prompts, return_inverse=True)[1]
     model = scorer.model if isinstance(scorer, RewardModelScorer) else None

@@ -112,6 +112,34 @@ def mean(values: Float[np.ndarray, " n"], clusters: Int[np.ndarray, " n"]) -> Es
     return Estimate(center, center - reach, center + reach, len(values), p)
 
 
+def bounded_mean(
+    values: Float[np.ndarray, " n"], clusters: Int[np.ndarray, " n"], lowest: float = 0.0
+) -> Estimate:
+    """Return the mean of values between ``lowest`` and 1, with an interval that stays there.
+
+    Prompts that are all alike show no variance, yet do not prove that the next one is like them:
+    the interval then reaches as far as Wilson's for no success among so many prompts.
+
+    Example:
+        >>> bounded_mean(np.zeros(10), np.arange(10), lowest=-1.0).text()
+        '0.00 (−0.28 to 0.28)'
+    """
+    found = mean(values, clusters)
+    if found.value is None:
+        return found
+    count = len(np.unique(clusters))
+    low, high, p = found.low, found.high, found.p
+    if np.ptp(values) == 0.0:
+        interval = wilson_interval(0, count)
+        assert interval is not None
+        low, high = found.value - interval.high, found.value + interval.high
+        p = 1.0 if found.value == 0.0 else min(1.0, 2.0 * 0.5**count)
+    elif low is None or high is None:  # the responses to a single prompt
+        low, high = lowest, 1.0
+    low, high = max(low, lowest), min(high, 1.0)
+    return replace(found, low=low, high=high, p=p if lowest < 0.0 else None)
+
+
 def control_false_discoveries(estimates: Sequence[Estimate]) -> list[Estimate]:
     """Return the estimates of one table with ``found`` set by Benjamini and Hochberg's rule."""
     tested = [place for place, one in enumerate(estimates) if one.p is not None]

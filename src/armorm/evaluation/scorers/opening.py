@@ -84,6 +84,29 @@ def open_scorer(
     return _KINDS.get(kind, _model)(request)
 
 
+def check_scorer(spec: str, loading: BackboneOptions | None = None) -> None:
+    """Check cheaply that a name can be opened: of a model, its config and heads are read.
+
+    Raises:
+        RecipeError: There is no such baseline.
+        CheckpointError: There is no such model, or its folder is incomplete.
+    """
+    from armorm.features import resolve_model_folder
+    from armorm.hub.weights import read_object
+    from armorm.model.loading import load_checkpoint
+
+    kind, _, rest = spec.partition(":")
+    revision = None if loading is None else loading.revision
+    if kind in ("length", "random"):
+        open_scorer(spec)
+    elif kind == "fixed":
+        load_checkpoint(rest, revision)
+    elif kind not in _KINDS:
+        folder = resolve_model_folder(spec, revision)
+        if read_object(folder / "config.json").get("num_objectives") is not None:
+            load_checkpoint(spec, revision)
+
+
 def _length(request: _Request) -> Scorer:
     from armorm.evaluation.scorers.rules import LengthScorer
 
