@@ -6,6 +6,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Mapping
+from http.client import HTTPException, InvalidURL
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
@@ -85,7 +86,9 @@ def _request(url: str, body: Mapping[str, Any] | None, timeout: float) -> Any:
                 message, error.code, _seconds(error.headers.get("Retry-After"))
             ) from None
         raise HttpError(message, error.code) from None
-    except (URLError, OSError) as error:
+    except (URLError, OSError, HTTPException) as error:
+        if isinstance(error, InvalidURL):
+            raise HttpError(f"{url} is no address: {error}") from None
         raise _PassingError(f"{url} does not answer: {getattr(error, 'reason', error)}") from None
     except ValueError as error:
         raise HttpError(f"{url} is no address: {error}") from None

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from armorm import ArmormError, InputError, PreferencePair
-from armorm.errors import RecipeError
+from armorm.errors import CheckpointError, RecipeError
 from armorm.evaluation.scorers import ScorerOptions, open_scorer, score_all
 from armorm.http_json import HttpError, request_json
 from tests.json_server import JsonServer
@@ -93,7 +93,16 @@ def test_a_refused_conversation_is_accounted_for_in_its_row():
 
 
 @pytest.mark.parametrize(
-    "answer", [{"data": []}, {"data": [{"probs": ["x"]}]}, {"data": [{"probs": [1.0, 2.0]}]}, b"hi"]
+    "answer",
+    [
+        {"data": []},
+        {"data": [{"probs": ["x"]}]},
+        {"data": [{"probs": ["0.5"]}]},
+        {"data": [{"probs": [True]}]},
+        {"data": [{"probs": [10**400]}]},
+        {"data": [{"probs": [1.0, 2.0]}]},
+        b"hi",
+    ],
 )
 def test_an_answer_of_another_form_stops(answer):
     with (
@@ -133,3 +142,27 @@ def test_a_server_that_is_not_there_is_named():
         open_scorer("http://127.0.0.1:1", options).score(PAIRS)
     with pytest.raises(RecipeError, match="knows the routes"):
         open_scorer("http://127.0.0.1:1/v2/rank")
+
+
+@pytest.mark.parametrize("indices", [(0, 0), (5, 7), (0, "x"), (0,), (0, 1, 1)])
+def test_scores_of_other_responses_are_not_taken_for_those_of_these(indices):
+    answer = {"data": [{"index": index, "score": 1.0} for index in indices]}
+    with (
+        JsonServer(lambda path, body: MODELS if body is None else answer) as server,
+        pytest.raises(ArmormError, match="answers"),
+    ):
+        open_scorer(f"{server.address}/score").score(PAIRS)
+
+
+@pytest.mark.parametrize("address", ["http://[::1", "http://two words/classify"])
+def test_what_is_no_address_is_named(address):
+    with pytest.raises(ArmormError, match="is no address"):
+        open_scorer(address).score(PAIRS)
+
+
+def test_a_template_that_cannot_be_loaded_is_named(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "tokenizer.json").write_text("{")
+    options = ScorerOptions(template=str(tmp_path))
+    with pytest.raises(CheckpointError, match="--template"):
+        open_scorer("http://127.0.0.1:1/get_reward", options).score(PAIRS)

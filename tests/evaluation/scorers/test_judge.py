@@ -184,9 +184,10 @@ def test_answers_are_kept_and_paid_once(tmp_path):
         assert len(server.requests) == sent + 2
     for line in cache.read_text().splitlines():
         assert json.loads(line).keys() == {"key", "text", "prompt_tokens", "completion_tokens"}
-    cache.write_text('{"text": "no key"}\n')
-    with pytest.raises(DamagedFileError, match="line 1"):
-        judge(server, judge_cache=str(cache))
+    for line in ('{"text": "no key"}', '{"key": "a", "text": 5}'):
+        cache.write_text(f"{line}\n")
+        with pytest.raises(DamagedFileError, match="line 1"):
+            judge(server, judge_cache=str(cache))
 
 
 def test_concurrency_is_bounded_and_used():
@@ -242,8 +243,18 @@ def test_troubles_are_named(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(RecipeError, match="no OPENAI_API_KEY"):
         open_scorer("judge:m@https://api.example.com/v1")
-    with pytest.raises(RecipeError, match="write judge:MODEL@URL"):
-        open_scorer("judge:m")
+    for spec in ("judge:m", "judge:m@http://[::1", "judge:m@http://", "judge:m@http://a b/v1"):
+        with pytest.raises(RecipeError, match="write judge:MODEL@URL"):
+            open_scorer(spec)
+
+
+@pytest.mark.parametrize("answer", [b"{bad", b"", b"\xff", b"<html>", None, completion(5), {}])
+def test_an_answer_of_another_form_stops(answer):
+    with (
+        JsonServer(lambda path, body: answer) as server,
+        pytest.raises(ArmormError, match="does not answer"),
+    ):
+        judge(server).score(PAIRS[:1])
 
 
 def test_the_key_comes_from_the_environment(monkeypatch):

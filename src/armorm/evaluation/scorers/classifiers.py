@@ -90,7 +90,8 @@ def open_classifier(
         )
         if _agrees(scorer, backbone):
             return scorer
-    architecture = str((config.get("architectures") or ["?"])[0])
+    named = config.get("architectures")
+    architecture = str(named[0]) if isinstance(named, list) and named else "?"
     if not architecture.endswith("ForSequenceClassification"):
         raise CheckpointError(
             f"{name} is a {architecture} without a score head, so it is no reward model. A "

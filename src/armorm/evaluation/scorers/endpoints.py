@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from armorm.conversations import Conversation, ConversationEncoder
 from armorm.conversations.messages import with_response
-from armorm.errors import ArmormError, InputError, RecipeError
+from armorm.errors import ArmormError, CheckpointError, InputError, RecipeError
 from armorm.evaluation.scorers.base import Answered, Scored, Scorer
 from armorm.evaluation.scorers.options import ScorerOptions
 from armorm.features import resolve_model_folder
@@ -41,7 +41,10 @@ class EndpointScorer(Scorer):
     """
 
     def __init__(self, address: str, options: ScorerOptions) -> None:
-        parts = urlsplit(address)
+        try:
+            parts = urlsplit(address)
+        except ValueError as error:
+            raise RecipeError(f"{address} is no address: {error}.") from None
         route = "/" + parts.path.rstrip("/").rpartition("/")[2]
         if parts.path.rstrip("/") == "":
             route = "/classify"
@@ -91,7 +94,14 @@ class EndpointScorer(Scorer):
         from transformers import AutoTokenizer
 
         folder = resolve_model_folder(self.options.template)
-        return ConversationEncoder(AutoTokenizer.from_pretrained(folder))
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+        except Exception as error:  # a malformed folder can raise anything inside the library
+            reason = f"{type(error).__name__}: {error}"
+            raise CheckpointError(
+                f"--template: {self.options.template} cannot be loaded. {reason}"
+            ) from error
+        return ConversationEncoder(tokenizer)
 
     def score(self, rows: Sequence[Answered]) -> list[Scored]:
         """Score rows by simultaneous requests.
@@ -170,9 +180,7 @@ class EndpointScorer(Scorer):
             row,
             self._numbers(
                 answer,
-                lambda found: [
-                    one["score"] for one in sorted(found["data"], key=lambda one: one["index"])
-                ],
+                _in_order,
             ),
         )
 
@@ -209,8 +217,8 @@ class EndpointScorer(Scorer):
         """
         try:
             found = read(answer)
-            numbers = [float(one) for one in (found if isinstance(found, list) else [found])]
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+            numbers = [_number(one) for one in (found if isinstance(found, list) else [found])]
+        except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
             raise ArmormError(
                 f"{self.base}{self.route} answers something else than {self.route} does: "
                 f"{str(answer)[:200]}"
@@ -224,3 +232,18 @@ class EndpointScorer(Scorer):
         return request_json(
             self.base + path, body, timeout=options.timeout, retries=options.retries
         )
+
+
+def _in_order(answer: Any) -> list[Any]:
+    """Return the scores of ``/score`` in the order of the responses."""
+    scores = {one["index"]: one["score"] for one in answer["data"]}
+    if len(scores) != len(answer["data"]) or sorted(scores) != list(range(len(scores))):
+        raise ValueError(f"indices {[one['index'] for one in answer['data']]}")
+    return [scores[i] for i in range(len(scores))]
+
+
+def _number(value: object) -> float:
+    """Return a number of an answer; text and true are none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is no number")
+    return float(value)

@@ -123,7 +123,10 @@ class JudgeCache:
             try:
                 record = json.loads(line)
                 key = record.pop("key")
-                self._replies[key] = Reply(**record)
+                reply = Reply(**record)
+                if not isinstance(reply.text, str):
+                    raise TypeError(f"text is {reply.text!r}")
+                self._replies[key] = reply
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise DamagedFileError(
                     f"{file}, line {number} is no answer of a judge: {error!r}. Name another "
@@ -317,6 +320,8 @@ class JudgeScorer(Scorer):
             )
         except self._openai.OpenAIError as error:
             raise ArmormError(self._trouble(error)) from error
+        except ValueError as error:  # the client does not catch a body that is no JSON
+            raise ArmormError(f"{self.url} does not answer in JSON: {error}") from error
         reply = self._reply(answer)
         with self._lock:
             self._account.prompt_tokens += reply.prompt_tokens
@@ -327,6 +332,8 @@ class JudgeScorer(Scorer):
     def _reply(self, answer: Any) -> Reply:
         try:
             text = answer.choices[0].message.content or ""
+            if not isinstance(text, str):
+                raise TypeError(f"content = {text!r} is no text")
             usage = answer.usage
             if usage is None:
                 return Reply(text)
@@ -356,11 +363,19 @@ def open_judge(spec: str, options: ScorerOptions) -> JudgeScorer:
         RecipeError: The name has another form, or the key is missing.
     """
     model, _, url = spec.removeprefix("judge:").rpartition("@")
-    if not model or not url.startswith(("http://", "https://")):
+    if not model or not _is_address(url):
         raise RecipeError(
             f"{spec!r}: write judge:MODEL@URL, such as judge:gpt-x@http://host:8000/v1."
         )
     return JudgeScorer(model, url, options)
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and " " not in url
 
 
 def _key(url: str, variable: str) -> str:
