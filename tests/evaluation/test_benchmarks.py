@@ -8,10 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
-from armorm import RewardModel
+from armorm import InputError, RewardModel
 from armorm.errors import ArmormError, RecipeError
 from armorm.evaluation.benchmarks import (
     PreferenceBenchmark,
@@ -220,6 +221,15 @@ def test_scores_made_elsewhere_need_no_torch_and_are_checked_row_by_row(tmp_path
         line = json.dumps(given[0]).replace("1.0", value, 1)
         assert "bad.jsonl, row 1" in refused([line, *given[1:]])
     assert "name the benchmark" in error_of("benchmark", "--scores", file, code=2)
+    for field, value in (
+        ("rewards", 5),
+        ("rewards", [[1.0, "x"]]),
+        ("coefficients", "ab"),
+        ("error", {"message": "boom"}),
+        ("error", {**InputError("f", 1, "why", "Do.").as_dict(), "reason": 5}),
+    ):
+        row = {**given[0], field: value, **({"scores": None} if field == "error" else {})}
+        assert f"bad.jsonl, row 1: {field}" in refused([row, *given[1:]])
     assert "There is no file" in error_of("benchmark", "--scores", "no.jsonl", "rmb", code=2)
     said = error_of("benchmark", "--scores", file, "reward-bench2", code=2)
     assert "Did you mean 'reward-bench-2'" in said
@@ -345,7 +355,64 @@ def test_a_registered_benchmark_has_a_name_of_its_own(monkeypatch):
         benchmark("fresch")
 
 
+def test_outputs_of_rewardbench_are_pairs_of_known_subsets_with_their_texts(tmp_path):
+    row = {
+        "prompt": PROMPT,
+        "scores_chosen": 1.0,
+        "scores_rejected": 0.0,
+        "chosen": "yes",
+        "text_rejected": conversation("n"),
+        "id": "1",
+        "subset": "Ties",
+    }
+
+    def scored(row: dict, *names: str) -> tuple[object, ...]:
+        return ("benchmark", "--scores", write(tmp_path / "m_outputs.jsonl", [row] * 3), *names)
+
+    found = results(*scored(row)[1:])["benchmarks"]["preferences"][0]
+    assert found["figures"]["longer won"]["n"] == 3
+    for name in set(benchmarks()) - {"reward-bench", "preference-test-sets"}:
+        assert f"the rule of {name} cannot score" in error_of(*scored(row, name), code=2)
+    for name in ("reward-bench", "preference-test-sets"):
+        said = error_of(*scored(row, name), code=3)
+        assert "m_outputs.jsonl, row 1: subset = 'Ties': unknown subset" in said
+    assert "'rewardbench'" in error_of(*scored(row, "rewardbench"), code=2)
+    for value in (None, 5, "", PROMPT):
+        assert "row 1: chosen" in error_of(*scored({**row, "chosen": value}), code=3)
+
+
+def test_ids_of_ties_that_occur_twice_are_named_by_file_before_anything_is_scored(tmp_path):
+    file = files.reward_bench_2(tmp_path)
+    rows = pq.read_table(file).to_pylist()
+    files.parquet(file, [*rows, rows[-1]])
+    said = error_of("benchmark", "no-model", "reward-bench-2", "--from", tmp_path, code=3)
+    assert f"{file}, row {len(rows) + 1}: id = 'tied:1': occurs twice in Ties" in said
+
+
+def test_a_response_is_not_preferred_to_itself(tmp_path):
+    file = files.if_reward_bench(tmp_path)
+    rows = json.loads(file.read_text())
+    rows[0]["preference_graph"] = [{"chosen": 1, "rejected": 1}]
+    files.array(file, rows)
+    said = error_of("benchmark", "length", "if-reward-bench", "--from", tmp_path, code=3)
+    assert "row 1: preference_graph[0]" in said
+    assert "prefers a response to itself" in said
+
+
+def test_models_of_one_name_are_told_apart(pairs, tmp_path):
+    class Named(LengthScorer):
+        name = "same"
+
+    suite = load_suite([str(pairs)])
+    found = run_suite(suite, {"a": Named, "b": Named}, tmp_path, compare=True)
+    assert found.scorers == ["same", "b"]
+    assert [(one.a, one.b) for one in found.comparisons[str(pairs)]] == [("same", "b")]
+
+
 def test_what_is_missing_on_the_command_line_is_named(folder, pairs):
+    assert "only length" in error_of("benchmark", "length", pairs, "--compare", code=2)
+    said = error_of("benchmark", "--scores", pairs, pairs, "--compare", "--objectives", code=2)
+    assert "leave out --compare, --objectives" in said
     assert "Name a benchmark or a preference file" in error_of("benchmark", folder, code=2)
     assert "Name a model" in error_of("benchmark", pairs, code=2)
     assert "no model" in error_of("benchmark", "--scores", pairs, "length", "rmb", code=2)

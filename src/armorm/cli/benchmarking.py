@@ -119,11 +119,16 @@ def benchmark(
     if scores is not None:
         if len(given) > 1 or ALL in given:
             raise RecipeError("--scores FILE takes the name of one benchmark, and no model.")
+        flags = {"compare": compare, "objectives": objectives, "fixed-weights": fixed_weights}
+        if needless := [f"--{flag}" for flag, is_on in flags.items() if is_on]:
+            raise RecipeError(f"--scores FILE has no model: leave out {', '.join(needless)}.")
         result = given_result(scores, given[0] if given else None, root, invalid=invalid)
     else:
         if not asked or not models:
             missing = "a benchmark or a preference file" if models else "a model"
             raise RecipeError(f"Name {missing}: armorm benchmark MODEL... NAME...")
+        if compare and len(models) < 2:
+            raise RecipeError(f"--compare needs two models or more; there is only {models[0]}.")
         shown = show_progress(quiet)
         suite = load_suite(asked, root, invalid=invalid, show_progress=shown)
         result = run_suite(

@@ -44,17 +44,24 @@ class IFRewardBench(Benchmark):
         edges = record.get("preference_graph")
         if not isinstance(edges, list) or not edges:
             raise InputError("preference_graph", edges, "not a list of edges", "Add them.")
+        ends = tuple(
+            (_end(edge, "chosen", i, len(texts)), _end(edge, "rejected", i, len(texts)))
+            for i, edge in enumerate(edges)
+        )
+        for i, (chosen, rejected) in enumerate(ends):
+            if chosen == rejected:
+                raise InputError(
+                    f"preference_graph[{i}]",
+                    edges[i],
+                    "prefers a response to itself",
+                    "Remove the edge.",
+                )
         return BenchmarkRow(
             prompt_of(record, "messages"),
             texts,
             text_in(record, "id"),
             str(record.get("instruction_type") or "all"),
-            facts={
-                "edges": tuple(
-                    (_end(edge, "chosen", i, len(texts)), _end(edge, "rejected", i, len(texts)))
-                    for i, edge in enumerate(edges)
-                )
-            },
+            facts={"edges": ends},
         )
 
     def credit(self, row: BenchmarkRow, scores: Scores) -> float:

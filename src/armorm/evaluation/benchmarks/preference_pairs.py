@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from armorm.data.reading import name_in, parse_pair
+from armorm.errors import InputError, did_you_mean
 from armorm.evaluation.benchmarks.base import Benchmark, Scores
 from armorm.evaluation.benchmarks.estimates import Estimate
-from armorm.evaluation.benchmarks.rows import BenchmarkRow, Part
+from armorm.evaluation.benchmarks.rows import BenchmarkData, BenchmarkRow, Part
 
 
 class PreferenceBenchmark(Benchmark):
@@ -33,6 +34,19 @@ class PreferenceBenchmark(Benchmark):
 
     name = "preferences"
     about = "Accuracy on any preference pairs."
+    known_subsets: Sequence[str] | None = None
+    """The only subsets that rows can have; ``None`` if all are allowed."""
+
+    def check_subsets(self, data: BenchmarkData) -> None:
+        """Check the subsets of rows that :meth:`row` did not make.
+
+        Raises:
+            InputError: One is unknown, so no figure would count its row.
+        """
+        for row, place in zip(data.rows, data.places, strict=True):
+            if self.known_subsets is not None and row.subset not in self.known_subsets:
+                remedy = did_you_mean(row.subset, self.known_subsets)
+                raise InputError("subset", row.subset, "unknown subset", remedy).at(*place)
 
     def row(self, record: Mapping[str, Any], part: Part) -> BenchmarkRow:
         """Return a pair in one of the forms of :func:`armorm.data.read_preferences`."""

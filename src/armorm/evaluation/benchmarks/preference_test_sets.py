@@ -20,6 +20,7 @@ class PreferenceTestSets(PreferenceBenchmark):
 
     name = "preference-test-sets"
     about = "Prior sets of RewardBench: Anthropic helpful and HHH, SHP, summaries."
+    known_subsets = PRIOR_SETS
     parts = tuple(Part("allenai/preference-test-sets", split) for split in PRIOR_SETS)
 
     def row(self, record: Mapping[str, Any], part: Part) -> BenchmarkRow:

@@ -63,6 +63,7 @@ class RewardBench(PreferenceBenchmark):
     about = "RewardBench: chat, hard chat, safety and reasoning."
     parts = (Part("allenai/reward-bench", "filtered"),)
     published_rows = 2_985
+    known_subsets = SUBSETS
 
     def row(self, record: Mapping[str, Any], part: Part) -> BenchmarkRow:
         """Return a pair of one of the published subsets."""

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from armorm.data.sources import InvalidPolicy
 from armorm.errors import InputError
 from armorm.evaluation.benchmarks.base import Benchmark, Scores
 from armorm.evaluation.benchmarks.estimates import Estimate
 from armorm.evaluation.benchmarks.rows import (
+    BenchmarkData,
     BenchmarkRow,
     Part,
     one_of,
@@ -65,6 +68,24 @@ class RewardBench2(Benchmark):
         return BenchmarkRow(
             prompt_of(record), (*chosen, *rejected), ident, subset, right=len(chosen)
         )
+
+    def read(
+        self,
+        root: Path | None = None,
+        *,
+        invalid: InvalidPolicy = "error",
+        show_progress: bool = False,
+    ) -> BenchmarkData:
+        """Read the rows; an id of Ties that occurs twice is an error before anything is scored."""
+        data = super().read(root, invalid=invalid, show_progress=show_progress)
+        seen: set[tuple[str, int]] = set()
+        for row, place in zip(data.rows, data.places, strict=True):
+            if row.subset == TIES:
+                kind, number = row.id.split(":")
+                if (kind, int(number)) in seen:
+                    raise _occurs_twice(row.id).at(*place)
+                seen.add((kind, int(number)))
+        return data
 
     def credit(self, row: BenchmarkRow, scores: Scores) -> float:
         """Return 1 over the number of best completions if the right one is among them, else 0.
@@ -134,7 +155,7 @@ def ties_score(rows: Sequence[BenchmarkRow], scores: Sequence[Scores]) -> Estima
         assert match is not None
         kind, number = found[match[1]], int(match[2])
         if number in kind:
-            raise InputError("id", row.id, "occurs twice in Ties", "Remove one of the rows.")
+            raise _occurs_twice(row.id)
         kind[number] = Spread.of(row, given)
     numbers = sorted({*found["ref"], *found["tied"]})
     if not found["ref"] or not found["tied"]:
@@ -154,6 +175,10 @@ def ties_score(rows: Sequence[BenchmarkRow], scores: Sequence[Scores]) -> Estima
     value = float(score(np.arange(len(numbers))))
     interval = Estimate.bootstrapped(value, len(numbers), score)
     return Estimate(value, len(rows), interval.low, interval.high, interval.method)
+
+
+def _occurs_twice(ident: str) -> InputError:
+    return InputError("id", ident, "occurs twice in Ties", "Remove one of the rows.")
 
 
 _WEIGHTS = np.array([0.30, 0.30, 0.20, 0.20, 0.01])

@@ -13,6 +13,7 @@ from typing import Any
 from armorm.conversations.messages import (
     Conversation,
     located_in,
+    validate_conversation,
     validate_prompt,
     with_response,
 )
@@ -21,7 +22,7 @@ from armorm.data.sources import file_rows
 from armorm.errors import ArmormError, InputError
 from armorm.evaluation.benchmarks.base import Scores
 from armorm.evaluation.benchmarks.results import BenchmarkResult
-from armorm.evaluation.benchmarks.rows import BenchmarkData, BenchmarkRow
+from armorm.evaluation.benchmarks.rows import BenchmarkData, BenchmarkRow, response_of
 from armorm.evaluation.benchmarks.scores import finite_number
 from armorm.evaluation.scorers.base import Scored
 from armorm.files import json_line, write_atomically, write_json
@@ -128,7 +129,11 @@ def _output_row(row: BenchmarkRow, scores: Scores, render: Render) -> dict[str, 
 
 
 def _text(row: Mapping[str, Any], side: str) -> str:
-    return str(row.get(side) or row.get(f"text_{side}") or "")
+    """Return a response, or the whole conversation as text where the program wrote only that."""
+    field = f"text_{side}" if not row.get(side) and row.get(f"text_{side}") else side
+    if isinstance(row.get(field), list):
+        return located_in(field, validate_conversation, row[field])[1]
+    return response_of(row, field)
 
 
 def _score(row: Mapping[str, Any], field: str) -> float:

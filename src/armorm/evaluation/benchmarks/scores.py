@@ -74,8 +74,8 @@ def _scored(row: Mapping[str, Any], ident: str, responses: int) -> Scored:
             "id", found, f"the benchmark has {ident!r} in this place", "Keep its rows in order."
         )
     values = row.get("scores")
-    if values is None and isinstance(row.get("error"), Mapping):  # written by record_of
-        return Scored.failed(InputError(**row["error"]), too_long=row.get("too_long") is True)
+    if values is None and row.get("error") is not None:  # written by record_of
+        return Scored.failed(_error(row["error"]), too_long=row.get("too_long") is True)
     if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != responses:
         raise InputError(
             "scores", values, f"not {responses} numbers", "Give one score for each response."
@@ -83,9 +83,34 @@ def _scored(row: Mapping[str, Any], ident: str, responses: int) -> Scored:
     scores = tuple(finite_number(value, f"scores[{i}]") for i, value in enumerate(values))
     return Scored(
         scores,
-        rewards=tuple(tuple(one) for one in row.get("rewards") or ()),
-        coefficients=tuple(row.get("coefficients") or ()),
+        rewards=tuple(
+            _numbers(one, f"rewards[{i}]")
+            for i, one in enumerate(_list(row.get("rewards"), "rewards"))
+        ),
+        coefficients=_numbers(row.get("coefficients"), "coefficients"),
     )
+
+
+def _error(record: object) -> InputError:
+    """Return the reason why a row has no scores, as :func:`record_of` writes it."""
+    if isinstance(record, Mapping) and record.keys() == InputError("", "", "", "").as_dict().keys():
+        texts = [record[name] for name in ("field", "reason", "remedy")]
+        if all(isinstance(text, str) for text in texts):
+            return InputError(**record)
+    raise InputError("error", record, "not a reason as armorm writes it", "Score the row again.")
+
+
+def _list(value: object, field: str) -> Sequence[object]:
+    """Return a list; nothing is an empty one."""
+    if value is None:
+        return ()
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise InputError(field, value, "not a list", "Leave it out, or score the row again.")
+    return value
+
+
+def _numbers(values: object, field: str) -> tuple[float, ...]:
+    return tuple(finite_number(one, f"{field}[{i}]") for i, one in enumerate(_list(values, field)))
 
 
 def finite_number(value: object, field: str) -> float:

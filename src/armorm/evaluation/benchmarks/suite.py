@@ -182,8 +182,12 @@ def run_suite(
         ArmormError: A scorer has no score for any row, or the folder holds scores of another one.
     """
     result = SuiteResult(absent=suite.absent)
-    for open_scorer in scorers.values():
+    names: set[str] = set()
+    for spec, open_scorer in scorers.items():
         with closing(open_scorer()) as scorer:
+            if scorer.name in names:  # one judge behind two addresses
+                scorer.name = spec
+            names.add(scorer.name)
             for one, data in suite.loaded:
                 scores = score_rows(
                     scorer, one.name, data, folder, invalid=invalid, show_progress=show_progress
@@ -241,9 +245,15 @@ def given_result(
     if not file.is_file():
         raise RecipeError(f"There is no file of scores {str(file)!r}.")
     chosen = None if name is None else named_benchmark(name)
-    if is_rewardbench_outputs(file):
-        data, scores = read_rewardbench_outputs(file)
+    if is_rewardbench_outputs(file) and (name is None or chosen is not None):
         chosen = chosen or PreferenceBenchmark()
+        if not isinstance(chosen, PreferenceBenchmark):
+            raise RecipeError(
+                f"{file} holds pairs, as RewardBench's program writes them, which the rule of "
+                f"{name} cannot score. Give rows {{id, scores}}, or leave out {name}."
+            )
+        data, scores = read_rewardbench_outputs(file)
+        chosen.check_subsets(data)
     elif chosen is None:
         raise RecipeError(
             f"{file}: name the benchmark that the scores are of"
