@@ -89,8 +89,9 @@ def test_the_command_prints_a_table_and_the_recipes_line(compared, recipe_file):
     folder, comparison = compared
     printed = invoke("layers", recipe_file, "-o", folder, "--layers", "1,2", "-q")
     assert comparison.recipe_line in printed
-    with pytest.raises(RecipeError, match=r"layer = 99.*from 1 to"):
-        compare_layers(Recipe.load(recipe_file), folder, [1, 99])
+    for layer in (99, 0, -1):
+        with pytest.raises(RecipeError, match=rf"layer = {layer}: .*from 1 to"):
+            compare_layers(Recipe.load(recipe_file), folder, [1, layer])
 
 
 def test_a_recipe_that_finetunes_is_refused(recipe_file, tmp_path):

@@ -35,11 +35,7 @@ def cut_config(config: PretrainedConfig, layer: int | None, name: str) -> int | 
     if layer is None:
         return None
     layers = count_layers(config, name)
-    if not 1 <= layer <= layers:
-        raise RecipeError(
-            f"backbone.layer = {layer}: {name} has {layers} layers. Give a layer from 1 to "
-            f"{layers}, or leave it out for the last one."
-        )
+    check_layer(layer, layers, name)
     if layer == layers:
         return None
     for key, value in list(vars(config).items()):
@@ -48,6 +44,15 @@ def cut_config(config: PretrainedConfig, layer: int | None, name: str) -> int | 
             setattr(config, key, value[:layer])
     config.num_hidden_layers = layer
     return layer
+
+
+def check_layer(layer: int, layers: int, name: str) -> None:
+    """Raise RecipeError if a model of so many layers has no such one."""
+    if not 1 <= layer <= layers:
+        raise RecipeError(
+            f"backbone.layer = {layer}: {name} has {layers} layers. Give a layer from 1 to "
+            f"{layers}, or leave it out for the last one."
+        )
 
 
 def count_layers(config: PretrainedConfig, name: str) -> int:

@@ -19,6 +19,7 @@ from armorm.evaluation.report import write_layer_figure
 from armorm.features import Backbone, FeatureStore, Process
 from armorm.features.backbone import layers_of_model
 from armorm.features.layer_extraction import extract_layers, view_of_layer
+from armorm.features.layers import check_layer
 from armorm.files import write_json
 from armorm.heads import fit_fixed_weights
 from armorm.training.features_stage import RecipeData, features_stage, read_data
@@ -75,6 +76,8 @@ def _compare(
     folder = backbone_folder(recipe, run)
     count = layers_of_model(folder, recipe.backbone)
     chosen = sorted(set(layers)) if layers else spread_layers(count)
+    for layer in chosen:
+        check_layer(layer, count, recipe.backbone.model)
     data = read_data(recipe, run, show_progress=show_progress)
     backbone = Backbone.from_pretrained(
         folder, recipe.backbone, layer=max(chosen), compile_model=False, engine="transformers"
