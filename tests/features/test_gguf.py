@@ -10,6 +10,7 @@ import gguf
 import pytest
 import torch
 from transformers import AutoModel
+from transformers.utils import logging
 
 from armorm import Backbone, Recipe, RewardModel
 from armorm.errors import CheckpointError, MissingExtraError
@@ -158,8 +159,44 @@ def test_identity_is_that_of_the_file(file, backbone, model, tmp_path):
 def test_a_file_that_is_cut_off_is_refused(file, tmp_path, share):
     content = file.read_bytes()
     (tmp_path / "cut.gguf").write_bytes(content[: int(share * len(content))])
-    with pytest.raises(CheckpointError, match=r"cut\.gguf"):
+    with pytest.raises(CheckpointError, match=r"cut\.gguf is .*cut off\. Download"):
         Backbone.from_pretrained(tmp_path / "cut.gguf", device="cpu")
+    with pytest.raises(CheckpointError, match=r"cut\.gguf is .*cut off\. Download"):
+        layers_of_model(tmp_path / "cut.gguf", BackboneOptions())
+
+
+@pytest.mark.parametrize(
+    ("left_out", "missing"),
+    [
+        (["add_token_list", "add_token_types"], r"tokenizer\.ggml\.tokens missing"),
+        (["add_token_merges"], r"merges or tokenizer\.ggml\.scores missing"),
+    ],
+)
+def test_a_file_without_a_whole_tokenizer_is_refused(
+    model, tmp_path, monkeypatch, left_out, missing
+):
+    for method in left_out:
+        monkeypatch.setattr(gguf.GGUFWriter, method, lambda *_: None)
+    file = write_gguf(tmp_path / "mute.gguf", model)
+    with pytest.raises(CheckpointError, match=rf"mute\.gguf holds no complete tok.*{missing}"):
+        Backbone.from_pretrained(file, device="cpu")
+
+
+def test_the_suffix_may_be_in_capitals(file, tmp_path):
+    (tmp_path / "A.GGUF").write_bytes(file.read_bytes())
+    assert resolve_model_folder(tmp_path) == tmp_path / "A.GGUF"
+    assert Backbone.from_pretrained(tmp_path, device="cpu").hidden_size == 32
+
+
+def test_the_bars_of_transformers_can_be_turned_off(file, capfd):
+    before = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        Backbone.from_pretrained(file, device="cpu")
+    finally:
+        if before:
+            logging.enable_progress_bar()
+    assert "GGUF" not in capfd.readouterr().err
 
 
 def test_what_cannot_be_read_is_named(file, model, tmp_path):

@@ -18,6 +18,7 @@ from armorm.features.gguf import (
     dequantization,
     forget_quantization,
     is_gguf,
+    obey_progress_setting,
     transformers_source,
 )
 from armorm.features.layers import count_layers, cut_config, is_of_later_layer
@@ -131,9 +132,11 @@ class Backbone:
         }
         attention = options.attn_implementation
         try:
+            tensors = check_gguf(folder) if gguf else {}
             config = load_config(folder, options)
             if gguf:
-                check_gguf(folder, config)
+                check_sizes(folder, config.to_dict(), tensors)
+                obey_progress_setting()
                 loading = {**dequantization(), **loading, **gguf}
             layer = cut_config(config, options.layer, str(name_or_path))
             options = options.model_copy(update={"layer": layer})
@@ -284,8 +287,8 @@ def resolve_model_folder(name_or_path: str | Path, revision: str | None = None) 
         return BACKBONE
     path = Path(name_or_path).expanduser()
     if path.is_dir():
-        return _only_gguf(path, [file.name for file in path.glob("*.gguf")])
-    if path.is_file() and path.suffix == SUFFIX:
+        return _only_gguf(path, [file.name for file in path.iterdir() if is_gguf(file)])
+    if is_gguf(path):
         return path
     from huggingface_hub.errors import HFValidationError
 
@@ -353,6 +356,8 @@ def layers_of_model(name_or_path: str | Path, options: BackboneOptions) -> int:
         RecipeError: Its layers cannot be read one by one.
     """
     folder = resolve_model_folder(name_or_path, options.revision)
+    if transformers_source(folder)[1]:
+        check_gguf(folder)
     try:
         config = load_config(folder, options)
     except Exception as error:  # as in from_pretrained

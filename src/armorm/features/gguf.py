@@ -11,19 +11,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from armorm.errors import CheckpointError, MissingExtraError
-from armorm.hub.weights import check_sizes
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
 SUFFIX = ".gguf"
 
 TEMPLATE = "tokenizer.chat_template"
+TOKENIZER = "tokenizer.ggml.model"
+TOKENS = "tokenizer.ggml.tokens"
+RANKS = ("tokenizer.ggml.merges", "tokenizer.ggml.scores")
 
 
 def is_gguf(path: Path) -> bool:
     """Return true for a GGUF file, false for a folder."""
-    return path.suffix == SUFFIX and path.is_file()
+    return path.suffix.lower() == SUFFIX and path.is_file()
 
 
 def transformers_source(path: Path) -> tuple[Path, dict[str, Any]]:
@@ -39,8 +41,8 @@ def transformers_source(path: Path) -> tuple[Path, dict[str, Any]]:
     return path.parent, {"gguf_file": path.name}
 
 
-def check_gguf(file: Path, config: PretrainedConfig) -> None:
-    """Check that a file is whole, fits its own configuration, and has a chat template.
+def check_gguf(file: Path) -> dict[str, Any]:
+    """Check that a file is whole and has a tokenizer and a chat template; return its tensors.
 
     Raises:
         CheckpointError: It does not.
@@ -53,14 +55,23 @@ def check_gguf(file: Path, config: PretrainedConfig) -> None:
     # A damaged file can raise anything inside the library.
     except Exception as error:
         raise CheckpointError(
-            f"{file} is damaged or cut off: {type(error).__name__}: {error}"
+            f"{file} is no GGUF file, damaged, or cut off. Download or convert it again. "
+            f"{type(error).__name__}: {error}"
         ) from error
-    check_sizes(file, config.to_dict(), tensors)
+    missing = [name for name in (TOKENIZER, TOKENS) if reader.get_field(name) is None]
+    if all(reader.get_field(name) is None for name in RANKS):
+        missing.append(" or ".join(RANKS))
+    if missing:
+        raise CheckpointError(
+            f"{file} holds no complete tokenizer ({', '.join(missing)} missing). Convert the model "
+            "again, with its tokenizer."
+        )
     if reader.get_field(TEMPLATE) is None:
         raise CheckpointError(
             f"{file} holds no chat template ({TEMPLATE}), so conversations cannot be rendered. "
             "Use a file of a chat model, or add one with gguf-new-metadata (package gguf)."
         )
+    return tensors
 
 
 def dequantization() -> dict[str, Any]:
@@ -69,6 +80,14 @@ def dequantization() -> dict[str, Any]:
 
     config = getattr(transformers, "GgufConfig", None)
     return {} if config is None else {"quantization_config": config(dequantize=True)}
+
+
+def obey_progress_setting() -> None:
+    """Give the reading of GGUF files in transformers the bar that its setting turns off."""
+    from transformers import modeling_gguf_pytorch_utils
+    from transformers.utils import logging
+
+    vars(modeling_gguf_pytorch_utils)["tqdm"] = logging.tqdm
 
 
 def forget_quantization(model: PreTrainedModel) -> None:
