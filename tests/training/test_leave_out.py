@@ -14,7 +14,7 @@ from armorm.data import DataSource, read_preferences
 from armorm.errors import ArmormError
 from armorm.evaluation.leave_out import leave_each_out
 from armorm.features.store import PairIndex
-from armorm.training import fit_gate_stage
+from armorm.training import features_stage, fit_gate_stage
 from tests.commands import armorm, write
 from tests.tiny import TEMPLATES, save_tiny_backbone
 
@@ -127,3 +127,24 @@ def test_one_source_alone_cannot_be_left_out_in_turn():
     pairs = _pairs(["a", "a"], [0, 1], [False, True])
     with pytest.raises(ArmormError, match="at least 2 sources"):
         leave_each_out(pairs, lambda split: pytest.fail("not measured"))
+
+
+def test_leaving_out_every_source_is_refused():
+    pairs = _pairs(["a", "b"], [0, 1], [False, False])
+    with pytest.raises(ArmormError, match=r"leave_out: without a, b no pair is left to train on"):
+        pairs.leaving_out(["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        ("[poetry]", r"source poetry gives no preference pair\. Sources: advice, arith"),
+        ("[all, code]", "name no other with it"),
+    ],
+)
+def test_a_wrong_name_is_refused_before_features_are_extracted(
+    recipe_file, tmp_path, names, problem
+):
+    with pytest.raises(ArmormError, match=problem):
+        features_stage(Recipe.load(recipe_file, [f"data.leave_out={names}"]), tmp_path)
+    assert not (tmp_path / "features").exists()

@@ -85,7 +85,7 @@ class PairIndex:
         also in a source that is left out.
 
         Raises:
-            ArmormError: A name is no source of the pairs.
+            ArmormError: A name is no source of the pairs, or none is left to train on.
         """
         source = np.array(self.source, dtype=object)
         if unknown := sorted(set(sources) - set(self.source)):
@@ -95,7 +95,14 @@ class PairIndex:
             )
         left_out = np.isin(source, list(sources))
         shared = np.isin(self.prompt, self.prompt[left_out])
-        kept = left_out | (~self.held_out & ~shared)
+        training = ~self.held_out & ~shared
+        if not training.any():
+            names = ", ".join(sorted(set(sources)))
+            raise ArmormError(
+                f"data.leave_out: without {names} no pair is left to train on. Leave out fewer "
+                "sources, or hold out fewer prompts."
+            )
+        kept = left_out | training
         return replace(self.where(kept), held_out=left_out[kept])
 
 

@@ -86,6 +86,17 @@ def _check_pairs(recipe: Recipe, pairs: Sequence[PreferencePair]) -> None:
             f"data have {len(prompts)}, and {held_out:,} held-out pairs. Add preference data, or "
             "hold out fewer."
         )
+    known = sources.keys() | {pair.source for pair in pairs if pair.held_out}
+    if unknown := [name for name in recipe.data.sources_left_out if name not in known]:
+        raise ArmormError(
+            f"data.leave_out: {_listed('source', unknown)} gives no preference pair. Sources: "
+            f"{', '.join(sorted(known))}."
+        )
+    if recipe.data.leaves_each_out and len(known) < 2:
+        raise ArmormError(
+            "Leaving out each source needs preference pairs of at least 2 sources; these are all "
+            f"of {', '.join(known)}."
+        )
     reference = recipe.debiasing.reference
     if recipe.debiasing.objective is not None and reference is not None:
         _check_reference(reference, sources)

@@ -369,9 +369,10 @@ def reference_responses(recipe: Recipe, pairs: PairIndex) -> Int[np.ndarray, " r
     in_reference = np.array([named is None or source in named for source in pairs.source])
     reference = in_reference & ~pairs.held_out
     if not reference.any():
-        known = sorted(set(pairs.source))
+        known = sorted({pairs.source[i] for i in np.flatnonzero(~pairs.held_out)})
         raise ArmormError(
-            f"debiasing.reference names no source of training pairs. Known: {', '.join(known)}."
+            f"debiasing.reference ({', '.join(named or ())}) names no source of training pairs. "
+            f"Known: {', '.join(known)}."
         )
     return pairs.responses(reference)
 

@@ -51,6 +51,12 @@ class DataSection(Options):
         return () if self.leaves_each_out else self.leave_out
 
     @model_validator(mode="after")
+    def _all_stands_alone(self) -> DataSection:
+        if "all" in self.leave_out and len(self.leave_out) > 1:
+            raise ValueError("leave_out: all leaves out each source in turn; name no other with it")
+        return self
+
+    @model_validator(mode="after")
     def _check_catalog(self) -> DataSection:
         for source in self.rated:
             source.check_catalog("rated")
@@ -116,7 +122,13 @@ class Recipe(Options):
         for source in self.data.rated:
             source.check_scales(objectives)
         if self.debiasing.objective is not None:
-            objectives.column(self.debiasing.objective)
+            confounder = objectives[objectives.column(self.debiasing.objective)]
+            reverse = confounder.mirrored().name
+            if self.debiasing.confounder == "kept" and reverse in objectives:
+                raise ValueError(
+                    f"objectives: debiasing.confounder: kept adds {reverse} to the model, and "
+                    "there is an objective of this name. Rename it."
+                )
         return self
 
     @property
