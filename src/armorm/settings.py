@@ -119,12 +119,29 @@ def _setting(name: str, field: FieldInfo) -> Setting:
 
 def describe_problems(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """Return one line for each problem, with the nearest known names of an unknown one."""
-    return [_describe(problem, model) for problem in error.errors(include_url=False)]
+    problems = error.errors(include_url=False)
+    return [_describe(one, model) for one in problems if not _is_of_other_kind(one, problems)]
+
+
+def _is_of_other_kind(problem: Any, problems: Sequence[Any]) -> bool:
+    """Return true for a list or mapping that is no text, where its content is what is wrong.
+
+    Where a field takes a text or a structure, pydantic reports why it is neither.
+    """
+    *parent, kind = problem["loc"] or ("",)
+    return (
+        kind == "str"
+        and isinstance(problem["input"], (list, tuple, Mapping))
+        and any(
+            one is not problem and list(one["loc"][: len(parent)]) == parent for one in problems
+        )
+    )
 
 
 def _describe(problem: Any, model: type[BaseModel]) -> str:
     location = problem["loc"]
-    place = ".".join(str(part) for part in location)
+    # The members of a union, such as tuple[…] and function-after[…], are no part of the recipe.
+    place = ".".join(str(part) for part in location if "[" not in str(part) and part != "str")
     if problem["type"] == "extra_forbidden":
         section = _model_at(location[:-1], model)
         hint = did_you_mean(str(location[-1]), section.model_fields) if section else ""

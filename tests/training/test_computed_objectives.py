@@ -182,6 +182,24 @@ def test_labels_that_hardly_vary_still_have_a_range():
     assert rare.with_range([0.0] * 9).maximum == 1.0
 
 
+def test_the_name_of_the_reverse_of_a_kept_confounder_is_taken(recipe):
+    content = recipe.model_dump() | {"debiasing": {"objective": "length", "confounder": "kept"}}
+    content["objectives"] = ["quickstart", LENGTH, {"name": "length-reversed"}]
+    with pytest.raises(RecipeError, match=r"kept adds length-reversed .*Rename it"):
+        Recipe.validated(content)
+    Recipe.validated(content | {"debiasing": {"objective": "length"}})
+
+
+def test_an_unknown_kind_is_one_line_that_names_its_place(recipe):
+    content = recipe.model_dump() | {"objectives": [{"name": "length", "computed": "token"}]}
+    with pytest.raises(RecipeError) as caught:
+        Recipe.validated(content)
+    assert str(caught.value) == (
+        "objectives.0 = {'name': 'length', 'computed': 'token'}: no label 'token' can be computed. "
+        "Did you mean 'log_tokens'?"
+    )
+
+
 def test_a_missing_confounder_is_named(make_recipe):
     with pytest.raises(RecipeError, match="no objective 'length'"):
         make_recipe("none", ROWS)
