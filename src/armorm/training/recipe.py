@@ -124,7 +124,7 @@ class Recipe(Options):
         if self.debiasing.objective is not None:
             confounder = objectives[objectives.column(self.debiasing.objective)]
             reverse = confounder.mirrored().name
-            if self.debiasing.confounder == "kept" and reverse in objectives:
+            if self.debiasing.confounder == "kept" and reverse in objectives.names:
                 raise ValueError(
                     f"objectives: debiasing.confounder: kept adds {reverse} to the model, and "
                     "there is an objective of this name. Rename it."
