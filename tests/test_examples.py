@@ -52,7 +52,7 @@ def modules() -> Iterator[str]:
 
 def run_doctest(test: doctest.DocTest) -> None:
     report: list[str] = []
-    doctest.DocTestRunner(optionflags=FLAGS).run(test, out=report.append)
+    doctest.DocTestRunner(optionflags=FLAGS).run(test, out=report.append, clear_globs=False)
     assert not report, "".join(report)
 
 
@@ -79,7 +79,9 @@ def test_examples_of_pages(place, page):
         if language == "sh":
             run_shell(code)
         elif ">>>" in code:
-            run_doctest(doctest.DocTestParser().get_doctest(code, names, page.name, None, 0))
+            test = doctest.DocTestParser().get_doctest(code, names, page.name, None, 0)
+            run_doctest(test)
+            names.update(test.globs)  # later blocks of the page go on with them
         else:
             exec(compile(code, page.name, "exec"), names)
 

@@ -12,6 +12,7 @@ from armorm.heads.metrics import (
     gate_diagnostics,
     mcnemar,
 )
+from armorm.intervals import wilson_interval
 
 
 def test_a_tie_is_wrong_and_no_pairs_have_no_accuracy():

@@ -353,8 +353,8 @@ def _iterated_errors(
             missed = _dot(
                 made_up[:, 0] - solutions[..., -1, :], made_up_on_parts - on_parts[..., -1, :]
             )
-            reached = missed <= 1e-5 * _dot(made_up[:, 0], made_up_on_parts)
-            accurate = ((left <= 1e-7 * errors).all(axis=2) & reached).all(axis=0)
+            reached = missed <= 1e-7 * _dot(made_up[:, 0], made_up_on_parts)
+            accurate = ((left <= 1e-9 * errors).all(axis=2) & reached).all(axis=0)
             if accurate.all():
                 break
     return errors.sum(axis=0).T, accurate
