@@ -1,6 +1,6 @@
 """Time `armorm benchmark --scores` on 3,000 rows in RewardBench 2's layout, start-up included.
 
-    python benchmarks/benchmark_scores.py
+python benchmarks/benchmark_scores.py
 """
 
 from __future__ import annotations
