@@ -8,30 +8,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from armorm.cli.benchmarking import Scorers
 from armorm.cli.flags import Flags, add_command
 from armorm.cli.options import (
     BenchmarkLoading,
     From,
     Json,
-    Loading,
     Quiet,
     SkipInvalid,
     Steer,
-    hide_library_progress,
-    parse_steering,
     show_progress,
 )
+from armorm.cli.scorers import Scorers, backbone_options, open_model
 from armorm.cli.terminal import print_json, print_line
 from armorm.errors import ArmormError, RecipeError
 from armorm.evaluation.audit.options import AuditOptions
 
 if TYPE_CHECKING:
     from armorm.conversations import PreferencePair
-    from armorm.evaluation.audit import RuleResult, Sentence
-    from armorm.evaluation.scorers import Scorer
-    from armorm.evaluation.scorers.options import ScorerOptions
-    from armorm.features.options import BackboneOptions
+    from armorm.evaluation.audit import AuditReport, DiffReport, RuleResult, Sentence
     from armorm.training.influence import InfluentialRow
 
 RULE_FAILED = 4
@@ -141,12 +135,8 @@ def audit(
     figures = dict.fromkeys(names, UNKNOWN) | report.figures
     results = apply_rules(rules, figures, strict=strict)
     write_audit(output, report, results, _suspects(model))
-    if as_json:
-        print_json(report.as_dict() | {"rules": [one.as_dict() for one in results]})
-    else:
-        print_sentences(in_words(report))
-        print_line(f"  Report: {output / 'report.html'}")
-    end_by_rules(results, quiet_results=as_json)
+    files = str(output / "report.html")
+    show_result(report, in_words(report), files, results, as_json=as_json)
 
 
 def _suspects(model: str) -> dict[str, tuple[InfluentialRow, ...]]:
@@ -224,21 +214,8 @@ def diff(
     figures = dict.fromkeys(names, UNKNOWN) | report.figures
     results = apply_rules(rules, figures, strict=strict)
     write_diff(output, report, results)
-    if as_json:
-        print_json(report.as_dict() | {"rules": [one.as_dict() for one in results]})
-    else:
-        print_sentences(diff_in_words(report))
-        print_line(
-            f"  Report: {output / 'diff.html'}; text for a pull request: {output / 'diff.md'}"
-        )
-    end_by_rules(results, quiet_results=as_json)
-
-
-def print_sentences(sentences: Sequence[Sentence]) -> None:
-    """Print a summary, each finding with a mark."""
-    for sentence in sentences:
-        mark = {"finding": "!", "fine": "✓", "note": " "}[sentence.kind]
-        print_line(f"{mark} {sentence.text}")
+    files = f"{output / 'diff.html'}; text for a pull request: {output / 'diff.md'}"
+    show_result(report, diff_in_words(report), files, results, as_json=as_json)
 
 
 def read_pairs(
@@ -273,33 +250,23 @@ def read_pairs(
     return pairs
 
 
-def open_model(
-    name: str, scoring: ScorerOptions, loading: Loading, steer: list[str] | None = None
-) -> Scorer:
-    """Open what gives the scores."""
-    from armorm.evaluation.scorers import open_scorer
-
-    hide_library_progress()
-    return open_scorer(
-        name,
-        scoring,
-        backbone_options(loading),
-        verify=loading.verify,
-        steer=parse_steering(steer),
-    )
-
-
-def backbone_options(loading: Loading) -> BackboneOptions:
-    """Return how a model is loaded, as the flags say."""
-    from armorm.features.options import BackboneOptions
-
-    given = loading.model_dump(exclude={"verify"}, exclude_unset=True)
-    return BackboneOptions.validated(given)
-
-
-def end_by_rules(results: Sequence[RuleResult], *, quiet_results: bool) -> None:
-    """Print the verdicts of rules, and exit if one is broken."""
+def show_result(
+    report: AuditReport | DiffReport,
+    sentences: Sequence[Sentence],
+    files: str,
+    results: Sequence[RuleResult],
+    *,
+    as_json: bool,
+) -> None:
+    """Print a report and the verdicts of rules; exit if a rule is broken."""
+    if as_json:
+        print_json(report.as_dict() | {"rules": [one.as_dict() for one in results]})
+    else:
+        for sentence in sentences:
+            mark = {"finding": "!", "fine": "✓", "note": " "}[sentence.kind]
+            print_line(f"{mark} {sentence.text}")
+        print_line(f"  Report: {files}")
     for one in results:
-        print_line(str(one), error=quiet_results)
+        print_line(str(one), error=as_json)
     if any(one.fails for one in results):
         raise typer.Exit(RULE_FAILED)

@@ -14,6 +14,7 @@ from armorm.evaluation.benchmarks.published import COLUMNS, TableRow, table_1, t
 from armorm.evaluation.benchmarks.results import BenchmarkResult
 from armorm.evaluation.benchmarks.rm_bench import STYLES
 from armorm.evaluation.benchmarks.suite import SuiteResult
+from armorm.evaluation.pages import p_value
 
 console = make_console()
 LISTED = 3
@@ -128,8 +129,8 @@ def _comparisons(result: SuiteResult, name: str) -> Table:
             f"{100 * one.difference:+.1f} ({100 * one.low:+.1f} to {100 * one.high:+.1f})",
             f"{one.only_a:,}",
             f"{one.only_b:,}",
-            p_text(one.p_value),
-            p_text(one.p_holm),
+            p_value(one.p_value),
+            p_value(one.p_holm),
         )
     return table
 
@@ -184,8 +185,3 @@ def estimate_text(estimate: Estimate) -> str:
 def percent(estimate: Estimate) -> str:
     """Return a figure in percent."""
     return "–" if estimate.value is None else f"{100 * estimate.value:.1f}"
-
-
-def p_text(p: float) -> str:
-    """Return a p value as text."""
-    return "<0.0001" if p < 0.0001 else f"{p:.4f}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from armorm.cli.flags import Flags, add_command
+from armorm.cli.flags import add_command
 from armorm.cli.options import (
     BenchmarkLoading,
     From,
@@ -19,6 +19,7 @@ from armorm.cli.options import (
     Steer,
     show_progress,
 )
+from armorm.cli.scorers import Scorers, open_model
 from armorm.cli.terminal import print_json
 from armorm.errors import RecipeError
 from armorm.evaluation.scorers.options import ScorerOptions
@@ -26,8 +27,6 @@ from armorm.evaluation.scorers.options import ScorerOptions
 if TYPE_CHECKING:
     from armorm.data import InvalidPolicy
     from armorm.evaluation.scorers import Scorer
-
-Scorers = Annotated[ScorerOptions, Flags(panel="Other models")]
 
 
 def register(app: typer.Typer) -> None:
@@ -162,19 +161,7 @@ def _opening(
     """Return how a scorer is opened; its chat template is kept for the files that show text."""
 
     def open_it() -> Scorer:
-        from armorm.cli.options import hide_library_progress, parse_steering
-        from armorm.evaluation.scorers import open_scorer
-        from armorm.features.options import BackboneOptions
-
-        hide_library_progress()
-        given = loading.model_dump(exclude={"verify"}, exclude_unset=True)
-        scorer = open_scorer(
-            name,
-            scoring,
-            BackboneOptions.validated(given),
-            verify=loading.verify,
-            steer=parse_steering(steer),
-        )
+        scorer = open_model(name, scoring, loading, steer)
         backbone = getattr(getattr(scorer, "model", None), "backbone", None)
         if backbone is not None:
             renders[scorer.name] = backbone.encoder.render

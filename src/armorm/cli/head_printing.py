@@ -13,7 +13,7 @@ from armorm.cli.printing import console
 from armorm.errors import shorten
 from armorm.evaluation.accuracy import Accuracy
 from armorm.evaluation.layer_comparison import LayerComparison
-from armorm.evaluation.report import p_value
+from armorm.evaluation.pages import p_value
 
 
 def print_head_errors(report: Mapping[str, Any]) -> None:

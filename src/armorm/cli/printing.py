@@ -15,7 +15,7 @@ from armorm.evaluation.accuracy import Accuracy, MethodAccuracy
 from armorm.evaluation.data_account import DataAccount
 from armorm.evaluation.debiasing_report import DebiasingReport
 from armorm.evaluation.leave_out import LeaveOutReport
-from armorm.evaluation.report import p_value
+from armorm.evaluation.pages import p_value
 from armorm.evaluation.run_metrics import METHODS, HeadReport, PreferenceMetrics, RunMetrics
 from armorm.model import Comparison, Explanation
 from armorm.training import TrainingResult

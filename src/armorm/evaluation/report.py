@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import jinja2
-
 from armorm.data import DataSource, read_preferences
 from armorm.errors import InputError
 from armorm.evaluation import figures
 from armorm.evaluation.layer_comparison import LayerComparison
 from armorm.evaluation.leave_out import FEWEST_PAIRS
+from armorm.evaluation.pages import p_value, write_page
 from armorm.evaluation.run_metrics import METHODS, RunMetrics
 from armorm.files import write_atomically
 from armorm.heads.metrics import LEVELS
@@ -122,15 +121,16 @@ def write_run_report(
         comparisons = [
             figures.as_svg(figures.comparison_figure(example.comparison)) for example in examples
         ]
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("armorm.evaluation", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters["percent"] = lambda value: "–" if value is None else f"{value:.1%}"
-    environment.filters["decimal"] = lambda value: "–" if value is None else f"{value:.3f}"
-    environment.filters["p"] = p_value
-    page = environment.get_template("run.html.jinja").render(
+    filters = {
+        "percent": lambda value: "–" if value is None else f"{value:.1%}",
+        "decimal": lambda value: "–" if value is None else f"{value:.3f}",
+        "p": p_value,
+    }
+    write_page(
+        file,
+        "run.html.jinja",
+        filters,
+        trim=False,
         run=title,
         metrics=metrics,
         preferences=metrics.preferences,
@@ -141,7 +141,6 @@ def write_run_report(
         examples=examples,
         comparisons=comparisons,
     )
-    write_atomically(file, page.encode("utf-8", "surrogatepass"))
     return file
 
 
@@ -162,13 +161,6 @@ def write_layer_figure(file: Path, comparison: LayerComparison) -> Path | None:
         picture = figures.as_svg(figures.layer_figure(comparison))
     write_atomically(file, picture.encode())
     return file
-
-
-def p_value(p: float | None) -> str:
-    """Return a p value as text: four decimals, or ``<0.0001``."""
-    if p is None:
-        return ""
-    return "<0.0001" if p < 0.0001 else f"{p:.4f}"
 
 
 def _pictures(metrics: RunMetrics) -> Iterator[tuple[str, Figure]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from armorm.evaluation.audit.differences import DiffReport
-from armorm.evaluation.audit.page import write_page
+from armorm.evaluation.audit.page import write_audit_page
 from armorm.evaluation.audit.rules import RuleResult
 from armorm.evaluation.audit.running import AuditReport
 from armorm.evaluation.audit.words import diff_in_words, in_words
@@ -48,7 +48,7 @@ def write_audit(
     write_json(folder / REPORT_FILE, result)
     groups = {} if report.objectives is None else report.objectives.groups
     coefficients = [one.value for group in groups.values() for one in group.coefficients.values()]
-    write_page(
+    write_audit_page(
         folder / PAGE_FILE,
         "audit.html.jinja",
         report=report,
@@ -85,5 +85,5 @@ def write_diff(folder: Path, report: DiffReport, rules: Sequence[RuleResult] = (
         "rules": rules,
         "largest": max((abs(value) for value in parts if value is not None), default=0.0) or 1.0,
     }
-    write_page(folder / DIFF_PAGE, "diff.html.jinja", **values)
-    write_page(folder / DIFF_TEXT, "diff.md.jinja", **values)
+    write_audit_page(folder / DIFF_PAGE, "diff.html.jinja", **values)
+    write_audit_page(folder / DIFF_TEXT, "diff.md.jinja", **values)

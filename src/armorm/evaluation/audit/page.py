@@ -8,32 +8,24 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from armorm.evaluation.audit.counterfactuals import ChangeReport
 from armorm.evaluation.audit.statistics import Estimate
-from armorm.files import write_atomically
+from armorm.evaluation.pages import write_page
 
 
-def write_page(file: Path, template: str, **values: Any) -> None:
-    """Render a template of this package to a file.
+def write_audit_page(file: Path, template: str, **values: Any) -> None:
+    """Render a template of audits and diffs to a file.
 
     Raises:
         OutputError: The file cannot be written.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("armorm.evaluation", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
+    filters: dict[str, Callable[..., Any]] = {
         "estimate": Estimate.text,
         "percent": lambda found, digits=0: found.text(digits + 2, percent=True),
         "signed": lambda value: "–" if value is None else f"{value:+.2f}".replace("-", "−"),
@@ -43,8 +35,7 @@ def write_page(file: Path, template: str, **values: Any) -> None:
         "code": lambda text: Markup(f"`{' '.join(re.sub('[`|]', '', text).split())}`"),
         "by_flips": _by_flips,
     }
-    page = environment.get_template(template).render(**values)
-    write_atomically(file, page.encode("utf-8", "surrogatepass"))
+    write_page(file, template, filters, **values)
 
 
 def _leading(parts: dict[str, float], count: int = 3) -> list[tuple[str, float]]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import numpy as np
 import numpy.typing as npt
 
@@ -21,7 +20,7 @@ from armorm.evaluation.benchmarks.registry import benchmarks
 from armorm.evaluation.benchmarks.results import BenchmarkResult
 from armorm.evaluation.benchmarks.reward_bench import RewardBench
 from armorm.evaluation.benchmarks.rm_bench import LEVELS, STYLES
-from armorm.files import write_atomically
+from armorm.evaluation.pages import p_value, write_page
 from armorm.version import __version__
 
 if TYPE_CHECKING:
@@ -163,23 +162,21 @@ def write_benchmark_report(file: Path, result: SuiteResult) -> Path:
     Raises:
         OutputError: The file cannot be written.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("armorm.evaluation", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = lambda value: "–" if value is None else f"{100 * value:.1f}"
-    environment.filters["p"] = lambda value: "<0.0001" if value < 0.0001 else f"{value:.4f}"
-    environment.filters["number"] = lambda value: f"{value:.3g}"
     sections = [
         Section.of(name, found, result.comparisons.get(name, ()))
         for name, found in result.results.items()
     ]
     reward_bench = result.results.get(RewardBench.name, [])
     prior_sets = result.results.get("preference-test-sets", [])
-    page = environment.get_template("benchmark.html.jinja").render(
+    filters = {
+        "percent": lambda value: "–" if value is None else f"{100 * value:.1f}",
+        "p": p_value,
+        "number": lambda value: f"{value:.3g}",
+    }
+    write_page(
+        file,
+        "benchmark.html.jinja",
+        filters,
         version=__version__,
         result=result,
         sections=sections,
@@ -189,5 +186,4 @@ def write_benchmark_report(file: Path, result: SuiteResult) -> Path:
         styles=STYLES,
         levels=list(LEVELS),
     )
-    write_atomically(file, page.encode("utf-8", "surrogatepass"))
     return file

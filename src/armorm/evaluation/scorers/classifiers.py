@@ -27,8 +27,8 @@ from armorm.errors import CheckpointError, RecipeError, did_you_mean
 from armorm.evaluation.scorers.base import Answered, Scored, Scorer, score_encoded_rows
 from armorm.evaluation.scorers.batching import by_length
 from armorm.evaluation.scorers.linear_heads import LinearHeadScorer, scored_outputs
+from armorm.evaluation.scorers.whole_models import load_whole
 from armorm.features import Backbone, BackboneOptions, FeatureBackbone, load_engine, merge_prompts
-from armorm.features.backbone import check_device, default_device, resolve_dtype
 from armorm.files import sha256_of_files, sha256_of_json
 from armorm.hub.weights import read_object, stored_tensors
 
@@ -193,41 +193,17 @@ def _whole(
     Raises:
         CheckpointError: A weight is missing, which transformers would make up.
     """
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModelForSequenceClassification
 
     if loading.engine != "transformers":
         raise RecipeError(f"{name} has no plain linear head: leave out --engine.")
-    device = check_device(loading.device or default_device())
-    try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            dtype=resolve_dtype(loading.dtype, device),
-            use_safetensors=True,
-            output_loading_info=True,
-            device_map=device,
-            trust_remote_code=loading.trust_remote_code,
-            **loading.engine_options,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=loading.trust_remote_code
-        )
-    except Exception as error:  # a malformed folder can raise anything inside the libraries
-        reason = f"{type(error).__name__}: {error}"
-        raise CheckpointError(f"{name} cannot be loaded. {reason}") from error
-    missing = sorted({*report["missing_keys"], *map(str, report.get("mismatched_keys", ()))})
-    if missing:
-        raise CheckpointError(
-            f"{name} lacks {', '.join(missing[:5])}, which transformers would fill with random "
-            "numbers: it has no trained score head. Load the reward model, not its base model."
-        )
-    limit = getattr(model.config, "max_position_embeddings", None)
-    encoder = ConversationEncoder(
-        tokenizer,
-        max_length=min(filter(None, (loading.max_length, limit)), default=None),
-        overlong=loading.overlong,
+    incomplete = (
+        ", which transformers would fill with random numbers: it has no trained score head. Load "
+        "the reward model, not its base model."
     )
+    kind = AutoModelForSequenceClassification
+    model, encoder, tokens = load_whole(kind, folder, name, loading, incomplete)
     coefficients = _coefficients(name, config, model.config.num_labels, weights)
-    tokens = loading.batch_tokens or (1024 if device == "cpu" else 16384)
     return ClassifierScorer(model, encoder, folder, name, coefficients, tokens)
 
 

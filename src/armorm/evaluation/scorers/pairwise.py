@@ -21,8 +21,8 @@ from armorm.conversations.pairwise import LETTERS, pairwise_question
 from armorm.errors import CheckpointError, InputError, RecipeError
 from armorm.evaluation.scorers.base import Answered, Scored, Scorer
 from armorm.evaluation.scorers.batching import by_length
+from armorm.evaluation.scorers.whole_models import load_whole
 from armorm.features import BackboneOptions, resolve_model_folder
-from armorm.features.backbone import check_device, default_device, resolve_dtype
 from armorm.files import sha256_of_files, sha256_of_json
 
 if TYPE_CHECKING:
@@ -182,40 +182,12 @@ def open_pairwise(
         CheckpointError: It is no complete language model, or its tokenizer cannot answer A or B.
         RecipeError: Another engine than transformers is asked for.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     loading = loading or BackboneOptions()
     if loading.engine != "transformers":
         raise RecipeError("A pairwise model runs in transformers: leave out --engine.")
     folder = resolve_model_folder(name, loading.revision)
-    device = check_device(loading.device or default_device())
-    try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=resolve_dtype(loading.dtype, device),
-            use_safetensors=True,
-            output_loading_info=True,
-            device_map=device,
-            trust_remote_code=loading.trust_remote_code,
-            **loading.engine_options,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=loading.trust_remote_code
-        )
-    except Exception as error:  # a malformed folder can raise anything inside the libraries
-        reason = f"{type(error).__name__}: {error}"
-        raise CheckpointError(f"{name} cannot be loaded. {reason}") from error
-    missing = sorted({*report["missing_keys"], *map(str, report.get("mismatched_keys", ()))})
-    if missing:
-        raise CheckpointError(
-            f"{name} lacks {', '.join(missing[:5])}: it is no language model. Train one with "
-            "`armorm train-pairwise`."
-        )
-    limit = getattr(model.config, "max_position_embeddings", None)
-    encoder = ConversationEncoder(
-        tokenizer,
-        max_length=min(filter(None, (loading.max_length, limit)), default=None),
-        overlong=loading.overlong,
-    )
-    tokens = loading.batch_tokens or (1024 if device == "cpu" else 16384)
+    incomplete = ": it is no language model. Train one with `armorm train-pairwise`."
+    model, encoder, tokens = load_whole(AutoModelForCausalLM, folder, name, loading, incomplete)
     return PairwiseScorer(model, encoder, folder, label or name, tokens, with_bos=with_bos)
