@@ -1,0 +1,1 @@
+"""The reward server: an HTTP interface whose requests share batches."""

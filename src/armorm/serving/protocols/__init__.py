@@ -1,0 +1,1 @@
+"""Wire formats of RL trainers and inference servers, one module each."""

@@ -1,0 +1,94 @@
+"""Requests to the reward server, as its protocols hand them to the scheduler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from armorm.conversations import Conversation
+from armorm.errors import ArmormError
+from armorm.model import RewardModel, Rewards, Steering
+
+
+class QueueFullError(ArmormError):
+    """A request that was refused because too much work is waiting.
+
+    Attributes:
+        retry_after: Seconds after which a new attempt is likely to be taken.
+    """
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DrainingError(QueueFullError):
+    """A request that arrived while the server finishes its work and stops."""
+
+
+class DeadlineError(ArmormError):
+    """A request whose time ran out before it was scored."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """Responses to one prompt, which share its computation.
+
+    Attributes:
+        prompt: Messages up to and including the last user turn, checked
+            (:func:`armorm.conversations.validate_prompt`).
+        responses: Texts, which may be empty: RL policies produce such responses.
+        steering: Steering of this request; ``None`` scores as the served model is steered.
+        uncertainty: Also return standard deviations and novelty.
+        deadline: Time on the clock of ``time.monotonic`` after which nobody waits for the answer.
+    """
+
+    prompt: Conversation
+    responses: tuple[str, ...]
+    steering: Steering | None = None
+    uncertainty: bool = False
+    deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredRequest:
+    """Answer to a :class:`ScoreRequest`.
+
+    Attributes:
+        rewards: One row for each response, in order; all finite.
+        model: The model that scored it, which a hot swap may have replaced since.
+        tokens: Tokens of all conversations, each counted whole.
+        computed_tokens: Tokens that the request put through the model; the tokens of a prompt that
+            several requests share count for one of them. ``None`` if the engine does not say.
+        queued_seconds: Time between arrival and the start of its batch.
+    """
+
+    rewards: Rewards
+    model: RewardModel
+    tokens: int
+    computed_tokens: int | None
+    queued_seconds: float
+
+
+class RequestScorer(Protocol):
+    """Interface between protocols and the scheduler.
+
+    A request is scored as a whole or fails as a whole: protocols that carry several conversations
+    send one request for each prompt, concurrently, so that a faulty one fails alone.
+    """
+
+    @property
+    def model(self) -> RewardModel:
+        """The model that new requests are scored by."""
+
+    async def score(self, request: ScoreRequest) -> ScoredRequest:
+        """Score the responses of one request.
+
+        Cancelling the call takes the request out of the queue.
+
+        Raises:
+            InputError: The request cannot be scored (``OverlongError`` where it is too long,
+                ``NonFiniteError`` where a score is not a finite number).
+            QueueFullError: Too much work is waiting, or the server is stopping.
+            DeadlineError: The deadline passed.
+        """
