@@ -40,6 +40,7 @@ class Outer(Options):
         ({"name": "x", "part": {"rat": 1}}, "part.rat: unknown key. Did you mean 'rate'?"),
         ({"name": "x", "part": {"rate": 2}}, "part.rate = 2: Input should be less than or equal"),
         ({"name": "x", "part": {"rate": float("nan")}}, "part.rate = nan: "),
+        ({"name": "x", "steps": True}, "steps = True: not a number"),
         ({}, "name: required."),
         ({"name": "x", "mode": "quick"}, "mode = 'quick': Input should be 'fast' or 'slow'"),
     ],

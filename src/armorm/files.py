@@ -174,6 +174,33 @@ def check_output_file(path: Path) -> None:
             raise FileExistsError(errno.EEXIST, "It is not a regular file", str(path))
 
 
+def check_report_folder(folder: Path, record: str, format_name: str, *others: str) -> None:
+    """Check that no report of another program or command would be replaced.
+
+    Args:
+        folder: Folder that a report is written to; it need not exist.
+        record: Name of the report's JSON file.
+        format_name: Its ``format``, by which an earlier report is known.
+        *others: Names of the report's other files.
+
+    Raises:
+        OutputError: There are such files, but no record of this format beside them.
+    """
+    with writing(folder):
+        there = [name for name in (record, *others) if os.path.lexists(folder / name)]
+    if not there:
+        return
+    try:
+        earlier = read_json(folder / record).get("format") == format_name
+    except (FileNotFoundError, DamagedFileError):
+        earlier = False
+    if not earlier:
+        raise OutputError(
+            f"{folder} holds {', '.join(there)}, which no earlier {format_name} wrote. Choose "
+            "another folder."
+        )
+
+
 @contextmanager
 def open_atomically(path: Path) -> Iterator[IO[bytes]]:
     """Open a file for writing that gets its name when the block ends without an error.

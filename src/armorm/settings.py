@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
 from armorm.errors import RecipeError, did_you_mean, shorten
@@ -41,6 +41,15 @@ class Options(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_bool_as_number(cls, value: Any, info: Any) -> Any:
+        """Refuse true and false where a number is asked for, which pydantic takes as 1 and 0."""
+        members = _members(cls.model_fields[str(info.field_name)].annotation)
+        if isinstance(value, bool) and bool not in members and {int, float} & set(members):
+            raise ValueError("not a number")
+        return value
 
     @classmethod
     def validated(cls: type[_Model], values: Mapping[str, Any], place: str = "") -> _Model:
@@ -94,10 +103,15 @@ def settings_of(options: type[Options]) -> Iterator[Setting]:
         yield _setting(name, field)
 
 
+def _members(annotation: Any) -> list[Any]:
+    """Return the members of a union, or the type alone."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return list(typing.get_args(annotation))
+    return [annotation]
+
+
 def _setting(name: str, field: FieldInfo) -> Setting:
-    members = [field.annotation]
-    if typing.get_origin(field.annotation) in (typing.Union, types.UnionType):
-        members = list(typing.get_args(field.annotation))
+    members = _members(field.annotation)
     shown = [member for member in members if member is not type(None)]
     kind = shown[0] if len(shown) == 1 else typing.Union[tuple(shown)]  # noqa: UP007
     bounds = {

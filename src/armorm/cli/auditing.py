@@ -115,7 +115,13 @@ def audit(
 
     Writes audit.json for programs and report.html for people, and prints a summary.
     """
-    from armorm.evaluation.audit import Rule, apply_rules, in_words, write_audit
+    from armorm.evaluation.audit import (
+        Rule,
+        apply_rules,
+        check_audit_folder,
+        in_words,
+        write_audit,
+    )
     from armorm.evaluation.audit import audit as run_audit
     from armorm.evaluation.audit.changes import chosen_changes
     from armorm.evaluation.audit.rules import check_kinds, check_names
@@ -126,6 +132,7 @@ def audit(
     check_kinds(rules, FIGURES)
     options = size.model_copy(update={"changes": tuple(change or ())})
     chosen_changes(options.changes)
+    check_audit_folder(output)
     pairs = read_pairs(preferences, root, skip_invalid, quiet)
     names = figure_names(pairs, options)
     check_names(rules, names)
@@ -189,7 +196,13 @@ def diff(
 
     Writes diff.json for programs, diff.html for people and diff.md for a pull request.
     """
-    from armorm.evaluation.audit import Rule, apply_rules, diff_in_words, write_diff
+    from armorm.evaluation.audit import (
+        Rule,
+        apply_rules,
+        check_diff_folder,
+        diff_in_words,
+        write_diff,
+    )
     from armorm.evaluation.audit import diff as run_diff
     from armorm.evaluation.audit.differences import FIGURES, figure_names
     from armorm.evaluation.audit.rules import check_kinds, check_names
@@ -198,6 +211,7 @@ def diff(
 
     rules = [Rule.parse(text) for text in fail_on or ()]
     check_kinds(rules, FIGURES)
+    check_diff_folder(output)
     pairs = read_pairs(preferences, root, skip_invalid, quiet)
     names = figure_names(pairs)
     check_names(rules, names)

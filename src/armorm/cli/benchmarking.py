@@ -115,6 +115,10 @@ def benchmark(
     asked = [name for name in given if name == ALL or named_benchmark(name) is not None]
     models = [name for name in given if name not in asked]
     renders: dict[str, Callable[..., str]] = {}
+    if output is not None:
+        from armorm.evaluation.benchmarks.result_files import check_results_folder, write_results
+
+        check_results_folder(output)
     if scores is not None:
         if len(given) > 1 or ALL in given:
             raise RecipeError("--scores FILE takes the name of one benchmark, and no model.")
@@ -140,8 +144,6 @@ def benchmark(
             show_progress=shown,
         )
     if output is not None:
-        from armorm.evaluation.benchmarks.result_files import write_results
-
         write_results(output, result, renders)
     if as_json:
         print_json(result.as_dict())

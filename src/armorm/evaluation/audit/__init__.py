@@ -7,7 +7,12 @@ from armorm.lazy import lazy_names
 if TYPE_CHECKING:
     from armorm.evaluation.audit.differences import DiffReport, diff
     from armorm.evaluation.audit.options import AuditOptions
-    from armorm.evaluation.audit.outputs import write_audit, write_diff
+    from armorm.evaluation.audit.outputs import (
+        check_audit_folder,
+        check_diff_folder,
+        write_audit,
+        write_diff,
+    )
     from armorm.evaluation.audit.rules import Rule, RuleResult, apply_rules
     from armorm.evaluation.audit.running import AuditReport, audit
     from armorm.evaluation.audit.words import Sentence, diff_in_words, in_words
@@ -15,7 +20,12 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "armorm.evaluation.audit.outputs": ("write_audit", "write_diff"),
+        "armorm.evaluation.audit.outputs": (
+            "check_audit_folder",
+            "check_diff_folder",
+            "write_audit",
+            "write_diff",
+        ),
         "armorm.evaluation.audit.rules": ("Rule", "RuleResult", "apply_rules"),
         "armorm.evaluation.audit.differences": ("DiffReport", "diff"),
         "armorm.evaluation.audit.options": ("AuditOptions",),
@@ -33,6 +43,8 @@ __all__ = [
     "Sentence",
     "apply_rules",
     "audit",
+    "check_audit_folder",
+    "check_diff_folder",
     "diff",
     "diff_in_words",
     "in_words",

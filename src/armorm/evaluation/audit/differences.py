@@ -40,6 +40,9 @@ from armorm.evaluation.scorers import Scored, Scorer
 from armorm.heads.metrics import mcnemar
 from armorm.version import __version__
 
+DIFF_FORMAT = "armorm-diff"
+"""Name of the format of ``diff.json``."""
+
 FIGURES = ("accuracy", "accuracy_drop", "agreement", "flip_rate")
 """Kinds of figures that a rule can name, most of them also of one group."""
 
@@ -150,7 +153,7 @@ class DiffReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as JSON holds it."""
-        return {"format": "armorm-diff", "format_version": 1, **asdict(self)}
+        return {"format": DIFF_FORMAT, "format_version": 1, **asdict(self)}
 
 
 def diff(

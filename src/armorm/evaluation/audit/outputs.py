@@ -7,15 +7,24 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from armorm.evaluation.audit.differences import DiffReport
+from armorm.evaluation.audit.differences import DIFF_FORMAT, DiffReport
 from armorm.evaluation.audit.page import write_audit_page
 from armorm.evaluation.audit.rules import RuleResult
-from armorm.evaluation.audit.running import AuditReport
+from armorm.evaluation.audit.running import AUDIT_FORMAT, AuditReport
 from armorm.evaluation.audit.words import diff_in_words, in_words
-from armorm.files import write_json
+from armorm.files import check_report_folder, write_json
 
 REPORT_FILE = "audit.json"
 PAGE_FILE = "report.html"
+
+
+def check_audit_folder(folder: Path) -> None:
+    """Check that an audit may be written to a folder.
+
+    Raises:
+        OutputError: It would replace a file that no audit wrote.
+    """
+    check_report_folder(folder, REPORT_FILE, AUDIT_FORMAT, PAGE_FILE)
 
 
 def write_audit(
@@ -63,6 +72,15 @@ def write_audit(
 DIFF_FILE = "diff.json"
 DIFF_PAGE = "diff.html"
 DIFF_TEXT = "diff.md"
+
+
+def check_diff_folder(folder: Path) -> None:
+    """Check that a diff may be written to a folder.
+
+    Raises:
+        OutputError: It would replace a file that no diff wrote.
+    """
+    check_report_folder(folder, DIFF_FILE, DIFF_FORMAT, DIFF_PAGE, DIFF_TEXT)
 
 
 def write_diff(folder: Path, report: DiffReport, rules: Sequence[RuleResult] = ()) -> None:

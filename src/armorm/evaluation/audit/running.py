@@ -29,6 +29,9 @@ from armorm.model import RewardModel
 from armorm.text_measures import TEXT_MEASURES
 from armorm.version import __version__
 
+AUDIT_FORMAT = "armorm-audit"
+"""Name of the format of ``audit.json``."""
+
 SCORES_FILE = "scores.jsonl"
 FIGURES = (
     "accuracy",
@@ -123,7 +126,7 @@ class AuditReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as JSON holds it."""
-        return {"format": "armorm-audit", "format_version": 1, **asdict(self)}
+        return {"format": AUDIT_FORMAT, "format_version": 1, **asdict(self)}
 
 
 def audit(

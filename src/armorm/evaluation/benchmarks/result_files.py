@@ -33,12 +33,25 @@ from armorm.evaluation.benchmarks.reward_bench_files import (
     write_rewardbench_results,
 )
 from armorm.evaluation.benchmarks.running import file_name
-from armorm.evaluation.benchmarks.suite import SuiteResult
-from armorm.files import sha256_of_json, write_json
+from armorm.evaluation.benchmarks.suite import RESULTS_FORMAT, SuiteResult
+from armorm.files import check_report_folder, sha256_of_json, write_json
 from armorm.version import __version__
 
 EVERY_EVAL_EVER = "0.3.0"
 """Version of the schema that the files are written in."""
+
+
+RESULTS_FILE = "results.json"
+PAGE_FILE = "report.html"
+
+
+def check_results_folder(folder: Path) -> None:
+    """Check that results may be written to a folder.
+
+    Raises:
+        OutputError: They would replace a file that no benchmark run wrote.
+    """
+    check_report_folder(folder, RESULTS_FILE, RESULTS_FORMAT, PAGE_FILE)
 
 
 def write_results(
@@ -54,8 +67,8 @@ def write_results(
     Raises:
         OutputError: A file cannot be written.
     """
-    write_json(folder / "results.json", {"armorm": __version__, **result.as_dict()})
-    write_benchmark_report(folder / "report.html", result)
+    write_json(folder / RESULTS_FILE, result.as_dict())
+    write_benchmark_report(folder / PAGE_FILE, result)
     for name, found in result.results.items():
         for one in found:
             model = file_name(one.scorer)

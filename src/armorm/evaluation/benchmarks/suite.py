@@ -25,11 +25,15 @@ from armorm.evaluation.benchmarks.rows import BenchmarkData
 from armorm.evaluation.benchmarks.running import score_rows
 from armorm.evaluation.benchmarks.scores import read_scores
 from armorm.evaluation.scorers.base import Scorer
+from armorm.version import __version__
 
 if TYPE_CHECKING:
     from armorm.evaluation.compare import ModelComparison
 
 ALL = "all"
+RESULTS_FORMAT = "armorm-benchmark"
+"""Name of the format of the results."""
+
 _DATASET = re.compile(r"[\w.-]+(/[\w.-]+)?@[\w.-]+")
 
 
@@ -145,6 +149,9 @@ class SuiteResult:
     def as_dict(self) -> dict[str, Any]:
         """Return all results as JSON holds them."""
         return {
+            "format": RESULTS_FORMAT,
+            "format_version": 1,
+            "armorm": __version__,
             "benchmarks": {
                 name: [result.as_dict() for result in results]
                 for name, results in self.results.items()

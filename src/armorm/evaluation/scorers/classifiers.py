@@ -10,7 +10,6 @@ no conversation is padded here.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +28,7 @@ from armorm.evaluation.scorers.batching import by_length
 from armorm.evaluation.scorers.linear_heads import LinearHeadScorer, scored_outputs
 from armorm.evaluation.scorers.whole_models import load_whole
 from armorm.features import Backbone, BackboneOptions, FeatureBackbone, load_engine, merge_prompts
+from armorm.features.classifier import classifier_around
 from armorm.files import sha256_of_files, sha256_of_json
 from armorm.hub.weights import read_object, stored_tensors
 
@@ -146,9 +146,14 @@ def _agrees(scorer: LinearHeadScorer, backbone: FeatureBackbone) -> bool:
     """
     if not isinstance(backbone, Backbone):
         return True
-    model = _classifier_around(scorer, backbone)
-    if model is None:
+    outputs, width = scorer.weight.shape
+    score = torch.nn.Linear(width, outputs)
+    score.weight.data, score.bias.data = scorer.weight, scorer.bias
+    try:
+        model = classifier_around(backbone.model, score).eval()
+    except CheckpointError:
         return False
+    model.config.pad_token_id = None
     encoded = backbone.encoder.without_limit().encode(*PROBE)
     ids = torch.tensor([encoded.sequences[0]], device=backbone.device)
     theirs = model(input_ids=ids).logits[0].double().cpu()
@@ -157,28 +162,6 @@ def _agrees(scorer: LinearHeadScorer, backbone: FeatureBackbone) -> bool:
     size = (scorer.weight * state).abs().sum(dim=1) + 1e-6
     agreed = ((theirs - ours).abs() / size).max() <= TOLERANCE.get(backbone.model.dtype, 5e-2)
     return bool(agreed)
-
-
-def _classifier_around(scorer: LinearHeadScorer, backbone: Backbone) -> PreTrainedModel | None:
-    from transformers import AutoModelForSequenceClassification
-
-    config = copy.deepcopy(backbone.model.config)
-    config.num_labels = len(scorer.weight)
-    config.pad_token_id = None
-    try:
-        with torch.device("meta"):  # its own decoder is replaced below, so it gets no memory
-            model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
-    except (ValueError, AttributeError):
-        return None
-    if not hasattr(model, "score"):
-        return None
-    setattr(model, model.base_model_prefix, backbone.model)
-    dtype = backbone.model.dtype
-    outputs, features = scorer.weight.shape
-    model.score = torch.nn.Linear(features, outputs, dtype=dtype)
-    model.score.weight.data = scorer.weight.to(backbone.device, dtype)
-    model.score.bias.data = scorer.bias.to(backbone.device, dtype)
-    return model.eval()
 
 
 def _whole(

@@ -20,6 +20,7 @@ from armorm.data.rows_on_disk import DiskList
 from armorm.errors import ArmormError, CheckpointError, MissingExtraError
 from armorm.features import Backbone
 from armorm.features.backbone import resolve_dtype
+from armorm.features.classifier import classifier_around
 from armorm.features.extraction import hash_rows
 from armorm.heads.metrics import accuracy
 from armorm.training.features_stage import RecipeData, read_data
@@ -220,25 +221,16 @@ def _scalar_model(backbone: Backbone, seed: int) -> PreTrainedModel:
     Raises:
         CheckpointError: transformers has no such classifier for this architecture.
     """
-    from transformers import AutoModelForSequenceClassification
-
     decoder = backbone.model.requires_grad_(True)
-    config = copy.deepcopy(decoder.config)
-    config.num_labels = 1
-    try:
-        with torch.device("meta"):  # its own decoder is replaced below, so it gets no memory
-            model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
-    except ValueError as error:
-        raise CheckpointError(
-            f"transformers has no sequence classifier for {config.model_type}, so it cannot be "
-            "trained with Bradley–Terry. Leave `pretraining` out."
-        ) from error
-    score = torch.nn.Linear(backbone.hidden_size, 1, bias=False, dtype=decoder.dtype)
-    deviation = getattr(config.get_text_config(), "initializer_range", 0.02)
+    score = torch.nn.Linear(backbone.hidden_size, 1, bias=False)
+    deviation = getattr(decoder.config.get_text_config(), "initializer_range", 0.02)
     score.weight.data.normal_(0.0, deviation, generator=torch.Generator().manual_seed(seed))
-    setattr(model, model.base_model_prefix, decoder)
-    model.score = score.to(backbone.device)
-    return model
+    try:
+        return classifier_around(decoder, score)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error} So it cannot be trained with Bradley–Terry: leave `pretraining` out."
+        ) from error
 
 
 def _tokenizer_for_padding(
