@@ -81,6 +81,12 @@ def test_stage_by_stage_gives_the_same_model(recipe_file, run, tmp_path):
         torch.testing.assert_close(tensor, staged[name], rtol=0, atol=0)
 
 
+def test_a_gate_for_other_objectives_than_the_heads_is_refused(recipe_file, run):
+    recipe = Recipe.load(recipe_file).model_copy(update={"objectives": "paper"})
+    with pytest.raises(StoreError, match=r"the recipe now has others. Run `armorm fit-head`"):
+        fit_gate_stage(recipe, run)
+
+
 def test_training_again_uses_the_features_that_are_there(recipe_file, run):
     before = (run / "features" / "rated" / "manifest.json").stat().st_mtime_ns
     features_stage(Recipe.load(recipe_file), run)

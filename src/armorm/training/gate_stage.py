@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from armorm.errors import ArmormError
+from armorm.errors import ArmormError, StoreError
 from armorm.evaluation.data_account import DataAccount
 from armorm.evaluation.debiasing_report import DebiasingReport, debiasing_report
 from armorm.evaluation.leave_out import LeaveOutReport, LeftOutSource, leave_each_out
@@ -105,7 +105,7 @@ def _fit_gate(
 ) -> TrainingResult:
     store = FeatureStore.open(run.preference_features)
     head, head_report = load_head(run.head)
-    objectives, uncertainty = fitted_objectives(run.statistics), load_uncertainty(run.head)
+    objectives, uncertainty = _objectives_of_head(recipe, run), load_uncertainty(run.head)
     if recipe.debiasing.objective is not None and recipe.debiasing.confounder == "kept":
         column = objectives.column(recipe.debiasing.objective)
         objectives, head = objectives.mirrored(recipe.debiasing.objective), head.mirrored(column)
@@ -150,6 +150,21 @@ class _Fitted:
     spread: SeedSpread | None
     preferences: PreferenceMetrics
     seconds: dict[str, float]
+
+
+def _objectives_of_head(recipe: Recipe, run: RunFolder) -> ObjectiveSet:
+    """Return the objectives that the head was fitted on, which must be the recipe's.
+
+    Raises:
+        StoreError: They are not, or the head's statistics are missing or damaged.
+    """
+    fitted = fitted_objectives(run.statistics)
+    if list(fitted) != list(recipe.objective_set()):
+        raise StoreError(
+            f"The head in {run.head} was fitted on the objectives {', '.join(fitted.names)}; the "
+            "recipe now has others. Run `armorm fit-head` again."
+        )
+    return fitted
 
 
 @dataclass(frozen=True, slots=True)
