@@ -374,13 +374,22 @@ class RewardModel:
 
     def explain(self, conversation: Conversation) -> Explanation:
         """Return the score of one conversation with the contribution of every objective."""
-        rewards = self.score([conversation], uncertainty=self.uncertainty is not None)
+        return self.explanation(
+            self.score([conversation], uncertainty=self.uncertainty is not None)
+        )
+
+    def explanation(self, rewards: Rewards) -> Explanation:
+        """Return the explanation of the first score, which this model gave, however steered."""
         return explanation_of(rewards, self.objectives, self._confounder)
 
     def compare(self, prompt: Conversation | str, a: str, b: str) -> Comparison:
         """Compare two responses and return what each objective adds to the margin."""
-        rewards = self.score_responses(prompt, [a, b])
-        probability = self.preference_probability(float(rewards.score[0] - rewards.score[1]))
+        return self.comparison(self.score_responses(prompt, [a, b]))
+
+    def comparison(self, rewards: Rewards) -> Comparison:
+        """Return the comparison of the first two scores, which this model gave, however steered."""
+        margin = float(rewards.score[0] - rewards.score[1])
+        probability = self._probability(margin, rewards.steering or Steering())
         return comparison_of(rewards, self.objectives, probability, self._confounder)
 
     def fingerprint(self) -> str:
@@ -406,7 +415,10 @@ class RewardModel:
 
         It is ``None`` if the model folder holds no beta, or steering changed the scale of scores.
         """
-        if self.heads.beta is None or not self.steering.keeps_scale:
+        return self._probability(margin, self.steering)
+
+    def _probability(self, margin: float, steering: Steering) -> float | None:
+        if self.heads.beta is None or not steering.keeps_scale:
             return None
         return 0.5 * (1.0 + math.tanh(0.5 * self.heads.beta * margin))
 

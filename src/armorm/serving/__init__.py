@@ -1,1 +1,20 @@
 """The reward server: an HTTP interface whose requests share batches."""
+
+from armorm.lazy import lazy_names
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "armorm.serving.app": ["create_app"],
+        "armorm.serving.options": ["ServerOptions"],
+        "armorm.serving.requests": [
+            "DeadlineError",
+            "DrainingError",
+            "QueueFullError",
+            "RequestScorer",
+            "ScoreRequest",
+            "ScoredRequest",
+        ],
+        "armorm.serving.service": ["Service"],
+    },
+)

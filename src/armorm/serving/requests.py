@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from armorm.conversations import Conversation
 from armorm.errors import ArmormError
@@ -70,6 +70,7 @@ class ScoredRequest:
     queued_seconds: float
 
 
+@runtime_checkable
 class RequestScorer(Protocol):
     """Interface between protocols and the scheduler.
 

@@ -1,0 +1,268 @@
+"""Requests and answers of the native API, as JSON."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+Include = Literal[
+    "rewards", "gating", "coefficients", "contributions", "uncertainty", "explanation"
+]
+"""Parts of a result besides the score."""
+
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+ByObjective = dict[str, float]
+
+_MESSAGES: list[JsonValue] = [
+    {"role": "user", "content": "What is 2 plus 3?"},
+    {"role": "assistant", "content": "2 plus 3 is 5."},
+]
+
+
+class Wire(BaseModel):
+    """Base class: immutable, strict about types, and an unknown field is an error."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        strict=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
+
+class Message(Wire):
+    """One turn of a conversation."""
+
+    role: str = Field(examples=["user"])
+    """system (first only), user or assistant."""
+    content: str = Field(examples=["What is 2 plus 3?"])
+    """Text, as people wrote it: control tokens spelled in it are text."""
+
+
+Prompt = str | list[Message]
+"""Messages that end with the user's, or the text of one user turn."""
+
+
+class Body(Wire):
+    """What every request for scores may hold."""
+
+    steering: str | dict[str, Any] | None = Field(
+        default=None,
+        examples=[{"factors": {"helpdesk-courtesy": 2.0}}, "safety-first"],
+    )
+    """Steering of this request in place of the served model's: the settings factors, weights,
+    mixture, debiasing, add and renormalise, or the name of a profile (GET /v1/profiles)."""
+    include: list[Include] = Field(default_factory=list, examples=[["rewards", "contributions"]])
+    """Parts of each result besides the score."""
+    deadline_ms: int | None = Field(default=None, ge=1, examples=[5000])
+    """Milliseconds that the client waits; takes the place of the header X-Deadline-Ms."""
+
+
+class ScoreBody(Body):
+    """Conversations to score, or one prompt with responses, which share its computation."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"conversations": [_MESSAGES]},
+                {
+                    "prompt": "What is 2 plus 3?",
+                    "responses": ["2 plus 3 is 5.", "No idea."],
+                    "include": ["rewards"],
+                },
+            ]
+        }
+    )
+
+    conversations: list[list[Message]] | None = Field(default=None, min_length=1)
+    """Conversations, each a list of messages that ends with the assistant's."""
+    prompt: Prompt | None = None
+    """Messages that end with the user's, or the text of one user turn."""
+    responses: list[str] | None = Field(default=None, min_length=1)
+    """Responses to the prompt."""
+
+    @model_validator(mode="after")
+    def _check_form(self) -> ScoreBody:
+        one = (self.prompt is None, self.responses is None)
+        if (self.conversations is None) != (one == (False, False)) or one[0] != one[1]:
+            raise ValueError("give either conversations, or prompt and responses")
+        return self
+
+
+class CompareBody(Body):
+    """Two responses to one prompt."""
+
+    prompt: Prompt
+    """Messages that end with the user's, or the text of one user turn."""
+    a: str = Field(examples=["2 plus 3 is 5."])
+    """First response."""
+    b: str = Field(examples=["No idea."])
+    """Second response."""
+
+
+class BestOfBody(Body):
+    """Responses to one prompt, of which the best is asked for."""
+
+    prompt: Prompt
+    """Messages that end with the user's, or the text of one user turn."""
+    responses: list[str] = Field(min_length=1, examples=[["2 plus 3 is 5.", "No idea."]])
+    """Responses to the prompt."""
+    floors: dict[str, Number] = Field(
+        default_factory=dict, examples=[{"helpdesk-correctness": 0.2}]
+    )
+    """Least unit reward of some objectives: a response below any of them loses to every response
+    that is not."""
+
+
+class ErrorRecord(Wire):
+    """Why there is no score."""
+
+    type: str
+    """Name of the kind of error, for programs."""
+    message: str
+    """What was wrong and what to do."""
+    field: str | None = None
+    value: str | None = None
+    reason: str | None = None
+    remedy: str | None = None
+    problems: list[dict[str, str]] | None = None
+    """Every wrong field, where the request as a whole could not be read."""
+    code: int | None = None
+    """HTTP status."""
+    request_id: str | None = None
+
+
+class ErrorAnswer(Wire):
+    """Body of every status of 400 and above."""
+
+    error: ErrorRecord
+
+
+class Result(Wire):
+    """Score of one conversation, or the reason why it has none."""
+
+    score: float | None = None
+    rewards: ByObjective | None = None
+    """Unit reward of each objective: 0 and 1 are the ends of its scale."""
+    gating: ByObjective | None = None
+    """Output of the gate."""
+    coefficients: ByObjective | None = None
+    """Weight of each reward in the score, debiasing and steering included."""
+    contributions: ByObjective | None = None
+    """Part of the score that comes from each objective; they sum to it."""
+    deviations: dict[str, float | None] | None = None
+    """Standard deviation of a new rating around each reward."""
+    score_deviation: float | None = None
+    """Standard deviation of the score."""
+    novelty: float | None = None
+    """Distance of the response from the rated rows; 1 is typical."""
+    novel: bool | None = None
+    """True where the novelty exceeds that of 99 % of held-out rated rows."""
+    explanation: dict[str, Any] | None = None
+    """Contribution of every objective, the largest first."""
+    error: ErrorRecord | None = None
+    """Why this conversation, and no other, has no score."""
+
+
+class Usage(Wire):
+    """Work that a request was."""
+
+    tokens: int
+    """Tokens of all conversations, each counted whole."""
+    computed_tokens: int | None
+    """Tokens that went through the model: what requests share counts once."""
+
+
+class Answer(Wire):
+    """What every answer with scores holds."""
+
+    model: str
+    """Name of the model."""
+    objectives: list[str]
+    """Names of the objectives, in the model's order."""
+    steering: dict[str, Any]
+    """Steering that shaped the scores; empty without any."""
+    usage: Usage
+
+
+class ScoreAnswer(Answer):
+    """Scores, in the order of the request."""
+
+    results: list[Result]
+
+
+class CompareAnswer(Answer):
+    """Preferred response, and the objectives that decided."""
+
+    preferred: Literal["a", "b", "tie"]
+    margin: float
+    """Score of a minus score of b."""
+    probability: float | None
+    """Probability that a is preferred; null where steering changed the scale of the scores."""
+    comparison: dict[str, Any]
+    """Contribution of each objective to the margin, the largest first."""
+    a: Result
+    b: Result
+
+
+class BestOfAnswer(Answer):
+    """Position of the best response, and all results."""
+
+    best: int
+    """Position of the best response, the first of equal ones."""
+    ranking: list[int]
+    """Positions from the best to the worst."""
+    meets_floors: list[bool]
+    """For each response, if no reward is below its floor."""
+    results: list[Result]
+
+
+class ObjectiveRecord(Wire):
+    """One objective of the model."""
+
+    name: str
+    description: str
+    minimum: float
+    """Lowest rating."""
+    maximum: float
+    """Highest rating."""
+    unit_zero: float
+    """Rating that is unit reward 0."""
+    unit_one: float
+    """Rating that is unit reward 1."""
+    direction: Literal["higher", "lower", "neutral"]
+    """What is better."""
+
+
+class ObjectivesAnswer(Wire):
+    """Objectives, in the model's order."""
+
+    objectives: list[ObjectiveRecord]
+
+
+class ModelAnswer(Wire):
+    """The served model."""
+
+    name: str
+    version: str
+    """Version of armorm."""
+    fingerprint: str
+    """Hash of everything that a score depends on."""
+    objectives: int
+    max_length: int | None
+    """Maximum number of tokens of a conversation."""
+    dtype: str
+    steering: dict[str, Any]
+    """Steering of the served model; empty without any."""
+    uncertainty: bool
+    """True if the model can say how sure it is."""
+    probabilities: bool
+    """True if comparisons have a probability."""
+
+
+class ProfilesAnswer(Wire):
+    """Steering profiles, by name."""
+
+    profiles: dict[str, dict[str, Any]]
