@@ -159,7 +159,7 @@ def _objectives_of_head(recipe: Recipe, run: RunFolder) -> ObjectiveSet:
         StoreError: They are not, or the head's statistics are missing or damaged.
     """
     fitted = fitted_objectives(run.statistics)
-    if list(fitted) != list(recipe.objective_set()):
+    if fitted.names != recipe.objective_set().names:
         raise StoreError(
             f"The head in {run.head} was fitted on the objectives {', '.join(fitted.names)}; the "
             "recipe now has others. Run `armorm fit-head` again."
