@@ -19,11 +19,13 @@ class MergedPrompts:
         prompt_numbers: For each prompt that was given, its position in ``prompts``.
         response_numbers: For each response that was given, prompt by prompt, the position of its
             conversation among all conversations of ``prompts``.
+        sizes: For each prompt that was given, the number of its responses.
     """
 
     prompts: list[EncodedPrompt]
     prompt_numbers: list[int]
     response_numbers: list[int]
+    sizes: list[int]
 
     @property
     def owners(self) -> list[int]:
@@ -61,4 +63,5 @@ def merge_prompts(encoded: Sequence[EncodedPrompt]) -> MergedPrompts:
         ],
         [number[key] for key in keys],
         [starts[number[key]] + i for key, places in zip(keys, within, strict=True) for i in places],
+        list(map(len, within)),
     )

@@ -9,7 +9,7 @@ values are kept for the others.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from armorm.conversations import EncodedPrompt
@@ -111,16 +111,22 @@ class Piece:
 Pack = list[Piece]
 
 
-def grow_trees(prompts: Sequence[EncodedPrompt]) -> list[PromptTree]:
+def grow_trees(
+    prompts: Sequence[EncodedPrompt], *, divided_at_boundary: bool = False
+) -> list[PromptTree]:
     """Make one tree per prompt; responses are numbered through all prompts, in order.
 
     Args:
         prompts: Prompts whose conversations differ (:func:`~armorm.features.merge_prompts`).
+        divided_at_boundary: End each trunk with the prompt, whatever its responses have in common,
+            so that it is the same for others.
     """
     trees = []
     first = 0
     for number, prompt in enumerate(prompts):
-        trunk = _common_beginning(prompt.sequences)
+        trunk = (
+            list(prompt.prompt_ids) if divided_at_boundary else _common_beginning(prompt.sequences)
+        )
         # A conversation that ends with the trunk, an empty branch, comes first: its last state is a
         # state of the trunk, which is only in the first pack of a divided tree.
         ordered = sorted(
@@ -143,13 +149,16 @@ def _common_beginning(sequences: Sequence[list[int]]) -> list[int]:
     return [one for one, _ in pairs]
 
 
-def plan_packs(trees: Sequence[PromptTree], max_tokens: int) -> list[Pack]:
+def plan_packs(
+    trees: Sequence[PromptTree], max_tokens: int, kept: Collection[int] = ()
+) -> list[Pack]:
     """Pack trees in their order, dividing those that are larger than a pack.
 
     Args:
         trees: Result of :func:`grow_trees`.
         max_tokens: Maximum number of tokens of a pack.  A single conversation that is longer gets a
             pack of its own.
+        kept: Prompts whose trunk need not be computed.
 
     Returns:
         Packs of pieces.  The pieces of a divided tree are in consecutive packs.
@@ -157,20 +166,22 @@ def plan_packs(trees: Sequence[PromptTree], max_tokens: int) -> list[Pack]:
     packs: list[Pack] = []
     filled = max_tokens  # no pack is open
     for tree in trees:
-        if filled + tree.tokens <= max_tokens:
-            packs[-1].append(Piece(tree, range(len(tree.branches)), begins=True, goes_on=False))
-            filled += tree.tokens
+        begins = tree.prompt not in kept
+        whole = Piece(tree, range(len(tree.branches)), begins=begins, goes_on=False)
+        if filled + whole.tokens <= max_tokens:
+            packs[-1].append(whole)
+            filled += whole.tokens
         else:
-            pieces = _divide(tree, max_tokens)
+            pieces = _divide(tree, max_tokens, begins=begins)
             packs.extend([piece] for piece in pieces)
             filled = pieces[-1].tokens
     return packs
 
 
-def _divide(tree: PromptTree, max_tokens: int) -> list[Piece]:
-    """Divide a tree between branches; only the first piece carries the trunk's tokens."""
+def _divide(tree: PromptTree, max_tokens: int, *, begins: bool) -> list[Piece]:
+    """Divide a tree between branches; only the first piece carries the trunk's tokens, if any."""
     starts = [0]
-    filled = len(tree.trunk)
+    filled = len(tree.trunk) if begins else 0
     for i, branch in enumerate(tree.branches):
         if i > starts[-1] and filled + len(branch) > max_tokens:
             starts.append(i)
@@ -178,7 +189,12 @@ def _divide(tree: PromptTree, max_tokens: int) -> list[Piece]:
         filled += len(branch)
     ends = [*starts[1:], len(tree.branches)]
     return [
-        Piece(tree, range(start, end), begins=start == 0, goes_on=end < len(tree.branches))
+        Piece(
+            tree,
+            range(start, end),
+            begins=begins and start == 0,
+            goes_on=end < len(tree.branches),
+        )
         for start, end in zip(starts, ends, strict=True)
     ]
 

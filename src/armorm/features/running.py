@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,16 @@ from armorm.features import shared_attention
 from armorm.features.layers import find_layers
 from armorm.features.lengths import PositionScaling, attention_span, separate_lengths
 from armorm.features.merging import merge_prompts
-from armorm.features.packing import Leaf, Pack, PromptTree, grow_trees, plan_batches, plan_packs
+from armorm.features.packing import (
+    Leaf,
+    Pack,
+    Piece,
+    PromptTree,
+    grow_trees,
+    plan_batches,
+    plan_packs,
+)
+from armorm.features.prompt_cache import CachedPrompt, PromptCache
 from armorm.features.shared_attention import CannotShareError, KeptTrunk, PackLayout, TreeSpans
 
 if TYPE_CHECKING:
@@ -56,11 +65,14 @@ class BackboneFeatures:
         responses: States at the last token, prompt by prompt. Shape (responses, hidden).
         computed_tokens: Tokens that went through the model, if that is known; fewer than the
             conversations have if these share their prompt.
+        response_tokens: The part of them that each conversation is the reason for: a shared
+            prompt's tokens count for the first that was computed with it.
     """
 
     prompts: Float[Tensor, "prompts hidden"]
     responses: Float[Tensor, "responses hidden"]
     computed_tokens: int | None = None
+    response_tokens: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +107,14 @@ class ModelRunner:
 
     Attributes:
         max_tokens: Halved, for good, when memory runs out.
+        cache: Prompts of earlier calls, for a server; set by its owner. ``None`` keeps none.
+        separate: Compute each prompt and each response in a forward pass of its own: then no state
+            depends on what else is computed or in the cache, not even by rounding, if
+            conversations are also given one by one.
     """
+
+    cache: PromptCache | None = None
+    separate: bool = False
 
     def __init__(self, model: PreTrainedModel, max_tokens: int, *, share_prompts: bool) -> None:
         self.model = model
@@ -157,7 +176,8 @@ class ModelRunner:
         merged = merge_prompts(prompts)
         scaling = PositionScaling.of(self.model)
         separated = separate_lengths(merged.prompts, scaling)
-        trees = grow_trees(separated.groups)
+        at_boundary = self.separate or self.cache is not None
+        trees = grow_trees(separated.groups, divided_at_boundary=at_boundary)
         with self._lock:
             states = self._states_for(trees)
             # Beyond the limit of a scaling, positions differ: such conversations run by themselves.
@@ -171,12 +191,14 @@ class ModelRunner:
                 self._run_all(alone, beyond, states, advance, scaling)
             else:
                 self._run_group(beyond, states, advance)
-        at_boundary = states.prompts.cpu()[separated.prompt_rows]
-        at_end = states.responses.cpu()[separated.response_rows]
+        response_tokens = [states.response_tokens[row] for row in separated.response_rows]
+        prompt_states = states.prompts.cpu()[separated.prompt_rows]
+        response_states = states.responses.cpu()[separated.response_rows]
         return BackboneFeatures(
-            at_boundary[merged.prompt_numbers],
-            at_end[merged.response_numbers],
+            prompt_states[merged.prompt_numbers],
+            response_states[merged.response_numbers],
             states.computed_tokens,
+            tuple(response_tokens[row] for row in merged.response_numbers),
         )
 
     def _run_group(
@@ -187,9 +209,11 @@ class ModelRunner:
             # Within a sliding window all attention is full; longer conversations need its mask.
             span = attention_span(self.model)
             packed = [tree for tree in trees if span is None or tree.longest <= span]
-            self._run_all(self._packs, packed, states, advance)
+            plan = self._separate_packs if self.separate else self._packs
+            self._run_all(partial(plan, cache=self.cache), packed, states, advance)
             trees = [tree for tree in trees if span is not None and tree.longest > span]
-        self._run_all(self._batches, trees, states, advance)
+        alone = 1 if self.separate else None
+        self._run_all(partial(self._batches, max_tokens=alone), trees, states, advance)
 
     def _run_all(
         self,
@@ -205,6 +229,7 @@ class ModelRunner:
         is stored stays, and a divided tree starts again with its trunk, since the keys and values
         that were kept are gone with the failed step.
         """
+        cache = self.cache
         while trees:
             for step in plan(trees, states):
                 try:
@@ -212,7 +237,11 @@ class ModelRunner:
                 except RuntimeError as error:
                     if not _is_out_of_memory(error):
                         raise
-                    self._halve(step)
+                    if cache is not None:  # the prompts of earlier calls are the first to go
+                        cache.clear()
+                        cache = None
+                    else:
+                        self._halve(step)
                     break
                 if scaling is not None:
                     scaling.forget_lengths(self.model)
@@ -222,9 +251,12 @@ class ModelRunner:
             trees = [left for tree in trees if (left := tree.without(states.done)) is not None]
 
     def _halve(self, step: _Step) -> None:
-        if step.conversations == 1:
+        if step.conversations <= 1:
+            tokens = max(
+                step.tokens, step.computed_tokens
+            )  # a prompt by itself ends no conversation
             raise OutOfMemoryError(
-                f"A conversation of {step.tokens} tokens does not fit into the memory of "
+                f"A conversation of {tokens} tokens does not fit into the memory of "
                 f"{self.device}. Lower max_length, or choose dtype bfloat16 or another device."
             ) from None
         self.max_tokens = max(1, self.max_tokens // 2)
@@ -236,19 +268,65 @@ class ModelRunner:
             stacklevel=2,
         )
 
-    def _packs(self, trees: list[PromptTree], states: _States) -> Iterator[_Step]:
-        kept = KeptTrunk()
-        for pack in plan_packs(trees, self.max_tokens):
-            if pack[0].begins:
-                kept = KeptTrunk()
-            yield _Step(
-                sum(len(piece.branches) for piece in pack),
-                _tokens_of(leaf for piece in pack for leaf in piece.leaves),
-                sum(piece.tokens for piece in pack),
-                partial(self._run_pack, pack, kept, states),
-            )
+    def _packs(
+        self, trees: list[PromptTree], states: _States, cache: PromptCache | None = None
+    ) -> Iterator[_Step]:
+        """Plan packs.
 
-    def _run_pack(self, pack: Pack, kept: KeptTrunk, states: _States) -> None:
+        Args:
+            trees: Prompts with their conversations; divided at the boundary if there is a cache.
+            states: Storage of the states.
+            cache: Prompts that need not be computed again.
+        """
+        found = _find(trees, states, cache)
+        kept: dict[int, KeptTrunk] = {}
+        for pack in plan_packs(trees, self.max_tokens, found):
+            # The trunk of a divided tree is kept for its next pack, and that of any for the cache.
+            kept = {
+                piece.tree.prompt: found.get(number) or kept.get(number) or KeptTrunk()
+                for piece in pack
+                if cache is not None or piece.goes_on or not piece.begins
+                for number in [piece.tree.prompt]
+            }
+            yield self._pack_step(pack, kept, states, cache)
+
+    def _separate_packs(
+        self, trees: list[PromptTree], states: _States, cache: PromptCache | None
+    ) -> Iterator[_Step]:
+        """Plan a pack for each trunk and one for each branch, the same ones whatever is cached."""
+        for tree in trees:
+            found = _find([tree], states, cache)
+            kept = {tree.prompt: found.get(tree.prompt) or KeptTrunk()}
+            # An empty branch ends with the trunk, where its state is read.
+            first = 0 if tree.branches[0] else 1
+            if not found:
+                trunk = Piece(tree, range(first), begins=True, goes_on=True)
+                yield self._pack_step([trunk], kept, states, cache)
+            for i in range(first, len(tree.branches)):
+                branch = Piece(tree, range(i, i + 1), begins=False, goes_on=True)
+                yield self._pack_step([branch], kept, states, None)
+
+    def _pack_step(
+        self,
+        pack: Pack,
+        kept: Mapping[int, KeptTrunk],
+        states: _States,
+        cache: PromptCache | None,
+    ) -> _Step:
+        return _Step(
+            sum(len(piece.branches) for piece in pack),
+            _tokens_of(leaf for piece in pack for leaf in piece.leaves),
+            sum(piece.tokens for piece in pack),
+            partial(self._run_pack, pack, kept, states, cache),
+        )
+
+    def _run_pack(
+        self,
+        pack: Pack,
+        kept: Mapping[int, KeptTrunk],
+        states: _States,
+        cache: PromptCache | None,
+    ) -> None:
         placed = _place(pack, kept)
         rows = placed.boundaries(pack) + [end - 1 for end in placed.ends]
         with _shared_attention(self.model), _last_mlp_at(self.model, rows):
@@ -258,6 +336,12 @@ class ModelRunner:
                 pack_layout=PackLayout(placed.spans),
             )[0]
         states.read_pack(pack, placed, hidden)
+        if cache is not None:
+            for piece in pack:
+                if piece.begins:
+                    number = piece.tree.prompt
+                    state = states.prompts[number].clone()
+                    cache.put(tuple(piece.tree.trunk), CachedPrompt(state, kept[number]))
 
     def _batches(
         self, trees: list[PromptTree], states: _States, max_tokens: int | None = None
@@ -333,6 +417,7 @@ class _States:
         self.responses = responses
         self.done: set[int] = set()
         self.computed_tokens = 0
+        self.response_tokens = [0] * len(responses)
 
     def read_pack(
         self, pack: Pack, placed: _PlacedPack, hidden: Float[Tensor, "tokens hidden"]
@@ -340,6 +425,12 @@ class _States:
         begun = [piece.tree.prompt for piece in pack if piece.begins]
         self.prompts[begun] = hidden[placed.boundaries(pack)].to(self.prompts)
         self._put([leaf for piece in pack for leaf in piece.leaves], placed.ends, hidden)
+        for piece in pack:
+            for i in piece.branches:
+                response = piece.tree.responses[i]
+                self.response_tokens[response] += len(piece.tree.branches[i])
+            if piece.begins:
+                self.response_tokens[piece.tree.responses[0]] += len(piece.tree.trunk)
 
     def read_batch(
         self, leaves: Sequence[Leaf], hidden: Float[Tensor, "sequences tokens hidden"]
@@ -349,6 +440,8 @@ class _States:
             self.prompts[leaf.tree.prompt] = hidden[row, leaf.tree.boundary]
         ends = [row * width + leaf.tokens for row, leaf in enumerate(leaves)]
         self._put(leaves, ends, hidden.flatten(0, 1))
+        for leaf in leaves:
+            self.response_tokens[leaf.response] += leaf.tokens
 
     def _put(
         self, leaves: Sequence[Leaf], ends: Sequence[int], hidden: Float[Tensor, "tokens hidden"]
@@ -386,7 +479,24 @@ class _PlacedPack:
         return [span.trunk[0] + piece.tree.boundary for piece, span in placed if piece.begins]
 
 
-def _place(pack: Pack, kept: KeptTrunk) -> _PlacedPack:
+def _find(
+    trees: Sequence[PromptTree], states: _States, cache: PromptCache | None
+) -> dict[int, KeptTrunk]:
+    """Return the trunks that are in the cache, by the number of the prompt; store their states.
+
+    An empty branch needs the state at the end of the trunk, so its trunk is computed.
+    """
+    found = {}
+    for tree in trees:
+        if cache is not None and all(tree.branches):
+            cached = cache.find(tuple(tree.trunk))
+            if cached is not None:
+                states.prompts[tree.prompt] = cached.state
+                found[tree.prompt] = cached.trunk
+    return found
+
+
+def _place(pack: Pack, kept: Mapping[int, KeptTrunk]) -> _PlacedPack:
     placed = _PlacedPack([], [], [], [])
     for piece in pack:
         trunk = piece.tree.trunk
@@ -402,8 +512,7 @@ def _place(pack: Pack, kept: KeptTrunk) -> _PlacedPack:
             starts.append(len(placed.ids))
         placed.ends.extend(starts[1:])
         branches = tuple(span for span in itertools.pairwise(starts) if span[1] > span[0])
-        divided = piece.goes_on or not piece.begins
-        placed.spans.append(TreeSpans((begin, starts[0]), branches, kept if divided else None))
+        placed.spans.append(TreeSpans((begin, starts[0]), branches, kept.get(piece.tree.prompt)))
     return placed
 
 

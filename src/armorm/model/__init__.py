@@ -2,6 +2,7 @@
 
 from armorm.model.answers import Comparison, Explanation, Rewards, RewardUncertainty
 from armorm.model.layout import Heads
+from armorm.model.predictions import Predictions
 from armorm.model.reward_model import RewardModel
 from armorm.model.steering import Steering
 from armorm.model.uncertainty import ModelUncertainty
@@ -11,6 +12,7 @@ __all__ = [
     "Explanation",
     "Heads",
     "ModelUncertainty",
+    "Predictions",
     "RewardModel",
     "RewardUncertainty",
     "Rewards",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from armorm.errors import InputError, did_you_mean
+from armorm.errors import InputError, NonFiniteError, did_you_mean
 from armorm.model.steering import Steering
 
 
@@ -45,6 +45,16 @@ class RewardUncertainty:
         """Return the rows that a mask or positions select."""
         return RewardUncertainty(
             self.deviations[rows], self.score[rows], self.novelty[rows], self.usual_novelty
+        )
+
+    @classmethod
+    def join(cls, parts: Sequence[RewardUncertainty]) -> RewardUncertainty:
+        """Return the rows of all parts, in order."""
+        return cls(
+            torch.cat([part.deviations for part in parts]),
+            torch.cat([part.score for part in parts]),
+            torch.cat([part.novelty for part in parts]),
+            parts[0].usual_novelty,
         )
 
     def as_dicts(self, objectives: Sequence[str]) -> list[dict[str, object]]:
@@ -136,6 +146,39 @@ class Rewards:
         """Return consecutive parts of these lengths, such as the responses to each prompt."""
         ends = list(itertools.accumulate(sizes, initial=0))
         return [self.where(torch.arange(*span)) for span in itertools.pairwise(ends)]
+
+    @classmethod
+    def join(cls, parts: Iterable[Rewards]) -> Rewards:
+        """Return the rows of all parts, which one model scored, in order."""
+        parts = list(parts)
+        unsure = [part.uncertainty for part in parts if part.uncertainty is not None]
+        return replace(
+            parts[0],
+            score=torch.cat([part.score for part in parts]),
+            rewards=torch.cat([part.rewards for part in parts]),
+            gating=torch.cat([part.gating for part in parts]),
+            coefficients=torch.cat([part.coefficients for part in parts]),
+            contributions=torch.cat([part.contributions for part in parts]),
+            uncertainty=RewardUncertainty.join(unsure) if unsure else None,
+        )
+
+    def check_finite(self) -> None:
+        """Check that every row holds a score.
+
+        Raises:
+            NonFiniteError: One does not.
+        """
+        bad = tuple((~self.finite).nonzero()[:, 0].tolist())
+        if bad:
+            raise NonFiniteError(
+                "score",
+                float(self.score[bad[0]]),
+                f"not a finite number; {len(bad)} of {len(self)} conversations have no score, "
+                "since the model's hidden states overflow",
+                "Load the model in float32 or bfloat16.",
+                row=bad[0] + 1,
+                positions=bad,
+            )
 
     def ranking(self, floors: Mapping[str, float] | None = None) -> list[int]:
         """Return the rows from the best to the worst; of equal ones the first comes first.

@@ -26,6 +26,7 @@ from armorm.features import (
     BackboneFeatures,
     BackboneOptions,
     FeatureBackbone,
+    MergedPrompts,
     load_engine,
     merge_prompts,
 )
@@ -38,6 +39,7 @@ from armorm.model.confounder import Confounder
 from armorm.model.explaining import comparison_of, explanation_of
 from armorm.model.layout import FIXED_WEIGHTS, METADATA_FILE, Heads
 from armorm.model.loading import load_checkpoint
+from armorm.model.predictions import Predictions
 from armorm.model.saving import save_model
 from armorm.model.self_check import PROMPT, RESPONSE, SelfCheck, hash_ids, sample_state
 from armorm.model.steering import NO_EFFECT, Steering
@@ -214,8 +216,7 @@ class RewardModel:
         """
         encoded = self.backbone.encoder.without_limit().encode(PROMPT, [RESPONSE])
         features = self.backbone.features([encoded])
-        rewards = self._combine(features, [0])
-        self._check_finite(rewards)
+        rewards = self.weigh(self._predict(features, merge_prompts([encoded])))
         return SelfCheck(
             prompt=tuple({**message} for message in PROMPT),
             response=RESPONSE,
@@ -446,57 +447,91 @@ class RewardModel:
         Raises:
             NonFiniteError: a score is NaN or infinite, unless ``keep_nonfinite``.
         """
-        if uncertainty and self.uncertainty is None:
-            raise no_uncertainty()
+        predictions = self.predict(encoded, advance=advance)
+        return self.weigh(predictions, uncertainty=uncertainty, keep_nonfinite=keep_nonfinite)
+
+    @torch.inference_mode()
+    def predict(
+        self, encoded: Sequence[EncodedPrompt], *, advance: Advance | None = None
+    ) -> Predictions:
+        """Compute the part of an answer that steering does not change, in one run of the backbone.
+
+        ``model.steer(steering).weigh(model.predict(encoded))`` scores as the steered model does;
+        so answers that are steered differently share a batch.
+
+        Args:
+            encoded: See :meth:`score_encoded`.
+            advance: See :meth:`score_encoded`.
+
+        Example:
+            >>> from armorm import RewardModel
+            >>> model = RewardModel.from_pretrained("runs/quickstart/model")
+            >>> prompt = [{"role": "user", "content": "What is 2 plus 3?"}]
+            >>> predictions = model.predict([model.backbone.encoder.encode(prompt, ["5", "6"])])
+            >>> softer = model.steer({"helpdesk-courtesy": 2.0})
+            >>> bool((softer.weigh(predictions).score != model.weigh(predictions).score).all())
+            True
+        """
         # The heads too run on distinct conversations: the rows of a matrix product depend on
         # their position, by rounding.
         merged = merge_prompts(encoded)
-        tokens = max(sum(prompt.tokens for prompt in merged.prompts), 1)
+        tokens = max(merged.tokens, 1)
         features = self.backbone.features(
             merged.prompts,
             None if advance is None else lambda done: advance(done / tokens, done),
         )
-        rewards = self._combine(features, merged.owners)
-        if uncertainty:
-            assert self.uncertainty is not None
-            self.uncertainty.check_belongs(self.heads.weight)
-            sure = self.uncertainty.of(features.responses, rewards.coefficients)
-            rewards = replace(rewards, uncertainty=sure)
-        rewards = rewards.where(torch.tensor(merged.response_numbers, dtype=torch.long))
-        if not keep_nonfinite:
-            self._check_finite(rewards)
-        return rewards
+        return self._predict(features, merged)
 
-    def _check_finite(self, rewards: Rewards) -> None:
-        bad = tuple((~rewards.finite).nonzero()[:, 0].tolist())
-        if bad:
-            raise NonFiniteError(
-                "score",
-                float(rewards.score[bad[0]]),
-                f"not a finite number; {len(bad)} of {len(rewards)} conversations have no score, "
-                "since the model's hidden states overflow",
-                "Load the model in float32 or bfloat16.",
-                row=bad[0] + 1,
-                positions=bad,
-            )
+    def _predict(self, features: BackboneFeatures, merged: MergedPrompts) -> Predictions:
+        return Predictions(
+            features=features.responses,
+            # In float64, since kernels round a row by its position: equal responses must tie.
+            rewards=(features.responses.double() @ self.heads.weight.double().T).float(),
+            gating=self.gate(features.prompts),
+            owners=tuple(merged.owners),
+            responses=tuple(merged.response_numbers),
+            sizes=tuple(merged.sizes),
+            computed_tokens=features.response_tokens,
+        )
 
     @torch.inference_mode()
-    def _combine(self, features: BackboneFeatures, owners: Sequence[int]) -> Rewards:
-        """Return the scores of responses, each with the position of its prompt."""
-        gating = self.gate(features.prompts)[list(owners)]
-        # In float64, since kernels round a row by its position: equal responses must tie.
-        rewards = (features.responses.double() @ self.heads.weight.double().T).float()
-        coefficients = self._compiled.coefficients(gating)
-        contributions = coefficients * rewards
-        return Rewards(
+    def weigh(
+        self, predictions: Predictions, *, uncertainty: bool = False, keep_nonfinite: bool = False
+    ) -> Rewards:
+        """Weigh predictions by the gate and this model's steering.
+
+        Args:
+            predictions: Result of :meth:`predict` of this model, however it is steered.
+            uncertainty: See :meth:`score`.
+            keep_nonfinite: See :meth:`score_encoded`.
+
+        Raises:
+            NonFiniteError: a score is NaN or infinite, unless ``keep_nonfinite``.
+        """
+        if uncertainty and self.uncertainty is None:
+            raise no_uncertainty()
+        owners = list(predictions.owners)
+        # One product a prompt: responses to it have equal coefficients, whatever their number.
+        coefficients = self._compiled.coefficients(predictions.gating)[owners]
+        contributions = coefficients * predictions.rewards
+        rewards = Rewards(
             score=contributions.double().sum(dim=-1).float(),
-            rewards=rewards,
-            gating=gating,
+            rewards=predictions.rewards,
+            gating=predictions.gating[owners],
             coefficients=coefficients,
             contributions=contributions,
             objectives=self.objectives.names,
             steering=None if self.steering.is_neutral else self.steering,
         )
+        if uncertainty:
+            assert self.uncertainty is not None
+            self.uncertainty.check_belongs(self.heads.weight)
+            sure = self.uncertainty.of(predictions.features, coefficients)
+            rewards = replace(rewards, uncertainty=sure)
+        rewards = rewards.where(torch.tensor(predictions.responses, dtype=torch.long))
+        if not keep_nonfinite:
+            rewards.check_finite()
+        return rewards
 
 
 def _hash_weights(folder: Path) -> str:
