@@ -79,7 +79,7 @@ def test_responses_that_come_one_by_one_compute_their_prompt_once():
     st.sampled_from([0, 6_000, MIB]),
     st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_any_sequence_of_calls_has_the_states_of_a_runner_without_cache(calls, size, separate):
     runner, plain = make_runner(size), make_runner(None)
     runner.separate = separate

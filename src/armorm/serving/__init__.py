@@ -6,6 +6,7 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "armorm.serving.app": ["create_app"],
+        "armorm.serving.observing": ["BatchEnd", "BatchStart", "IgnoreEvents", "SchedulerObserver"],
         "armorm.serving.options": ["ServerOptions"],
         "armorm.serving.requests": [
             "DeadlineError",
@@ -15,6 +16,7 @@ __getattr__, __dir__ = lazy_names(
             "ScoreRequest",
             "ScoredRequest",
         ],
+        "armorm.serving.scheduling": ["BatchingOptions", "Scheduler"],
         "armorm.serving.service": ["Service"],
     },
 )

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from armorm.conversations import EncodedPrompt
-from armorm.conversations.messages import validate_text
 from armorm.errors import ArmormError, InputError, NonFiniteError, RecipeError
 from armorm.model import Predictions, RewardModel, Rewards
 from armorm.serving.queueing import PreparedRequest, WaitingRequest
@@ -23,11 +22,9 @@ def prepare(request: ScoreRequest, model: RewardModel) -> PreparedRequest:
     """Check a request and encode it for a model.
 
     Raises:
-        InputError: A text or the steering cannot be used.
+        InputError: The template refuses a text, or the steering cannot be used.
         OverlongError: A conversation is longer than the model reads.
     """
-    for i, response in enumerate(request.responses):
-        validate_text(response, f"responses[{i}]")
     if request.uncertainty and model.uncertainty is None:
         raise InputError(
             "uncertainty", True, "the served model does not know how sure it is", "Leave it out."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from armorm.features.prompt_cache import CacheCounts
 from armorm.serving.requests import ScoredRequest, ScoreRequest
@@ -47,6 +47,7 @@ class BatchEnd:
     cache: CacheCounts | None
 
 
+@runtime_checkable
 class SchedulerObserver(Protocol):
     """Receiver of the scheduler's events.
 

@@ -18,7 +18,7 @@ from typing import Self
 
 from pydantic import Field
 
-from armorm.errors import ArmormError, InputError
+from armorm.errors import ArmormError
 from armorm.features import Backbone
 from armorm.features.prompt_cache import MIB, PromptCache
 from armorm.model import RewardModel
@@ -66,8 +66,6 @@ class BatchingOptions(Options):
     """Maximum number of responses that wait; more are refused."""
     queue_tokens: int = Field(default=2_000_000, ge=1)
     """Maximum number of tokens that wait; more are refused."""
-    max_responses: int = Field(default=1024, ge=1)
-    """Maximum number of responses in one request."""
     encoding_threads: int = Field(default=2, ge=1, le=64)
     """Threads that encode requests as token ids."""
 
@@ -199,13 +197,6 @@ class Scheduler:
     async def _admit(self, request: ScoreRequest, arrived: float) -> ScoredRequest:
         """Score a request, counting its rows from arrival to answer."""
         rows = len(request.responses)
-        if not 1 <= rows <= self.options.max_responses:
-            raise InputError(
-                "responses",
-                rows,
-                f"not a number from 1 to {self.options.max_responses} (max_responses)",
-                "Send several requests." if rows else "Send at least one response.",
-            )
         with self._changed:
             if self._draining:
                 raise _stopping()
