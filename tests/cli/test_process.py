@@ -69,6 +69,24 @@ def test_a_signal_at_any_moment_prints_one_line(model_folder, tmp_path, number):
         assert "Traceback" not in printed
 
 
+def test_a_signal_where_python_drops_exceptions_is_not_lost():
+    script = (
+        "import os, signal, time\n"
+        "from armorm.cli import process\n"
+        "class Closing:\n"
+        "    def __del__(self): os.kill(os.getpid(), signal.SIGINT); time.sleep(0.01)\n"
+        "class App:\n"
+        "    def __call__(self, *_, **__): Closing(); time.sleep(30)\n"
+        "import armorm.cli.application\n"
+        "armorm.cli.application.app = App()\n"
+        "process.main([])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=20
+    )
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
 def test_only_a_resumable_command_is_said_to_resume(model_folder):
     with start("explain", model_folder, "--prompt", "a", "--response", "b") as process:
         process.send_signal(signal.SIGINT)

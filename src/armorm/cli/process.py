@@ -36,6 +36,17 @@ class Signals:
         for number in NAMES:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, receive or self._unwind)
+        sys.unraisablehook = self._again_if_lost
+
+    def _again_if_lost(self, lost: sys.UnraisableHookArgs) -> None:
+        """Send a signal again if it came where Python drops exceptions, such as in ``__del__``."""
+        if self.received is None or not isinstance(lost.exc_value, KeyboardInterrupt | SystemExit):
+            sys.__unraisablehook__(lost)
+            return
+        number, self.received = self.received, None
+        # A moment later: here it would be lost again.
+        signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), number))
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
 
     def watch_exit(self) -> None:
         """Handle both signals while the interpreter shuts down, when nothing is left to unwind."""
