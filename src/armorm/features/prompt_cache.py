@@ -72,6 +72,9 @@ class PromptCache:
             self._hits, self._misses, self._evictions, len(self._prompts), self._bytes
         )
 
+    def __contains__(self, ids: object) -> bool:
+        return ids in self._prompts
+
     def find(self, ids: tuple[int, ...]) -> CachedPrompt | None:
         """Return the prompt with these ids, if it is there, and mark it as used."""
         found = self._prompts.get(ids)

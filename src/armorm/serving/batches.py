@@ -37,7 +37,7 @@ def prepare(request: ScoreRequest, model: RewardModel) -> PreparedRequest:
             knobs = request.steering.as_dict()
             raise InputError("steering", knobs, str(error).rstrip("."), "") from None
     encoded = model.backbone.encoder.encode(request.prompt, request.responses)
-    return PreparedRequest(request, model, steered, encoded)
+    return PreparedRequest(request, model, steered, encoded, encoded.prompt_ids, encoded.tokens)
 
 
 class BatchRun:
@@ -133,7 +133,7 @@ class BatchRun:
         return ScoredRequest(
             rewards,
             self._model,
-            prepared.encoded.tokens,
+            prepared.tokens,
             None if None in computed else sum(map(sum, computed)),  # type: ignore[arg-type]
             self.begun - waiting.arrived,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 
 from armorm.conversations import EncodedPrompt
@@ -26,12 +26,16 @@ class PreparedRequest:
         model: The served model that it was prepared for.
         steered: The same model, steered as the request asks.
         encoded: Its conversations as token ids.
+        prompt: Ids of the prompt.
+        tokens: Tokens of the conversations, each counted whole.
     """
 
     request: ScoreRequest
     model: RewardModel
     steered: RewardModel
     encoded: EncodedPrompt
+    prompt: tuple[int, ...]
+    tokens: int
 
 
 @dataclass(eq=False, slots=True)
@@ -58,12 +62,12 @@ class WaitingRequest:
     @property
     def tokens(self) -> int:
         """Tokens of its conversations, each counted whole."""
-        return self.prepared.encoded.tokens
+        return self.prepared.tokens
 
     @property
     def prompt(self) -> tuple[int, ...]:
         """Ids of its prompt."""
-        return self.prepared.encoded.prompt_ids
+        return self.prepared.prompt
 
     @property
     def response_tokens(self) -> int:
@@ -108,13 +112,16 @@ class RequestQueue:
         self.rows -= waiting.rows
         return True
 
-    def take(self, budget: int, *, regroup: bool) -> list[WaitingRequest]:
+    def take(
+        self, budget: int, *, regroup: bool, computed: Container[tuple[int, ...]] = ()
+    ) -> list[WaitingRequest]:
         """Take a batch: the oldest requests that fit, each followed by others with its prompt.
 
         Args:
             budget: Most tokens, a prompt that several requests share counted once. The oldest
                 request is taken even if it is larger.
             regroup: Take requests with the same prompt out of turn.
+            computed: Prompts whose tokens need not be computed.
         """
         batch: list[WaitingRequest] = []
         taken: set[tuple[int, ...]] = set()
@@ -124,7 +131,8 @@ class RequestQueue:
             group = list(self._by_prompt[first.prompt]) if regroup else [first]
             for waiting in group:
                 cost = waiting.response_tokens
-                cost += 0 if waiting.prompt in taken else len(waiting.prompt)
+                if waiting.prompt not in taken and waiting.prompt not in computed:
+                    cost += len(waiting.prompt)
                 if batch and cost > left:
                     if waiting is first:
                         return batch

@@ -147,7 +147,7 @@ class Scheduler:
         """
         with self._changed:
             self._draining = True
-            self._closed = self._closed or not drain
+            self._closed = self._closed or not (drain and self._thread.is_alive())
             refused = self._queue.take_all() if self._closed else []
             self._changed.notify_all()
         for waiting in refused:
@@ -273,7 +273,11 @@ class Scheduler:
                     return None
                 self._changed.wait(self._window_left() if self._queue else None)
             self._forget_retired()
-            batch = self._queue.take(self._batch_tokens, regroup=self.options.regroup)
+            batch = self._queue.take(
+                self._batch_tokens,
+                regroup=self.options.regroup,
+                computed=_cache_of(self._model) or (),
+            )
             self._report_queue()
             return batch, self._model
 
@@ -308,7 +312,7 @@ class Scheduler:
         seconds = time.monotonic() - run.begun
         with self._changed:
             self._pace.add(rows, sum(waiting.tokens for waiting in batch), seconds)
-        cache = model.backbone.runner.cache if isinstance(model.backbone, Backbone) else None
+        cache = _cache_of(model)
         self._observer.batch_finished(
             BatchEnd(
                 start,
@@ -342,6 +346,10 @@ class Scheduler:
             if model.backbone is not self._model.backbone:
                 _unequip(model)
         self._retired.clear()
+
+
+def _cache_of(model: RewardModel) -> PromptCache | None:
+    return model.backbone.runner.cache if isinstance(model.backbone, Backbone) else None
 
 
 def _unequip(model: RewardModel) -> None:
