@@ -1,4 +1,4 @@
-"""Write docs/options.md from the options classes: every key of a recipe.
+"""Write docs/options.md from the options classes: keys of a recipe, flags of `armorm serve`.
 
 Run it after a change of an option: python scripts/build_options_page.py
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from armorm import Recipe
+from armorm.serving.options import BatchingOptions, ServerOptions
 from armorm.settings import Options, Setting, settings_of
 
 PAGE = Path(__file__).parents[1] / "docs" / "options.md"
@@ -26,11 +27,19 @@ key on the command line; an element of a list is named by its position: `data.ra
 Python functions take the same classes: `fit_gate(pairs, GateOptions(steps=500))`.
 """
 
+SERVER = """\
+## The reward server
+
+Flags of [`armorm serve`](serving.md): `max_body_mb` is `--max-body-mb`. In Python they are
+`ServerOptions(…)` and `BatchingOptions(…)` of `armorm.serving`.
+"""
+
 NAMES = {
     str: "text",
     int: "integer",
     float: "number",
     bool: "true or false",
+    Path: "path",
 }
 SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 """In the order in which a reader expects them."""
@@ -47,6 +56,10 @@ def page() -> str:
     for options, places in sections.items():
         title = ", ".join(f"`{place}`" for place in places if place) or "The recipe"
         parts.append(f"## {title}\n\n{_introduction(options)}\n\n{_table(options)}\n")
+    parts.append(SERVER)
+    for options in (ServerOptions, BatchingOptions):
+        title = f"`{options.__name__}`"
+        parts.append(f"### {title}\n\n{_introduction(options)}\n\n{_table(options)}\n")
     return "\n".join(parts)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from armorm import Recipe
 from armorm.cli.options import Loading
+from armorm.serving import BatchingOptions, ServerOptions
 from armorm.settings import Options, settings_of
 
 ROOT = Path(__file__).parents[1]
@@ -27,7 +28,10 @@ def classes(options: type[Options]) -> set[type[Options]]:
 
 
 @pytest.mark.parametrize(
-    "options", sorted({*classes(Recipe), Loading}, key=lambda kind: kind.__name__)
+    "options",
+    sorted(
+        {*classes(Recipe), Loading, ServerOptions, BatchingOptions}, key=lambda kind: kind.__name__
+    ),
 )
 def test_each_option_has_a_help_text(options):
     missing = [setting.name for setting in settings_of(options) if not setting.help]

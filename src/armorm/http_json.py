@@ -59,10 +59,21 @@ def request_json(
             if number == retries:
                 tries = f" ({retries + 1} tries)" if retries else ""
                 raise HttpError(f"{error}{tries}", error.status) from error
-            # Half of the wait is random, so that many clients do not come back together.
-            wait = error.wait or min(2.0 ** (number - 1), LONGEST_WAIT)
-            sleep(min(wait, LONGEST_WAIT) * (0.5 + random.random() / 2))
+            sleep(seconds_to_wait(number, error.wait))
     raise AssertionError("unreachable")
+
+
+def seconds_to_wait(number: int, asked: float | None = None) -> float:
+    """Return the seconds to wait after a try that failed.
+
+    Half of the wait is random, so that many clients do not come back together.
+
+    Args:
+        number: Number of the try, from 0: the wait doubles from half a second to half a minute.
+        asked: Seconds that the server asks for instead.
+    """
+    wait = asked or min(2.0 ** (number - 1), LONGEST_WAIT)
+    return min(wait, LONGEST_WAIT) * (0.5 + random.random() / 2)
 
 
 class _PassingError(HttpError):
@@ -83,7 +94,7 @@ def _request(url: str, body: Mapping[str, Any] | None, timeout: float) -> Any:
         message = f"{url}: {error.code}: {_message(error.read().decode('utf-8', 'replace'))}"
         if error.code in PASSING:
             raise _PassingError(
-                message, error.code, _seconds(error.headers.get("Retry-After"))
+                message, error.code, seconds_asked(error.headers.get("Retry-After"))
             ) from None
         raise HttpError(message, error.code) from None
     except (URLError, OSError, HTTPException) as error:
@@ -99,7 +110,8 @@ def _request(url: str, body: Mapping[str, Any] | None, timeout: float) -> Any:
         raise HttpError(f"{url} does not answer in JSON: {text!r}") from None
 
 
-def _seconds(header: str | None) -> float | None:
+def seconds_asked(header: str | None) -> float | None:
+    """Return the seconds that a header ``Retry-After`` asks for."""
     try:
         return max(0.0, float(header or ""))
     except ValueError:

@@ -14,6 +14,7 @@ from armorm.cli import (
     exporting,
     heads,
     judging,
+    serving,
     training,
 )
 
@@ -25,7 +26,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (training, judging, benchmarking, auditing, data, heads, candidates, exporting):
+MODULES = (
+    training,
+    judging,
+    serving,
+    benchmarking,
+    auditing,
+    data,
+    heads,
+    candidates,
+    exporting,
+)
+for module in MODULES:
     module.register(app)
 
 

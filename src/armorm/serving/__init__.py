@@ -7,7 +7,8 @@ __getattr__, __dir__ = lazy_names(
     {
         "armorm.serving.app": ["create_app"],
         "armorm.serving.observing": ["BatchEnd", "BatchStart", "IgnoreEvents", "SchedulerObserver"],
-        "armorm.serving.options": ["ServerOptions"],
+        "armorm.serving.client": ["AsyncClient", "Client"],
+        "armorm.serving.options": ["BatchingOptions", "ServerOptions"],
         "armorm.serving.requests": [
             "DeadlineError",
             "DrainingError",
@@ -16,7 +17,8 @@ __getattr__, __dir__ = lazy_names(
             "ScoreRequest",
             "ScoredRequest",
         ],
-        "armorm.serving.scheduling": ["BatchingOptions", "Scheduler"],
+        "armorm.serving.running": ["background_server"],
+        "armorm.serving.scheduling": ["Scheduler"],
         "armorm.serving.service": ["Service"],
     },
 )

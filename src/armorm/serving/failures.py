@@ -9,7 +9,14 @@ from http import HTTPStatus
 from typing import Any
 
 from armorm.conversations import OverlongError
-from armorm.errors import ArmormError, InputError, NonFiniteError, RecipeError, shorten
+from armorm.errors import (
+    ArmormError,
+    CheckpointError,
+    InputError,
+    NonFiniteError,
+    RecipeError,
+    shorten,
+)
 from armorm.serving.requests import DeadlineError, DrainingError, QueueFullError
 
 
@@ -57,6 +64,7 @@ _STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
     (NonFiniteError, 422, "no_finite_score"),
     (InputError, 422, "invalid_input"),
     (RecipeError, 422, "invalid_steering"),
+    (CheckpointError, 422, "no_such_model"),
     (DrainingError, 503, "draining"),
     (QueueFullError, 503, "queue_full"),
     (DeadlineError, 504, "deadline_exceeded"),

@@ -1,4 +1,4 @@
-"""Options of the reward server."""
+"""Options of the reward server and its scheduler."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ServerOptions(Options):
     port: int = Field(default=8000, ge=0, le=65535)
     """Port; 0 takes a free one."""
     served_name: str | None = None
-    """Name of the model in answers. Default: the name of its folder."""
+    """Name of the model in answers. Default: the folder or hub id as it was given."""
     profiles: Path | None = None
     """Folder of steering profiles, NAME.yaml or NAME.json, that a request may name."""
     api_key_file: Path | None = None
@@ -38,6 +38,12 @@ class ServerOptions(Options):
     docs: bool = False
     """Serve /docs, a page whose scripts the browser loads from a public server. /openapi.json is
     always served."""
+
+    workers: int = Field(default=1, ge=1)
+    """Processes that serve at the port. Each loads the model and batches its own requests: they
+    share nothing but the port."""
+    access_log: bool = True
+    """Log a line for each request."""
 
     max_body_mb: float = Field(default=16.0, gt=0)
     """Maximum size of a request's body, in megabytes (413)."""
@@ -75,3 +81,33 @@ class ServerOptions(Options):
     def max_body_bytes(self) -> int:
         """Maximum size of a body."""
         return int(self.max_body_mb * 1_000_000)
+
+
+class BatchingOptions(Options):
+    """Options of the scheduler.
+
+    Example:
+        >>> from armorm.serving.options import BatchingOptions
+        >>> BatchingOptions(window_ms=0).queue_rows
+        8192
+    """
+
+    batch_tokens: int | None = Field(default=None, ge=1)
+    """Maximum number of tokens of a batch; requests in it get their answers together. Default: that
+    of one forward pass."""
+    window_ms: float = Field(default=5.0, ge=0, le=1000)
+    """Longest time that an idle model waits for requests that have arrived and are being encoded,
+    in milliseconds. It never waits for requests that may come."""
+    regroup: bool = True
+    """Take queued requests with the same prompt into one batch, so that it is computed once."""
+    cache_mib: int = Field(default=512, ge=0)
+    """Memory for recent prompts (states, keys and values), in MiB; 0 keeps none."""
+    batch_invariant: bool = False
+    """Compute each prompt and each response in a forward pass of its own, so that a request gets
+    the same bits whatever runs beside it. Slower."""
+    queue_rows: int = Field(default=8192, ge=1)
+    """Maximum number of responses that wait; more are refused."""
+    queue_tokens: int = Field(default=2_000_000, ge=1)
+    """Maximum number of tokens that wait; more are refused."""
+    encoding_threads: int = Field(default=2, ge=1, le=64)
+    """Threads that encode requests as token ids."""

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 import re
 import time
 import uuid
+from dataclasses import asdict
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from armorm.serving.failures import Failure, LimitError, SlowClientError, UnauthorizedError
+from armorm.serving.metrics import LEFT, HttpEnd, Metrics
 from armorm.serving.options import ServerOptions
 from armorm.serving.routing import failure_response
 
 OPEN_PATHS = frozenset({"/health", "/health/live", "/health/ready", "/ping"})
 """Paths that need no key: probes send none."""
+
+logger = logging.getLogger("armorm.serving.access")
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -28,12 +33,16 @@ class Reception:
         app: The application.
         options: Limits.
         key: Key that clients send as a bearer token; ``None`` asks for none.
+        metrics: Receiver of the end of each request.
     """
 
-    def __init__(self, app: ASGIApp, options: ServerOptions, key: str | None = None) -> None:
+    def __init__(
+        self, app: ASGIApp, options: ServerOptions, key: str | None, metrics: Metrics
+    ) -> None:
         self.app = app
         self.options = options
         self._key = None if key is None else key.encode()
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or stop working on it when its client leaves."""
@@ -42,22 +51,30 @@ class Reception:
             return
         headers = dict(scope["headers"])
         request_id = _request_id(headers.get(b"x-request-id", b""))
-        scope.setdefault("state", {}).update(request_id=request_id, arrived=time.monotonic())
+        state = scope.setdefault("state", {})
+        state.update(request_id=request_id, arrived=time.monotonic())
+        status = LEFT
 
         async def send_with_id(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
-                message["headers"] = [
-                    *message.get("headers", ()),
-                    (b"x-request-id", request_id.encode()),
-                ]
+                status = message["status"]
+                extra = (b"x-request-id", request_id.encode())
+                message["headers"] = [*message.get("headers", ()), extra]
             await send(message)
 
-        if not self._may_enter(scope["path"], headers.get(b"authorization", b"")):
-            await _refuse(scope, receive, send_with_id)
-            return
-        body = _Body(receive, headers, self.options)
+        self._metrics.http_started()
         try:
-            await self.app(scope, body.receive, send_with_id)
+            if self._may_enter(scope["path"], headers.get(b"authorization", b"")):
+                await self._answer(scope, _Body(receive, headers, self.options), send_with_id)
+            else:
+                await _refuse(scope, receive, send_with_id)
+        finally:
+            self._finish(scope, status)
+
+    async def _answer(self, scope: Scope, body: _Body, send: Send) -> None:
+        try:
+            await self.app(scope, body.receive, send)
         except ClientDisconnect:  # in the middle of the body
             pass
         except asyncio.CancelledError:
@@ -66,6 +83,21 @@ class Reception:
             _current_task().uncancel()
         finally:
             body.close()
+
+    def _finish(self, scope: Scope, status: int) -> None:
+        state = scope["state"]
+        end = HttpEnd(
+            request_id=state["request_id"],
+            method=scope["method"],
+            route=getattr(scope.get("route"), "path", "-"),
+            path=scope["path"],
+            status=status,
+            seconds=time.monotonic() - state["arrived"],
+            failure=state.get("failure"),
+        )
+        self._metrics.http_finished(end)
+        if self.options.access_log:
+            logger.info("request", extra=asdict(end))
 
     def _may_enter(self, path: str, authorization: bytes) -> bool:
         if self._key is None or path in OPEN_PATHS:

@@ -16,14 +16,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from typing import Self
 
-from pydantic import Field
-
 from armorm.errors import ArmormError
 from armorm.features import Backbone
 from armorm.features.prompt_cache import MIB, PromptCache
 from armorm.model import RewardModel
 from armorm.serving.batches import BatchRun, prepare
 from armorm.serving.observing import BatchEnd, BatchStart, IgnoreEvents, SchedulerObserver
+from armorm.serving.options import BatchingOptions
 from armorm.serving.queueing import FIRST_GUESS_S, Pace, RequestQueue, WaitingRequest
 from armorm.serving.requests import (
     DeadlineError,
@@ -32,42 +31,11 @@ from armorm.serving.requests import (
     ScoredRequest,
     ScoreRequest,
 )
-from armorm.settings import Options
 
 logger = logging.getLogger(__name__)
 
 ENGINE_BATCH_TOKENS = 32768
 """Tokens of a batch for an engine that forms its own forward passes."""
-
-
-class BatchingOptions(Options):
-    """Options of the scheduler.
-
-    Example:
-        >>> from armorm.serving.scheduling import BatchingOptions
-        >>> BatchingOptions(window_ms=0).queue_rows
-        8192
-    """
-
-    batch_tokens: int | None = Field(default=None, ge=1)
-    """Maximum number of tokens of a batch; requests in it get their answers together. Default: that
-    of one forward pass."""
-    window_ms: float = Field(default=5.0, ge=0, le=1000)
-    """Longest time that an idle model waits for requests that have arrived and are being encoded,
-    in milliseconds. It never waits for requests that may come."""
-    regroup: bool = True
-    """Take queued requests with the same prompt into one batch, so that it is computed once."""
-    cache_mib: int = Field(default=512, ge=0)
-    """Memory for recent prompts (states, keys and values), in MiB; 0 keeps none."""
-    batch_invariant: bool = False
-    """Compute each prompt and each response in a forward pass of its own, so that a request gets
-    the same bits whatever runs beside it. Slower."""
-    queue_rows: int = Field(default=8192, ge=1)
-    """Maximum number of responses that wait; more are refused."""
-    queue_tokens: int = Field(default=2_000_000, ge=1)
-    """Maximum number of tokens that wait; more are refused."""
-    encoding_threads: int = Field(default=2, ge=1, le=64)
-    """Threads that encode requests as token ids."""
 
 
 class Scheduler:

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from starlette.requests import Request
 
@@ -34,11 +33,14 @@ class Service:
         scorer: Scores requests; the scheduler of a running server.
         options: Limits and names.
         profiles: Steering by name.
+        model_name: Name of the model. Default: the name of its folder.
 
     Attributes:
         scorer: See the argument.
         options: See the argument.
         profiles: See the argument.
+        model_name: Name of the model in answers: that of the options, if they have one.
+        draining: True once the server stops, so that load balancers send it nothing more.
     """
 
     def __init__(
@@ -46,20 +48,19 @@ class Service:
         scorer: RequestScorer,
         options: ServerOptions | None = None,
         profiles: Mapping[str, Steering] | None = None,
+        model_name: str | None = None,
     ) -> None:
         self.scorer = scorer
         self.options = options or ServerOptions()
         self.profiles = dict(profiles or {})
+        folder = scorer.model.backbone.folder
+        self.model_name = self.options.served_name or model_name or folder.name
+        self.draining = False
 
     @property
     def model(self) -> RewardModel:
         """The model that new requests are scored by."""
         return self.scorer.model
-
-    @property
-    def model_name(self) -> str:
-        """Name of the model in answers."""
-        return self.options.served_name or Path(self.model.backbone.folder).name
 
     def deadline(self, request: Request, seconds: float | None = None) -> float:
         """Return the time, on the clock of ``time.monotonic``, by which to answer a request.

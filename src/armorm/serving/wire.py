@@ -6,6 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from armorm.conversations import OverlongError
+from armorm.errors import ArmormError, InputError
+
 Include = Literal[
     "rewards", "gating", "coefficients", "contributions", "uncertainty", "explanation"
 ]
@@ -30,6 +33,12 @@ class Wire(BaseModel):
         allow_inf_nan=False,
         use_attribute_docstrings=True,
     )
+
+
+class Reply(Wire):
+    """Base class of answers: a client skips fields that a newer server adds."""
+
+    model_config = ConfigDict(extra="ignore")
 
 
 class Message(Wire):
@@ -116,7 +125,7 @@ class BestOfBody(Body):
     that is not."""
 
 
-class ErrorRecord(Wire):
+class ErrorRecord(Reply):
     """Why there is no score."""
 
     type: str
@@ -133,14 +142,28 @@ class ErrorRecord(Wire):
     """HTTP status."""
     request_id: str | None = None
 
+    def exception(self) -> ArmormError:
+        """Return the error that a caller of the model itself would have got."""
+        if self.field is None:
+            return ArmormError(self.message)
+        kind = OverlongError if self.type == "too_long" else InputError
+        return kind(self.field, _Shown(self.value), self.reason or "", self.remedy or "")
 
-class ErrorAnswer(Wire):
+
+class _Shown(str):
+    """Value that the server has shortened and quoted."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+class ErrorAnswer(Reply):
     """Body of every status of 400 and above."""
 
     error: ErrorRecord
 
 
-class Result(Wire):
+class Result(Reply):
     """Score of one conversation, or the reason why it has none."""
 
     score: float | None = None
@@ -166,7 +189,7 @@ class Result(Wire):
     """Why this conversation, and no other, has no score."""
 
 
-class Usage(Wire):
+class Usage(Reply):
     """Work that a request was."""
 
     tokens: int
@@ -175,7 +198,7 @@ class Usage(Wire):
     """Tokens that went through the model: what requests share counts once."""
 
 
-class Answer(Wire):
+class Answer(Reply):
     """What every answer with scores holds."""
 
     model: str
@@ -191,6 +214,19 @@ class ScoreAnswer(Answer):
     """Scores, in the order of the request."""
 
     results: list[Result]
+
+    @property
+    def scores(self) -> list[float]:
+        """All scores.
+
+        Raises:
+            ArmormError: There is no score for some conversation; the error names its row.
+        """
+        for row, result in enumerate(self.results, start=1):
+            if result.error is not None:
+                error = result.error.exception()
+                raise error.at(None, row) if isinstance(error, InputError) else error
+        return [result.score for result in self.results if result.score is not None]
 
 
 class CompareAnswer(Answer):
@@ -219,7 +255,7 @@ class BestOfAnswer(Answer):
     results: list[Result]
 
 
-class ObjectiveRecord(Wire):
+class ObjectiveRecord(Reply):
     """One objective of the model."""
 
     name: str
@@ -236,13 +272,13 @@ class ObjectiveRecord(Wire):
     """What is better."""
 
 
-class ObjectivesAnswer(Wire):
+class ObjectivesAnswer(Reply):
     """Objectives, in the model's order."""
 
     objectives: list[ObjectiveRecord]
 
 
-class ModelAnswer(Wire):
+class ModelAnswer(Reply):
     """The served model."""
 
     name: str
@@ -262,7 +298,7 @@ class ModelAnswer(Wire):
     """True if comparisons have a probability."""
 
 
-class ProfilesAnswer(Wire):
+class ProfilesAnswer(Reply):
     """Steering profiles, by name."""
 
     profiles: dict[str, dict[str, Any]]

@@ -1,0 +1,82 @@
+"""The command that serves a model over HTTP."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from armorm.cli.flags import Flags, add_command
+from armorm.cli.options import Loading, ModelArgument, Steer, hide_library_progress, parse_steering
+from armorm.cli.terminal import print_line
+from armorm.errors import MissingExtraError
+from armorm.serving.options import BatchingOptions, ServerOptions
+
+_LIMITS = (
+    "max_body_mb",
+    "max_conversations",
+    "max_responses",
+    "max_messages",
+    "max_connections",
+    "deadline",
+    "max_deadline",
+    "receive_timeout",
+    "keep_alive",
+    "drain_timeout",
+)
+_SERVER = tuple(name for name in ServerOptions.model_fields if name not in _LIMITS)
+_MODEL = (
+    "revision",
+    "device",
+    "dtype",
+    "verify",
+    "max_length",
+    "overlong",
+    "compile_model",
+    "engine",
+    "engine_options",
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    add_command(app, serve, panel="Judge", example="armorm serve runs/quickstart/model --port 8000")
+
+
+def serve(
+    model: ModelArgument,
+    steer: Steer = None,
+    *,
+    server: Annotated[ServerOptions, Flags(*_SERVER, panel="Server")],
+    limits: Annotated[ServerOptions, Flags(*_LIMITS, panel="Limits")],
+    batching: Annotated[BatchingOptions, Flags(panel="Batching")],
+    loading: Annotated[Loading, Flags(*_MODEL, panel="Model", overlong="error")],
+) -> None:
+    """Serve a model over HTTP, to RL trainers and other programs.
+
+    Requests that arrive together share batches. The address is printed when the server is ready;
+    logs are JSON lines on standard error. SIGTERM answers what was taken and stops; SIGHUP loads
+    the model folder again.
+    """
+    try:
+        from armorm.serving.running import ServeSettings
+        from armorm.serving.running import serve as run
+    except ModuleNotFoundError as error:
+        if error.name not in ("fastapi", "uvicorn", "prometheus_client", "starlette"):
+            raise
+        raise MissingExtraError("The reward server", "serve") from None
+    hide_library_progress()
+    settings = ServeSettings(
+        model=model,
+        loading=loading.arguments(),
+        steering=parse_steering(steer),
+        batching=batching,
+        server=server.model_copy(update=limits.model_dump(exclude_unset=True)),
+    )
+    run(settings, _announce)
+
+
+def _announce(line: str) -> None:
+    print_line(line)
+    sys.stdout.flush()  # a script waits for the address
