@@ -1,74 +1,171 @@
-"""Accuracy on a run's held-out pairs by number of training pairs: gate, fixed weights, linear head.
+"""Held-out accuracy by training pairs or rated rows: gate, fixed weights, linear head.
 
 Needs the features and the head of a run::
 
     python benchmarks/learning_curve.py runs/quickstart --pairs 300 --pairs 600 --seeds 3
+    python benchmarks/learning_curve.py runs/quickstart --rated --rows 300 --rows 600 --seeds 3
 
 Training prompts are drawn anew for every seed, and the gate's seed changes with them.  Where all
-pairs are trained on, only the gate's seed changes.  An interval is Wilson's, of the mean accuracy
-over the seeds; gains are of the gate over each rival, with McNemar's p of the median seed.
+pairs or rows are trained on, only the gate's seed changes.  ``--rated`` fits the head anew on some
+of the rated rows, of each source its share and at least ten, and stage 2 on all pairs.  An interval
+is Wilson's, of the mean accuracy over the seeds; gains are of the gate over each rival, with
+McNemar's p of the median seed.  R² and Spearman are means and medians over the objectives with at
+least 20 held-out ratings.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 import typer
 from jaxtyping import Float
 
 from armorm import Recipe, fit_gate
 from armorm.features import FeatureStore
 from armorm.features.store import PairIndex
-from armorm.heads import fit_fixed_weights
+from armorm.heads import RidgeStatistics, fit_fixed_weights, fit_reward_head
 from armorm.heads.gating import margins
 from armorm.heads.metrics import mcnemar, wilson_interval
+from armorm.objectives import ObjectiveSet
 from armorm.training.gate_stage import debias, reward_pairs
-from armorm.training.head_stage import load_head, rewards_of_responses
+from armorm.training.head_stage import held_out_fits, load_head, rewards_of_responses
 from armorm.training.linear_rival import bradley_terry_head, held_out_margins
 from armorm.training.run_folder import RunFolder
 from armorm.training.statistics import fitted_objectives
 
 RIVALS = ("fixed_weights", "bradley_terry_head")
+LEAST_OF_SOURCE = 10
+LEAST_HELD_OUT = 20
+PAIRS, ROWS = [300, 600, 1250, 2500], [300, 600, 1250, 2500, 5000]
+
+Rewards = Float[np.ndarray, "responses objectives"]
 
 
 def main(
     run: Annotated[Path, typer.Argument(help="Run folder with features and head.")],
     pairs: Annotated[list[int] | None, typer.Option(help="Numbers of training pairs.")] = None,
+    rated: Annotated[bool, typer.Option("--rated", help="By rated rows, not by pairs.")] = False,
+    rows: Annotated[list[int] | None, typer.Option(help="Numbers of rated rows.")] = None,
     seeds: int = 3,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Recipe keys.")] = None,
 ) -> None:
-    """Print the learning curve as JSON, the last point being all training pairs."""
+    """Print the learning curve as JSON, the last point being all training pairs or rows."""
     folder = RunFolder.of(run)
     recipe = Recipe.load(folder.recipe, overrides or [])
     store = FeatureStore.open(folder.preference_features)
-    rewards = rewards_of_responses(store, load_head(folder.head)[0])
-    objectives = fitted_objectives(folder.statistics)
-    every = store.pairs()
+    stage = _Stage(recipe, fitted_objectives(folder.statistics), store)
+    if rated:
+        ratings = FeatureStore.open(folder.rated_features)
+        points = _by_rows(stage, ratings, rows or ROWS, seeds)
+    else:
+        points = _by_pairs(
+            stage, rewards_of_responses(store, load_head(folder.head)[0]), pairs or PAIRS, seeds
+        )
+    for point in points:
+        print(json.dumps(point), flush=True)
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """Stage 2 on some pairs and rewards, and the margins of all methods on the held-out pairs."""
+
+    recipe: Recipe
+    objectives: ObjectiveSet
+    store: FeatureStore
+
+    def measure(self, rewards: Rewards, pairs: PairIndex, seed: int) -> dict[str, Any]:
+        debiasing = debias(self.recipe, self.objectives, self.store, rewards, pairs)
+        seen = reward_pairs(self.store, pairs, rewards @ debiasing.transform)
+        training, held_out = seen.where(~pairs.held_out), seen.where(pairs.held_out)
+        trained = fit_gate(training, self.recipe.gate, seed=seed)
+        fixed = fit_fixed_weights(training)
+        linear_head = bradley_terry_head(self.store, pairs, seed)
+        return {
+            "gate": margins(trained.gate, held_out).numpy(),
+            "fixed_weights": fixed.margins(held_out.differences.double().numpy()),
+            "bradley_terry_head": held_out_margins(linear_head, self.store, pairs),
+            "share": trained.shrinkage.share if trained.shrinkage else 1.0,
+        }
+
+
+def _by_pairs(
+    stage: _Stage, rewards: Rewards, counts: list[int], seeds: int
+) -> Iterator[dict[str, Any]]:
+    every = stage.store.pairs()
     most = int((~every.held_out).sum())
-    curve = []
-    for count in [*(n for n in pairs or [300, 600, 1250, 2500] if n < most), most]:
-        found = []
+    for count in [*(n for n in counts if n < most), most]:
+        found = [stage.measure(rewards, _subset(every, count, seed), seed) for seed in range(seeds)]
+        yield {"pairs": count, **_point(found)}
+
+
+def _by_rows(
+    stage: _Stage, ratings: FeatureStore, counts: list[int], seeds: int
+) -> Iterator[dict[str, Any]]:
+    pairs, recipe = stage.store.pairs(), stage.recipe
+    most = int((~ratings.ratings()[1]).sum())
+    for count in [*(n for n in counts if n < most), most]:
+        found, fits, rows = [], [], []
         for seed in range(seeds):
-            split = _subset(every, count, seed)
-            debiasing = debias(recipe, objectives, store, rewards, split)
-            seen = reward_pairs(store, split, rewards @ debiasing.transform)
-            training, held_out = seen.where(~split.held_out), seen.where(split.held_out)
-            trained = fit_gate(training, recipe.gate, seed=seed)
-            fixed = fit_fixed_weights(training)
-            linear_head = bradley_terry_head(store, split, seed)
-            found.append(
-                {
-                    "gate": margins(trained.gate, held_out).numpy(),
-                    "fixed_weights": fixed.margins(held_out.differences.double().numpy()),
-                    "bradley_terry_head": held_out_margins(linear_head, store, split),
-                    "share": trained.shrinkage.share if trained.shrinkage else 1.0,
-                }
+            drawn = _DrawnRows(ratings, count, seed)
+            statistics = RidgeStatistics.of(drawn, folds=recipe.head.folds, seed=recipe.seed)
+            head = fit_reward_head(statistics, recipe.head, names=stage.objectives.names)
+            found.append(stage.measure(rewards_of_responses(stage.store, head), pairs, seed))
+            fits.append(
+                [
+                    (fit.r2, fit.spearman)
+                    for objective, fit in zip(
+                        stage.objectives, held_out_fits(ratings, head), strict=True
+                    )
+                    if fit.rows >= LEAST_HELD_OUT and not objective.computed
+                ]
             )
-        curve.append({"pairs": count, **_point(found)})
-        print(json.dumps(curve[-1]), flush=True)
+            rows.append(statistics.rows)
+        yield {"rows": rows, **_fit_figures(np.array(fits, np.float64)), **_point(found)}
+
+
+def _fit_figures(fits: Float[np.ndarray, "seeds objectives 2"]) -> dict[str, Any]:
+    figures: dict[str, Any] = {"objectives": fits.shape[1]}
+    for column, name in enumerate(("r2", "spearman")):
+        for reduce in (np.mean, np.median):
+            by_seed = reduce(fits[:, :, column], axis=1)
+            figures[f"{reduce.__name__}_{name}"] = [round(float(one), 3) for one in by_seed]
+    return figures
+
+
+class _DrawnRows:
+    """A store of ratings with only some of its training rows, whole prompts at a time."""
+
+    def __init__(self, store: FeatureStore, count: int, seed: int) -> None:
+        self.objectives, self._store = store.objectives, store
+        self.responses, self.response_features = store.responses, store.response_features
+        self._rewards, held_out = store.ratings()
+        self._hidden = held_out | ~_drawn(store.responses(), ~held_out, count, seed)
+
+    def ratings(self) -> tuple[Rewards, npt.NDArray[np.bool_]]:
+        return self._rewards, self._hidden
+
+
+def _drawn(
+    lines: pa.Table, training: npt.NDArray[np.bool_], count: int, seed: int
+) -> npt.NDArray[np.bool_]:
+    """Return a mask of about ``count`` training rows, of each source its share."""
+    generator = np.random.default_rng([seed, 5])
+    prompt = np.unique(np.array(lines["prompt_key"].to_pylist()), return_inverse=True)[1]
+    place = generator.permutation(int(prompt.max()) + 1)[prompt]
+    source = np.array(lines["source"].to_pylist())
+    drawn = np.zeros(len(source), bool)
+    for name in np.unique(source[training]):
+        rows = np.flatnonzero(training & (source == name))
+        share = max(LEAST_OF_SOURCE, round(len(rows) * count / training.sum()))
+        drawn[rows[np.argsort(place[rows], kind="stable")[:share]]] = True
+    return drawn
 
 
 def _subset(pairs: PairIndex, count: int, seed: int) -> PairIndex:

@@ -7,7 +7,7 @@ a GGUF file. It is downloaded once, checked and unpacked; nothing of it is insta
 Environment:
 
     DATA    folder with ratings.jsonl.gz and preferences.jsonl.gz; default ../shared/data
-    SIZE    small (default): a sample, within a quarter of an hour on two cores; full: all rows
+    SIZE    small (default): a sample, ten minutes on two cores; full: all rows
     MODEL   another model folder, GGUF file or hub id, in place of the download
     CACHE   folder of the download; default ~/.cache/armorm
     OUT     run folder; default runs/smollm2-SIZE
