@@ -7,10 +7,10 @@ Needs the features and the head of a run::
 
 Training prompts are drawn anew for every seed, and the gate's seed changes with them.  Where all
 pairs or rows are trained on, only the gate's seed changes.  ``--rated`` fits the head anew on some
-of the rated rows, of each source its share and at least ten, and stage 2 on all pairs.  An interval
-is Wilson's, of the mean accuracy over the seeds; gains are of the gate over each rival, with
-McNemar's p of the median seed.  R² and Spearman are means and medians over the objectives with at
-least 20 held-out ratings.
+of the rated rows, of each source its share and at least ten prompts, and stage 2 on all pairs.  An
+interval is Wilson's, of the mean accuracy over the seeds; gains are of the gate over each rival,
+with McNemar's p of the median seed.  R² and Spearman are means and medians over the objectives with
+at least 20 held-out ratings.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from armorm.features import FeatureStore
 from armorm.features.store import PairIndex
 from armorm.heads import RidgeStatistics, fit_fixed_weights, fit_reward_head
 from armorm.heads.gating import margins
-from armorm.heads.metrics import mcnemar, wilson_interval
+from armorm.heads.metrics import mcnemar
+from armorm.intervals import wilson_interval
 from armorm.objectives import ObjectiveSet
 from armorm.training.gate_stage import debias, reward_pairs
 from armorm.training.head_stage import held_out_fits, load_head, rewards_of_responses
@@ -41,7 +42,7 @@ from armorm.training.run_folder import RunFolder
 from armorm.training.statistics import fitted_objectives
 
 RIVALS = ("fixed_weights", "bradley_terry_head")
-LEAST_OF_SOURCE = 10
+LEAST_PROMPTS = 10
 LEAST_HELD_OUT = 20
 PAIRS, ROWS = [300, 600, 1250, 2500], [300, 600, 1250, 2500, 5000]
 
@@ -163,8 +164,10 @@ def _drawn(
     drawn = np.zeros(len(source), bool)
     for name in np.unique(source[training]):
         rows = np.flatnonzero(training & (source == name))
-        share = max(LEAST_OF_SOURCE, round(len(rows) * count / training.sum()))
+        share = round(len(rows) * count / training.sum())
         drawn[rows[np.argsort(place[rows], kind="stable")[:share]]] = True
+        first = np.unique(place[rows])[:LEAST_PROMPTS]  # fewer could all be in one fold
+        drawn[rows[np.isin(place[rows], first)]] = True
     return drawn
 
 

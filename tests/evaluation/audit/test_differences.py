@@ -122,6 +122,11 @@ def test_the_files_escape_what_the_data_hold(tmp_path):
     page = (tmp_path / "diff.html").read_text()
     assert "new &lt;b&gt;|" in page
     assert "<i>" not in page.replace("<i>reward</i>", "").replace("<i>coefficient</i>", "")
+    assert 'class="heat found ' in page  # a part that differs from zero is bold, as the page says
+    assert "good: coefficient" in page
+    assert "long: reward" not in page  # no reward changed
+    assert "Not shown: 2 of less than 0.005" in page
+    assert "−0.00" not in page
     text = (tmp_path / "diff.md").read_text()
     assert r"new &lt;b&gt;\|" in text
     assert "<i>" not in text

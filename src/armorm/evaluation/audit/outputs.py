@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from armorm.evaluation.audit.differences import DIFF_FORMAT, DiffReport
+from armorm.evaluation.audit.differences import DIFF_FORMAT, DiffReport, GroupDifference
 from armorm.evaluation.audit.page import write_audit_page
 from armorm.evaluation.audit.rules import RuleResult
 from armorm.evaluation.audit.running import AUDIT_FORMAT, AuditReport
@@ -16,6 +16,8 @@ from armorm.files import check_report_folder, write_json
 
 REPORT_FILE = "audit.json"
 PAGE_FILE = "report.html"
+LEAST_SHOWN = 0.005
+"""Parts of a change that are smaller in every group would show as zero."""
 
 
 def check_audit_folder(folder: Path) -> None:
@@ -96,12 +98,27 @@ def write_diff(folder: Path, report: DiffReport, rules: Sequence[RuleResult] = (
         "rules": [one.as_dict() for one in rules],
     }
     write_json(folder / DIFF_FILE, result)
-    parts = [one.value for group in report.groups.values() for one in group.parts.values()]
+    sizes = _part_sizes(report)
+    moved = {*report.lost_by, *report.gained_by}
+    shown = [part for part, size in sizes.items() if size >= LEAST_SHOWN or part in moved]
     values = {
         "report": report,
         "sentences": sentences,
         "rules": rules,
-        "largest": max((abs(value) for value in parts if value is not None), default=0.0) or 1.0,
+        "shown": shown,
+        "hidden": len(sizes) - len(shown),
+        "largest": max(sizes.values(), default=0.0) or 1.0,
     }
     write_audit_page(folder / DIFF_PAGE, "diff.html.jinja", **values)
     write_audit_page(folder / DIFF_TEXT, "diff.md.jinja", **values)
+
+
+def _part_sizes(report: DiffReport) -> dict[str, float]:
+    """Return the largest size of each part in any group, in order of that over all pairs."""
+
+    def size(group: GroupDifference, part: str) -> float:
+        return abs(group.parts[part].value or 0.0)
+
+    whole = report.groups["all"]
+    ordered = sorted(whole.parts, key=lambda part: -size(whole, part))
+    return {part: max(size(group, part) for group in report.groups.values()) for part in ordered}

@@ -28,7 +28,7 @@ def write_audit_page(file: Path, template: str, **values: Any) -> None:
     filters: dict[str, Callable[..., Any]] = {
         "estimate": Estimate.text,
         "percent": lambda found, digits=0: found.text(digits + 2, percent=True),
-        "signed": lambda value: "–" if value is None else f"{value:+.2f}".replace("-", "−"),
+        "signed": lambda value: "–" if value is None else f"{value:+z.2f}".replace("-", "−"),
         "leading": _leading,
         "line": _line,
         "block": _block,

@@ -79,7 +79,8 @@ def write_results(
             if name == RewardBench2.name:
                 write_json(folder / RewardBench2.name / f"{model}.json", board_row(one))
             record = every_eval_ever(one)
-            identity = uuid.uuid5(uuid.NAMESPACE_URL, record["evaluation_id"])
+            # The validator takes version 4 ids only; this one is the same for the same run.
+            identity = uuid.UUID(sha256_of_json(record["evaluation_id"])[:32], version=4)
             place = folder / "every_eval_ever" / file_name(name) / record["model_info"]["id"]
             write_json(place / f"{identity}.json", record)
 
