@@ -187,7 +187,7 @@ class Benchmark:
             f"{args.model or args.shape}: {sum(tokens) / len(tokens):.0f} tokens a row, "
             f"{torch.get_num_threads()} threads, {os.cpu_count()} cores"
         )
-        self.model.score(conversations(self.rows[:4]))
+        self.model.score(conversations(self.rows[-60:]))  # warm
 
     def offline(self) -> float:
         return offline(self.model, self.rows[: self.args.offline_rows])
@@ -330,7 +330,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4000)
     parser.add_argument("--offline-rows", type=int, default=200)
     parser.add_argument("--singles", type=int, default=40)
-    parser.add_argument("--samples", type=int, default=320)
+    parser.add_argument("--samples", type=int, default=256)
     parser.add_argument("--prompt", type=int, default=30, help="words of a prompt, on average")
     parser.add_argument("--response", type=int, default=30, help="words of a response, on average")
     parser.add_argument("--long-prompt", type=int, default=120, help="words, in the part samples")
