@@ -139,6 +139,10 @@ class Load:
             "statuses": dict(self.statuses),
             "examples": {s: text for s, text in self.example.items() if s != "200"},
             "vanished": self.vanished,
+            # In the order of the bodies, where one client sends them.
+            "latencies_s": [latency for _, latency in self.answers]
+            if not self.args.seconds
+            else [],
         }
 
 

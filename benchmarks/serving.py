@@ -211,21 +211,24 @@ class Benchmark:
                     print_load(f"{share:.0%} load", load(self.bodies, port, *rate, *seconds))
 
     def single(self) -> None:
-        """Alternate between the model and the server, one row at a time."""
-        added, plain = [], []
+        """Alternate between the model and one client, each with the same rows one by one."""
+        rows = self.rows[: self.args.singles]
+        bodies = write_bodies(self.folder / "singles.jsonl", rows)
+        alone, added = [], []
         with armorm(self.path, "--cache-mib", "0") as (port, _):
-            one = self.folder / "one.jsonl"
-            for row in self.rows[: self.args.singles]:
-                begun = time.perf_counter()
-                self.model.score(conversations([row]))
-                plain.append(time.perf_counter() - begun)
-                write_bodies(one, [row])
-                added.append(load(one, port)["p50_s"] - plain[-1])
-        quarter = sorted(added)[len(added) // 4], sorted(added)[3 * len(added) // 4]
+            load(bodies, port)  # warm
+            for _ in range(3):
+                for row in rows:
+                    begun = time.perf_counter()
+                    self.model.score(conversations([row]))
+                    alone.append(time.perf_counter() - begun)
+                served = load(bodies, port)["latencies_s"]
+                added += [b - a for a, b in zip(alone[-len(rows) :], served, strict=True)]
+        ordered = sorted(added)
         print(
-            f"one client, {len(added)} rows: {1000 * median(plain):.1f} ms by the model alone, "
-            f"{1000 * median(added):+.1f} ms by the server (quartiles {1000 * quarter[0]:+.1f}, "
-            f"{1000 * quarter[1]:+.1f})"
+            f"one client, {len(added)} rows: {1000 * median(alone):.1f} ms by the model alone, "
+            f"{1000 * median(added):+.1f} ms by the server (quartiles "
+            f"{1000 * ordered[len(added) // 4]:+.1f}, {1000 * ordered[3 * len(added) // 4]:+.1f})"
         )
 
     def samples(self) -> None:
@@ -329,7 +332,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--rows", type=int, default=4000)
     parser.add_argument("--offline-rows", type=int, default=200)
-    parser.add_argument("--singles", type=int, default=40)
+    parser.add_argument("--singles", type=int, default=30)
     parser.add_argument("--samples", type=int, default=256)
     parser.add_argument("--prompt", type=int, default=30, help="words of a prompt, on average")
     parser.add_argument("--response", type=int, default=30, help="words of a response, on average")
