@@ -1,4 +1,4 @@
-"""The reward step of a NeMo-RL environment, with one reward component per objective (GDPO).
+"""The reward step of a NeMo-RL environment, with reward components: one per objective by default.
 
 In NeMo-RL the class is wrapped with ``@ray.remote`` and the step's answer is its
 ``EnvironmentReturn``; here it is a plain dictionary of the same fields, so that the example runs
@@ -12,15 +12,14 @@ from typing import Any
 import torch
 
 from armorm import RewardModel
-from armorm.integrations import nemo_rl_rewards
+from armorm.integrations import ComponentKind, nemo_rl_rewards
 
 
 class ArmoRMEnvironment:
     """Single-turn: every conversation ends after the policy's answer has been scored."""
 
-    def __init__(self, model: str, per_objective: bool = True) -> None:
-        component = "contributions" if per_objective else None
-        self._rewards = nemo_rl_rewards(RewardModel.from_pretrained(model), component)
+    def __init__(self, model: str, components: ComponentKind | None = "contributions") -> None:
+        self._rewards = nemo_rl_rewards(RewardModel.from_pretrained(model), components)
 
     def step(
         self, message_logs: list[list[dict[str, Any]]], env_infos: list[Any]

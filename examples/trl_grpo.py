@@ -3,8 +3,11 @@
     pip install 'armorm' trl
     python examples/trl_grpo.py --model MODEL --policy POLICY --prompts prompts.jsonl -o runs/grpo
 
-Leave --per-objective (GDPO) off: it divides every component by its deviation within a prompt's
-group, where gate and debiasing coefficients are constant, and so erases them.
+--components trains on components in place of the score, with GDPO's normalisation. One per
+objective (``contributions``, ``rewards``) loses the gate: GDPO divides each by its deviation within
+a prompt's group, where the gate's coefficients are constant. ``gate_weighted`` and ``whitened``
+keep it, and have deviation 1, so that they mix with rewards of other kinds; see
+docs/integrations.md.
 
 ``prompts.jsonl`` holds rows of ``{"prompt": [{"role": "user", "content": "…"}]}``.
 """
@@ -14,14 +17,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from datasets import load_dataset
 from transformers import AutoModelForSequenceClassification
 from trl import GRPOConfig, GRPOTrainer
 
 from armorm import RewardModel, Steering
-from armorm.integrations import trl_reward_funcs
+from armorm.integrations import ComponentKind, trl_reward_funcs
 
 
 def reward_functions(arguments: argparse.Namespace) -> list[Any]:
@@ -32,12 +35,12 @@ def reward_functions(arguments: argparse.Namespace) -> list[Any]:
     model = RewardModel.from_pretrained(arguments.model)
     if arguments.steer:
         model = model.steer(Steering.parse(arguments.steer))
-    return trl_reward_funcs(model, per_objective=arguments.per_objective)
+    return trl_reward_funcs(model, components=arguments.components)
 
 
 def train(arguments: argparse.Namespace, **settings: Any) -> GRPOTrainer:
     """Run GRPO; ``settings`` override the configuration."""
-    aggregation = "normalize_then_sum" if arguments.per_objective else "sum_then_normalize"
+    aggregation = "normalize_then_sum" if arguments.components else "sum_then_normalize"
     config = GRPOConfig(
         output_dir=str(arguments.output),
         max_steps=arguments.steps,
@@ -64,11 +67,8 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--steer", action="append", default=[], help="objective=factor …")
     kind = parser.add_mutually_exclusive_group()
-    kind.add_argument(
-        "--per-objective",
-        action="store_true",
-        help="GDPO, without the gate",
-    )
+    kinds = get_args(ComponentKind)
+    kind.add_argument("--components", choices=kinds, help="GDPO on components of this kind")
     kind.add_argument("--exported", action="store_true", help="hand TRL the model itself")
     return parser.parse_args(words)
 

@@ -124,7 +124,7 @@ def test_trl_metrics_name_what_each_objective_adds(model):
 
 
 def test_trl_per_objective_functions_share_one_forward_pass(model, monkeypatch):
-    functions = trl_reward_funcs(model, per_objective=True)
+    functions = trl_reward_funcs(model, components="contributions")
     assert [f.__name__ for f in functions] == list(model.objectives.names)
     expected = expected_scores(model)
     calls = []
@@ -140,7 +140,7 @@ def test_trl_per_objective_functions_share_one_forward_pass(model, monkeypatch):
 
 
 def test_trl_per_objective_rewards_can_be_the_regressed_ones(model):
-    functions = trl_reward_funcs(model, per_objective=True, component="rewards")
+    functions = trl_reward_funcs(model, components="rewards")
     expected = model.score([conversation("Paris")]).rewards[0].tolist()
     assert [f(prompts=[PROMPT], completions=["Paris"])[0] for f in functions] == close(expected)
 
@@ -159,7 +159,7 @@ def test_trl_too_long_completions_have_no_reward_and_are_counted(model):
     assert found[0] is None
     assert found[1] == close(expected_scores(model, [PROMPT], ["Paris"])[0])
     assert logged["armorm/too_long"] == 1
-    functions = trl_reward_funcs(model, per_objective=True)
+    functions = trl_reward_funcs(model, components="contributions")
     assert functions[0](prompts=[PROMPT], completions=["one " * 400]) == [None]
 
 
@@ -286,7 +286,7 @@ def test_verl_scores_with_the_prompt_from_extra_info(model_folder, model, monkey
 
 
 def test_verl_says_where_the_prompt_should_be(model):
-    compute_score = verl_compute_score(model, component=None)
+    compute_score = verl_compute_score(model, components=None)
     found = compute_score("x", "Paris", "", {"prompt": PROMPT})
     assert set(found) == {"score"}
     with pytest.raises(InputError, match="verl_row"):

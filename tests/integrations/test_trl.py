@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from scipy.stats import spearmanr
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from armorm import Backbone, Objective, ObjectiveSet, RewardModel
 from armorm.heads import GatingNetwork
+from armorm.integrations import trl_reward_funcs
 from armorm.model import Heads
 from tests.commands import write
 from tests.tiny import TinyTemplate, tiny_tokenizer
@@ -179,9 +181,41 @@ def test_grpo_raises_the_reward_and_steering_against_verbosity_shortens_answers(
 
 
 def test_grpo_takes_one_reward_per_objective(reward_folder, policy, prompts, tmp_path):
-    history = run_grpo(reward_folder, policy, prompts, tmp_path, 2, "--per-objective")
+    kind = ("--components", "contributions")
+    history = run_grpo(reward_folder, policy, prompts, tmp_path, 2, *kind)
     assert len(course(history, "rewards/paris/mean")) == 2
     assert len(course(history, "rewards/verbosity/mean")) == 2
+
+
+def test_gdpo_on_one_gate_weighted_component_orders_groups_as_the_score_does(
+    reward_folder, policy, prompts, tmp_path
+):
+    example = load_example("trl_grpo")
+    scores: list[float] = []
+
+    def with_record(model, components):
+        (component,), (plain,) = (
+            trl_reward_funcs(model, components=kind) for kind in (components, None)
+        )
+
+        def gate_weighted(prompts, completions, **columns):
+            scores.extend(plain(prompts, completions))
+            return component(prompts, completions, **columns)
+
+        return [gate_weighted]
+
+    example.trl_reward_funcs = with_record
+    words = ["--model", reward_folder, "--policy", policy, "--prompts", prompts, "-o", tmp_path]
+    kind = ["--steps", 1, "--components", "gate_weighted"]
+    trainer = example.train(example.parse([str(word) for word in [*words, *kind]]), **GRPO)
+    advantages = torch.tensor(list(trainer._logs["advantages"])).view(-1, 8)
+    for group, score in zip(advantages, torch.tensor(scores).view(-1, 8), strict=True):
+        assert spearmanr(group, score).statistic >= 0.99
+    shares = [
+        course(trainer.state.log_history, f"armorm/share/{name}")[0]
+        for name in ("paris", "verbosity")
+    ]
+    assert sum(shares) == pytest.approx(1.0)
 
 
 def test_grpo_takes_the_exported_model_itself(reward_folder, policy, prompts, tmp_path):

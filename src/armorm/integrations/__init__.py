@@ -5,6 +5,7 @@ All of it is plain functions of a :class:`~armorm.RewardModel`; none imports the
 
 from armorm.integrations.candidates import annotate_file, best_of_file
 from armorm.integrations.completions import CompletionScorer, ScoredCompletions
+from armorm.integrations.components import ComponentKind, GroupComponents, group_components
 from armorm.integrations.nemo_rl import nemo_rl_rewards
 from armorm.integrations.openrlhf import openrlhf_answer, openrlhf_reward_func
 from armorm.integrations.pairs import PairChoice, choose_pair, write_pairs
@@ -13,11 +14,14 @@ from armorm.integrations.verl import verl_batch_compute_score, verl_compute_scor
 
 __all__ = [
     "CompletionScorer",
+    "ComponentKind",
+    "GroupComponents",
     "PairChoice",
     "ScoredCompletions",
     "annotate_file",
     "best_of_file",
     "choose_pair",
+    "group_components",
     "nemo_rl_rewards",
     "openrlhf_answer",
     "openrlhf_reward_func",

@@ -5,19 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from armorm.conversations import EncodedPrompt, OverlongError, located_in, validate_prompt
 from armorm.conversations.messages import validate_text
 from armorm.errors import InputError
+from armorm.integrations.components import ComponentKind, GroupComponents, group_components
 from armorm.model import RewardModel, Rewards
-
-Component = Literal["contributions", "rewards"]
-"""Kind of a reward per objective.
-
-``contributions`` sum to the score: parts of it, with gate, debiasing and steering included.
-``rewards`` are the unit rewards as regressed, for trainers that weigh them themselves.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +21,7 @@ class ScoredCompletions:
     Attributes:
         rewards: Scores of the completions that have one. Row i belongs to ``positions[i]``.
         positions: Their positions in the batch.
+        groups: Group of each of the rewards: the same for equal prompts.
         size: Length of the batch.
         refused: Error of each completion without a score, by position: it is too long, or its
             score is not a finite number.
@@ -34,12 +29,13 @@ class ScoredCompletions:
 
     rewards: Rewards | None
     positions: tuple[int, ...]
+    groups: tuple[int, ...]
     size: int
     refused: Mapping[int, InputError]
 
     def scores(self) -> list[float | None]:
         """Return the score of each completion; ``None`` where there is none."""
-        return self._spread([] if self.rewards is None else self.rewards.score.tolist())
+        return self.spread([] if self.rewards is None else self.rewards.score.tolist())
 
     def all_scores(self, field: str) -> list[float]:
         """Return the score of each completion.
@@ -51,17 +47,14 @@ class ScoredCompletions:
             raise replace(self.refused[position], field=field, row=position + 1)
         return [] if self.rewards is None else self.rewards.score.tolist()
 
-    def components(self, component: Component) -> dict[str, list[float | None]]:
-        """Return one value per completion for each objective; ``None`` where there is none."""
+    def components(self, kind: ComponentKind) -> GroupComponents:
+        """Return components of the completions that have a score."""
         if self.rewards is None:
-            return {}
-        table = getattr(self.rewards, component).T.tolist()
-        return {
-            name: self._spread(column)
-            for name, column in zip(self.rewards.objectives, table, strict=True)
-        }
+            return GroupComponents({}, {})
+        return group_components(self.rewards, self.groups, kind)
 
-    def _spread(self, values: list[float]) -> list[float | None]:
+    def spread(self, values: Sequence[float]) -> list[float | None]:
+        """Return one value per completion of the batch; ``None`` where there is no score."""
         spread: list[float | None] = [None] * self.size
         for position, value in zip(self.positions, values, strict=True):
             spread[position] = value
@@ -110,6 +103,8 @@ class CompletionScorer:
             )
         encoded: list[EncodedPrompt] = []
         positions: list[int] = []
+        groups: dict[str, int] = {}
+        group: list[int] = []
         refused: dict[int, InputError] = {}
         for position, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
             try:
@@ -117,13 +112,14 @@ class CompletionScorer:
                 text = located_in("completion", completion_text, completion)
                 encoded.append(self.model.backbone.encoder.encode(messages, [text]))
                 positions.append(position)
+                group.append(groups.setdefault(repr(messages), len(groups)))
             except OverlongError as error:
                 reason = f"longer than {self.model.backbone.encoder.max_length} tokens"
                 refused[position] = replace(error, value=text, reason=reason)
             except InputError as error:
                 raise error.at(None, position + 1) from None
         if not encoded:
-            return ScoredCompletions(None, (), len(prompts), refused)
+            return ScoredCompletions(None, (), (), len(prompts), refused)
         rewards = self.model.score_encoded(encoded, keep_nonfinite=True)
         finite = rewards.finite.tolist()
         for position, score, good in zip(positions, rewards.score.tolist(), finite, strict=True):
@@ -132,7 +128,9 @@ class CompletionScorer:
                     "score", score, "not a finite number", "Load the model in float32 or bfloat16."
                 )
         kept = tuple(itertools.compress(positions, finite))
-        return ScoredCompletions(rewards.where(rewards.finite), kept, len(prompts), refused)
+        scored = rewards.where(rewards.finite)
+        kept_groups = tuple(itertools.compress(group, finite))
+        return ScoredCompletions(scored, kept, kept_groups, len(prompts), refused)
 
 
 def completion_text(value: object) -> str:

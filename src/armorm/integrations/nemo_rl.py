@@ -8,20 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from armorm.integrations.completions import CompletionScorer, Component
+from armorm.integrations.completions import CompletionScorer
+from armorm.integrations.components import ComponentKind
 from armorm.model import RewardModel
 
 
 def nemo_rl_rewards(
-    model: RewardModel, component: Component | None = "contributions"
+    model: RewardModel, components: ComponentKind | None = "contributions"
 ) -> Callable[[Sequence[Sequence[Mapping[str, Any]]]], Tensor | dict[str, Tensor]]:
     """Return the rewards of an environment's ``step``.
 
     Args:
         model: The reward model. A steered model rewards as it is steered.
-        component: Reward components ``{"reward/<objective>": tensor}`` for multi-reward algorithms;
-            ``None`` for one tensor of scores, which GRPO needs. GDPO normalises every component
-            within its prompt's group, which erases the gate: see docs/integrations.md.
+        components: Reward components ``{"reward/<name>": tensor}`` for multi-reward algorithms;
+            ``None`` for one tensor of scores, which GRPO needs. GDPO erases the gate from a
+            component per objective: see
+            :data:`~armorm.integrations.components.ComponentKind`.
 
     Returns:
         A function of message logs (lists of ``{"role", "content", …}`` that end with the
@@ -38,11 +40,9 @@ def nemo_rl_rewards(
         ]
         scored = scorer([log[:-1] for log in turns], [log[-1:] for log in turns])
         scores = scored.all_scores("message_log")
-        if component is None:
+        if components is None:
             return torch.tensor(scores)
-        return {
-            f"reward/{name}": torch.tensor(values)
-            for name, values in scored.components(component).items()
-        }
+        found = scored.components(components).optimised
+        return {f"reward/{name}": values.float() for name, values in found.items()}
 
     return rewards

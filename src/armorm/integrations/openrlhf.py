@@ -10,7 +10,8 @@ import torch
 from armorm.conversations import Message
 from armorm.conversations.markup import parse_prompt, parse_response
 from armorm.errors import InputError
-from armorm.integrations.completions import CompletionScorer, Component
+from armorm.integrations.completions import CompletionScorer
+from armorm.integrations.components import PerObjective
 from armorm.model import RewardModel
 
 PromptParser = Callable[[str], Sequence[Message]]
@@ -18,14 +19,14 @@ PromptParser = Callable[[str], Sequence[Message]]
 
 def openrlhf_answer(
     model: RewardModel,
-    component: Component = "contributions",
+    components: PerObjective = "contributions",
     parse_prompt: PromptParser = parse_prompt,
 ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     """Return the function of a remote reward server (``--reward.remote_url http://…``).
 
     Args:
         model: The reward model. A steered model rewards as it is steered.
-        component: Kind of the per-objective values in ``extra_logs``.
+        components: Kind of the per-objective values in ``extra_logs``.
         parse_prompt: Parser of prompts in the policy's template.
 
     Returns:
@@ -48,14 +49,16 @@ def openrlhf_answer(
         ]
         scored = scorer([parse_prompt(prompt) for prompt in prompts], responses)
         scores = scored.all_scores("query")
-        return {"rewards": scores, "scores": scores, "extra_logs": scored.components(component)}
+        parts = scored.components(components).parts
+        logs = {name: values.tolist() for name, values in parts.items()}
+        return {"rewards": scores, "scores": scores, "extra_logs": logs}
 
     return answer
 
 
 def openrlhf_reward_func(
     model: RewardModel,
-    component: Component = "contributions",
+    components: PerObjective = "contributions",
     parse_prompt: PromptParser = parse_prompt,
 ) -> Callable[[Sequence[str], Sequence[str], Any], dict[str, Any]]:
     """Return the ``reward_func(queries, prompts, labels)`` of a reward file.
@@ -63,7 +66,7 @@ def openrlhf_reward_func(
     Arguments and errors are those of :func:`openrlhf_answer`; the values are float32 tensors of
     shape (n,).
     """
-    answer = openrlhf_answer(model, component, parse_prompt)
+    answer = openrlhf_answer(model, components, parse_prompt)
 
     def reward_func(
         queries: Sequence[str], prompts: Sequence[str], labels: Any = None

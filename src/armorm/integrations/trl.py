@@ -3,44 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from statistics import fmean
 from typing import Any
 
 from armorm.conversations import OverlongError
-from armorm.integrations.completions import CompletionScorer, Component, ScoredCompletions
+from armorm.integrations.completions import CompletionScorer, ScoredCompletions
+from armorm.integrations.components import GROUP_KINDS, ComponentKind, GroupComponents
 from armorm.model import RewardModel
 
 TrlRewardFunc = Callable[..., list[float | None]]
+LogMetric = Callable[[str, float], None]
 
 
 def trl_reward_funcs(
-    model: RewardModel, per_objective: bool = False, component: Component = "contributions"
+    model: RewardModel, components: ComponentKind | None = None
 ) -> list[TrlRewardFunc]:
     """Return reward functions for ``GRPOTrainer(reward_funcs=...)`` and its relatives.
 
-    Train with GRPO on the score.  GDPO (``multi_objective_aggregation="normalize_then_sum"``)
-    divides every component by its standard deviation within the prompt's group.  Gate and
-    debiasing coefficients are the same for a whole group, so they cancel: an objective that the
-    gate weighs with 0.01 counts as much as one with 0.90.
-
     Args:
         model: The reward model. A steered model rewards as it is steered.
-        per_objective: Return one function per objective, named after it, instead of one for the
-            score. They share one forward pass.
-        component: Kind of a reward per objective: see
-            :data:`~armorm.integrations.completions.Component`.
+        components: ``None`` for one function that returns the score.  ``gate_weighted`` and
+            ``whitened`` for one function named so, beside reward functions of other kinds: it has
+            deviation 1 within a prompt's group, whatever the scale of the score.
+            ``contributions`` and ``rewards`` for one function per objective, named after it; GDPO
+            (``multi_objective_aggregation="normalize_then_sum"``) erases gate and debiasing from
+            them, so that an objective that the gate weighs with 0.01 counts as much as one with
+            0.90.  See :data:`~armorm.integrations.components.ComponentKind`.
 
     Returns:
-        Functions of ``(prompts, completions, **columns) -> list[float | None]``; ``None`` for a
-        completion that is too long or whose score is not finite.  TRL counts a row without any
-        reward as 0 and warns; their numbers are logged as ``armorm/too_long`` and
-        ``armorm/not_finite``.  The function for the score also logs the mean contribution of each
-        objective.
+        Functions of ``(prompts, completions, **columns) -> list[float | None]``, which share one
+        forward pass; ``None`` for a completion that is too long or whose score is not finite.  TRL
+        leaves a row without any reward out of the group's mean and gives it no advantage; their
+        numbers are logged as ``armorm/too_long`` and ``armorm/not_finite``.  A single function also
+        logs the mean contribution of each objective as ``armorm/<objective>``; a component of the
+        group logs its share of the component's variance as ``armorm/share/<objective>``.
+
+        Groups are the equal prompts of one call.  TRL splits a group over processes unless
+        ``per_device_train_batch_size`` is a multiple of ``num_generations``; components of the
+        group need it to be.
     """
     scorer = CompletionScorer(model)
-    if not per_objective:
+    if components is None:
         return [_score_func(scorer)]
-    return [_objective_func(scorer, name, component) for name in model.objectives.names]
+    if components in GROUP_KINDS:
+        return [_component_func(scorer, components, components)]
+    return [_component_func(scorer, components, name) for name in model.objectives.names]
 
 
 def _score_func(scorer: CompletionScorer) -> TrlRewardFunc:
@@ -54,23 +60,33 @@ def _score_func(scorer: CompletionScorer) -> TrlRewardFunc:
     return armorm
 
 
-def _objective_func(scorer: CompletionScorer, name: str, component: Component) -> TrlRewardFunc:
-    def objective(
-        prompts: Sequence[Any], completions: Sequence[Any], **_: Any
+def _component_func(scorer: CompletionScorer, kind: ComponentKind, name: str) -> TrlRewardFunc:
+    def component(
+        prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
     ) -> list[float | None]:
         scored = scorer(prompts, completions)
-        nothing: list[float | None] = [None] * scored.size
-        return scored.components(component).get(name, nothing)
+        found = scored.components(kind)
+        if kind in GROUP_KINDS:
+            _log(scored, columns.get("log_metric"))
+            _log_shares(found, columns.get("log_metric"))
+        return scored.spread(found.optimised[name].tolist() if found.optimised else [])
 
-    objective.__name__ = objective.__qualname__ = name
-    return objective
+    component.__name__ = component.__qualname__ = name
+    return component
 
 
-def _log(scored: ScoredCompletions, log_metric: Callable[[str, float], None] | None) -> None:
+def _log(scored: ScoredCompletions, log_metric: LogMetric | None) -> None:
     if log_metric is None:
         return
     too_long = sum(isinstance(error, OverlongError) for error in scored.refused.values())
     log_metric("armorm/too_long", float(too_long))
     log_metric("armorm/not_finite", float(len(scored.refused) - too_long))
-    for name, values in scored.components("contributions").items():
-        log_metric(f"armorm/{name}", fmean(value for value in values if value is not None))
+    for name, values in scored.components("contributions").parts.items():
+        log_metric(f"armorm/{name}", float(values.mean()))
+
+
+def _log_shares(components: GroupComponents, log_metric: LogMetric | None) -> None:
+    if log_metric is None or not components.optimised:
+        return
+    for name, share in components.shares().items():
+        log_metric(f"armorm/share/{name}", share)

@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from armorm.errors import InputError
-from armorm.integrations.completions import CompletionScorer, Component
+from armorm.integrations.completions import CompletionScorer
+from armorm.integrations.components import GROUP_KINDS, ComponentKind
 from armorm.model import RewardModel
 
 
 def verl_compute_score(
-    model: RewardModel, component: Component | None = "contributions"
+    model: RewardModel, components: ComponentKind | None = "contributions"
 ) -> Callable[..., dict[str, float]]:
     """Return a custom reward function (``reward.custom_reward_function.path``).
 
@@ -20,14 +21,25 @@ def verl_compute_score(
 
     Args:
         model: The reward model. A steered model rewards as it is steered.
-        component: Kind of the per-objective values, or ``None`` for none.
+        components: Kind of the values beside the score, or ``None`` for none.
 
     Returns:
         ``compute_score(data_source, solution_str, ground_truth, extra_info)``, which answers
         ``{"score": number, objective: number, …}``; verl logs what is beside the score. It raises
         InputError if the prompt is missing, or the response cannot be scored.
+
+    Raises:
+        InputError: Components of a whole group, of which this function sees one response.
     """
-    batch = verl_batch_compute_score(model, component)
+    if components in GROUP_KINDS:
+        raise InputError(
+            "components",
+            components,
+            "computed from a whole group, and verl calls this function with one response",
+            "Name `score` in algorithm.gdpo_reward_keys, which holds the gate: verl normalises it "
+            "within the group. Or use verl_batch_compute_score with verl's batch manager.",
+        )
+    batch = verl_batch_compute_score(model, components)
 
     def compute_score(
         data_source: str | None = None,
@@ -42,9 +54,14 @@ def verl_compute_score(
 
 
 def verl_batch_compute_score(
-    model: RewardModel, component: Component | None = "contributions"
+    model: RewardModel, components: ComponentKind | None = "contributions"
 ) -> Callable[..., list[dict[str, float]]]:
-    """Return the same for verl's batch reward manager: plural names, one forward pass for all."""
+    """Return the same for verl's batch reward manager: plural names, one forward pass for all.
+
+    With ``gate_weighted`` or ``whitened`` an answer is ``{"score": number, "gate_weighted": number,
+    objective: its part, …}``, so that ``algorithm.gdpo_reward_keys: [gate_weighted]`` can name it.
+    The batch must hold whole groups.
+    """
     scorer = CompletionScorer(model)
 
     def compute_scores(
@@ -58,8 +75,11 @@ def verl_batch_compute_score(
         prompts = [_prompt(info, row) for row, info in enumerate(extra_infos, start=1)]
         scored = scorer(prompts, solution_strs)
         columns: dict[str, Sequence[Any]] = {"score": scored.all_scores("solution_str")}
-        if component is not None:
-            columns |= scored.components(component)
+        if components is not None and scored.rewards is not None:
+            found = scored.components(components)
+            columns |= {
+                n: values.tolist() for n, values in {**found.optimised, **found.parts}.items()
+            }
         rows = zip(*columns.values(), strict=True)
         return [dict(zip(columns, row, strict=True)) for row in rows]
 
