@@ -185,7 +185,8 @@ def _whitened(
     values, vectors = torch.linalg.eigh(correlation)
     # A direction without variance has no inverse root, and nothing lies in it.
     roots = torch.where(values > 1e-10, values.clamp(min=1e-10).rsqrt(), 0.0)
-    return rewards.coefficients.double() * spread * (unit @ (vectors * roots) @ vectors.T)
+    whitened: Tensor = unit @ (vectors * roots) @ vectors.T
+    return rewards.coefficients.double() * spread * whitened
 
 
 def _shrunk_correlation(unit: Float[Tensor, "n k"], freedom: int) -> Float[Tensor, "k k"]:
