@@ -99,6 +99,7 @@ def write_diff(folder: Path, report: DiffReport, rules: Sequence[RuleResult] = (
     }
     write_json(folder / DIFF_FILE, result)
     sizes = _part_sizes(report)
+    largest_drop = max(abs(group.drop.value or 0.0) for group in report.groups.values())
     moved = {*report.lost_by, *report.gained_by}
     shown = [part for part, size in sizes.items() if size >= LEAST_SHOWN or part in moved]
     values = {
@@ -107,6 +108,7 @@ def write_diff(folder: Path, report: DiffReport, rules: Sequence[RuleResult] = (
         "rules": rules,
         "shown": shown,
         "hidden": len(sizes) - len(shown),
+        "drops": next(end for end in (0.2, 0.5, 1.0) if end >= largest_drop),
         "largest": max(sizes.values(), default=0.0) or 1.0,
     }
     write_audit_page(folder / DIFF_PAGE, "diff.html.jinja", **values)
