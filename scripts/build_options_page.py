@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from armorm import Recipe
-from armorm.serving.options import BatchingOptions, ServerOptions
+from armorm.serving.options import BatchingOptions, ReplicaOptions, ServerOptions
 from armorm.settings import Options, Setting, settings_of
 
 PAGE = Path(__file__).parents[1] / "docs" / "options.md"
@@ -31,7 +31,8 @@ SERVER = """\
 ## The reward server
 
 Flags of [`armorm serve`](serving.md): `max_body_mb` is `--max-body-mb`. In Python they are
-`ServerOptions(…)` and `BatchingOptions(…)` of `armorm.serving`.
+`ServerOptions(…)` and `BatchingOptions(…)` of `armorm.serving`. `ReplicaOptions` are the keys
+`replicas` on [Ray Serve](deployment.md#ray-serve).
 """
 
 NAMES = {
@@ -57,7 +58,7 @@ def page() -> str:
         title = ", ".join(f"`{place}`" for place in places if place) or "The recipe"
         parts.append(f"## {title}\n\n{_introduction(options)}\n\n{_table(options)}\n")
     parts.append(SERVER)
-    for options in (ServerOptions, BatchingOptions):
+    for options in (ServerOptions, BatchingOptions, ReplicaOptions):
         title = f"`{options.__name__}`"
         parts.append(f"### {title}\n\n{_introduction(options)}\n\n{_table(options)}\n")
     return "\n".join(parts)

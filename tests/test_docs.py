@@ -9,7 +9,7 @@ import pytest
 
 from armorm import Recipe
 from armorm.cli.options import Loading
-from armorm.serving import BatchingOptions, ServerOptions
+from armorm.serving.options import BatchingOptions, ReplicaOptions, ServerOptions
 from armorm.settings import Options, settings_of
 
 ROOT = Path(__file__).parents[1]
@@ -30,7 +30,8 @@ def classes(options: type[Options]) -> set[type[Options]]:
 @pytest.mark.parametrize(
     "options",
     sorted(
-        {*classes(Recipe), Loading, ServerOptions, BatchingOptions}, key=lambda kind: kind.__name__
+        {*classes(Recipe), Loading, ServerOptions, BatchingOptions, ReplicaOptions},
+        key=lambda kind: kind.__name__,
     ),
 )
 def test_each_option_has_a_help_text(options):

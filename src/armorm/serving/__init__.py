@@ -8,7 +8,7 @@ __getattr__, __dir__ = lazy_names(
         "armorm.serving.app": ["create_app"],
         "armorm.serving.observing": ["BatchEnd", "BatchStart", "IgnoreEvents", "SchedulerObserver"],
         "armorm.serving.client": ["AsyncClient", "Client"],
-        "armorm.serving.options": ["BatchingOptions", "ServerOptions"],
+        "armorm.serving.options": ["BatchingOptions", "ReplicaOptions", "ServerOptions"],
         "armorm.serving.requests": [
             "DeadlineError",
             "DrainingError",

@@ -24,6 +24,7 @@ from armorm.serving.wire import (
     BestOfAnswer,
     CompareAnswer,
     ErrorAnswer,
+    ErrorRecord,
     Include,
     ModelAnswer,
     ObjectivesAnswer,
@@ -123,9 +124,8 @@ class _BaseClient:
             reason = str(outcome) or type(outcome).__name__
             return HttpError(f"{self.address} does not answer: {reason}")
         status = outcome.status_code
-        try:
-            record = ErrorAnswer.model_validate_json(outcome.content).error
-        except ValidationError:
+        record = _record(outcome)
+        if record is None:
             return HttpError(f"{outcome.url}: {status}: {outcome.text[:200]}", status)
         if record.field is not None:
             return record.exception()
@@ -454,7 +454,18 @@ def _objective_set(answer: ObjectivesAnswer) -> ObjectiveSet:
 
 
 def _may_pass(outcome: httpx.Response | Exception) -> bool:
-    return isinstance(outcome, Exception) or outcome.status_code in RETRIED
+    if isinstance(outcome, Exception) or outcome.status_code in RETRIED:
+        return True
+    # A proxy's own 500, Ray Serve's for one, says that the server behind it died meanwhile.
+    return outcome.status_code == 500 and _record(outcome) is None
+
+
+def _record(response: httpx.Response) -> ErrorRecord | None:
+    """Return the error that a reward server sent; ``None`` if something else answered."""
+    try:
+        return ErrorAnswer.model_validate_json(response.content).error
+    except ValidationError:
+        return None
 
 
 def _asked(outcome: httpx.Response | Exception) -> float | None:

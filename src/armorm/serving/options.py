@@ -1,4 +1,4 @@
-"""Options of the reward server and its scheduler."""
+"""Options of the reward server, its scheduler and its replicas."""
 
 from __future__ import annotations
 
@@ -111,3 +111,39 @@ class BatchingOptions(Options):
     """Maximum number of tokens that wait; more are refused."""
     encoding_threads: int = Field(default=2, ge=1, le=64)
     """Threads that encode requests as token ids."""
+
+
+class ReplicaOptions(Options):
+    """Options of the replicas on Ray Serve.
+
+    Example:
+        >>> from armorm.serving.options import ReplicaOptions
+        >>> ReplicaOptions(max_replicas=8, gpus=1).min_replicas
+        1
+    """
+
+    min_replicas: int = Field(default=1, ge=1)
+    """Number of replicas without load."""
+    max_replicas: int = Field(default=1, ge=1)
+    """Maximum number of replicas."""
+    target_requests: float = Field(default=64.0, gt=0)
+    """Requests that a replica should have at a time, waiting ones included: autoscaling adds and
+    removes replicas towards it. Fewer answer sooner, more fill the batches."""
+    max_requests: int = Field(default=1024, ge=1)
+    """Maximum number of requests that a replica has at a time; more wait at the proxies."""
+    max_waiting: int = Field(default=8192, ge=1)
+    """Maximum number of requests that wait at a proxy; more are refused (503)."""
+    upscale_delay: float = Field(default=10.0, ge=0)
+    """Seconds of too much load before replicas are added."""
+    downscale_delay: float = Field(default=600.0, ge=0)
+    """Seconds of too little load before replicas are removed."""
+    cpus: float = Field(default=1.0, ge=0)
+    """CPU cores of a replica."""
+    gpus: float = Field(default=0.0, ge=0)
+    """GPUs of a replica; 0.5 lets two share one."""
+
+    @model_validator(mode="after")
+    def _check_together(self) -> ReplicaOptions:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError("min_replicas is greater than max_replicas.")
+        return self

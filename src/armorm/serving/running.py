@@ -69,6 +69,11 @@ class ServeSettings(Options):
     server: ServerOptions = Field(default_factory=ServerOptions)
     """Address, limits, key and profiles."""
 
+    @property
+    def alone(self) -> bool:
+        """True if one process answers at the address, so that a request can replace its model."""
+        return self.server.workers == 1
+
     def load(self, name: str) -> RewardModel:
         """Load a model and steer it."""
         model = RewardModel.from_pretrained(name, **{"overlong": "error", **self.loading})
@@ -165,7 +170,8 @@ def build_app(settings: ServeSettings, model: RewardModel) -> FastAPI:
             mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]
 
     app = create_app(service, key, metrics=metrics, lifespan=lifespan)
-    app.include_router(reloading.router(service, reloader, key))
+    if settings.alone:
+        app.include_router(reloading.router(service, reloader, key))
     app.state.service, app.state.reloader = service, reloader
     return app
 

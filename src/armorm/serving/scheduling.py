@@ -101,6 +101,11 @@ class Scheduler:
         """True once no more requests are taken."""
         return self._draining
 
+    @property
+    def running(self) -> bool:
+        """True while the model's thread lives."""
+        return self._thread.is_alive()
+
     def start(self) -> None:
         """Prepare the model and start its thread."""
         self._equip(self._model)
