@@ -55,7 +55,7 @@ Prompt = str | list[Message]
 
 
 class Body(Wire):
-    """What every request for scores may hold."""
+    """Fields that every request for scores may have."""
 
     steering: str | dict[str, Any] | None = Field(
         default=None,
@@ -126,7 +126,7 @@ class BestOfBody(Body):
 
 
 class ErrorRecord(Reply):
-    """Why there is no score."""
+    """Reason why there is no score."""
 
     type: str
     """Name of the kind of error, for programs."""
@@ -199,7 +199,7 @@ class Usage(Reply):
 
 
 class Answer(Reply):
-    """What every answer with scores holds."""
+    """Fields that every answer with scores has."""
 
     model: str
     """Name of the model."""
