@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+import numpy as np
 import torch
 
-from armorm import Objective, ObjectiveSet
-from armorm.heads import GatingNetwork
-from armorm.model import Heads
+from armorm import (
+    Backbone,
+    Objective,
+    ObjectiveSet,
+    RewardModel,
+    RidgeStatistics,
+    fit_reward_head,
+)
+from armorm.heads import GatingNetwork, HeadOptions, HeadUncertainty, fit_uncertainty
+from armorm.model import Heads, ModelUncertainty
 
 OBJECTIVES = ObjectiveSet(
     [
@@ -35,3 +44,20 @@ def conversation(
 ) -> list[Mapping[str, str]]:
     """Return the prompt with one answer."""
     return [*prompt, {"role": "assistant", "content": response}]
+
+
+def make_rated_model(backbone: Backbone) -> tuple[RewardModel, HeadUncertainty, np.ndarray]:
+    """Return a model whose head is fitted on the features of random answers; the features too."""
+    generator = np.random.default_rng(0)
+    words = ["a", "b", "c", "d", "e", "one", "two", "three", "four", "yes", "no", "thanks"]
+    rows = [conversation(" ".join(generator.choice(words, 4))) for _ in range(150)]
+    encoded = [backbone.encoder.encode(row[:-1], [row[-1]["content"]]) for row in rows]
+    features = backbone.features(encoded).responses.double().numpy()
+    statistics = RidgeStatistics(32, 3)
+    statistics.update(features, generator.random((150, 3)))
+    head = fit_reward_head(statistics, HeadOptions(alphas=(1.0,)))
+    uncertainty = fit_uncertainty(statistics, head)
+    uncertainty = uncertainty.with_usual_novelty(uncertainty.novelty(features))
+    heads = replace(make_heads(), weight=torch.from_numpy(head.weight.astype(np.float32)))
+    model = RewardModel(backbone, heads, uncertainty=ModelUncertainty(uncertainty))
+    return model, uncertainty, features

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from armorm import Backbone, RewardModel, RidgeStatistics, fit_reward_head
+from armorm import Backbone, RewardModel
 from armorm.cli import app
 from armorm.errors import ArmormError, CheckpointError, StoreError
-from armorm.heads import HeadOptions, HeadUncertainty, fit_uncertainty
+from armorm.heads import HeadUncertainty
 from armorm.model import ModelUncertainty
-from tests.tiny_models import OBJECTIVES, conversation, make_heads
+from tests.tiny_models import OBJECTIVES, conversation, make_heads, make_rated_model
 
 TEXTS = ["Paris", "Lyon , very long answer", "ok", "one two three four"]
 
@@ -23,23 +22,7 @@ TEXTS = ["Paris", "Lyon , very long answer", "ok", "one two three four"]
 @pytest.fixture(scope="module")
 def rated(tiny_backbone: Backbone) -> tuple[RewardModel, HeadUncertainty, np.ndarray]:
     """A model whose head is fitted on the features of random answers; the features too."""
-    generator = np.random.default_rng(0)
-    words = ["a", "b", "c", "d", "e", "one", "two", "three", "four", "yes", "no", "thanks"]
-    rows = [conversation(" ".join(generator.choice(words, 4))) for _ in range(150)]
-    encoder = tiny_backbone.encoder
-    encoded = [encoder.encode(row[:-1], [row[-1]["content"]]) for row in rows]
-    features = tiny_backbone.features(encoded).responses.double().numpy()
-    statistics = RidgeStatistics(32, 3)
-    statistics.update(features, generator.random((150, 3)))
-    head = fit_reward_head(statistics, HeadOptions(alphas=(1.0,)))
-    uncertainty = fit_uncertainty(statistics, head)
-    uncertainty = uncertainty.with_usual_novelty(uncertainty.novelty(features))
-    heads = replace(make_heads(), weight=torch.from_numpy(head.weight.astype(np.float32)))
-    return (
-        RewardModel(tiny_backbone, heads, uncertainty=ModelUncertainty(uncertainty)),
-        uncertainty,
-        features,
-    )
+    return make_rated_model(tiny_backbone)
 
 
 @pytest.fixture(scope="module")

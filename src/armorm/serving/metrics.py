@@ -166,19 +166,24 @@ class Metrics:
         )
         self._model = Gauge(
             "armorm_model_info",
-            "The served model.",
+            "The served model: 1; those before it: 0.",
             ("name", "fingerprint", "version"),
             registry=registry,
             multiprocess_mode="livemax",
         )
+        self._served: Gauge | None = None
         self._reloads = Counter(
             "armorm_reloads", "Hot swaps of the model.", ("outcome",), registry=registry
         )
 
     def describe(self, service: Service) -> None:
-        """Say which model is served."""
-        self._model.clear()
-        self._model.labels(service.model_name, service.model.fingerprint(), __version__).set(1)
+        """Say which model is served: 1 beside it, and 0 beside those that it replaced."""
+        if self._served is not None:
+            self._served.set(0)
+        self._served = self._model.labels(
+            service.model_name, service.model.fingerprint(), __version__
+        )
+        self._served.set(1)
 
     def reload_finished(self, *, succeeded: bool) -> None:
         """Count a hot swap."""

@@ -209,12 +209,16 @@ def _steering(service: Service, given: str | dict[str, Any] | None) -> Steering 
 def _answer(
     service: Service, body: ScoreBody, answers: Sequence[ScoredRequest | ArmormError]
 ) -> ScoreAnswer:
-    """Return the answer of a request; one whose every item failed for the server's state fails."""
+    """Return the answer of a request, with the errors of items that fail alone.
+
+    Raises:
+        ArmormError: The server failed, or the steering, which all items share, cannot be used.
+    """
     results: list[dict[str, Any]] = []
     for answer in answers:
         if isinstance(answer, ArmormError):
             failure = Failure.of(answer)
-            if failure.status >= 500:  # all the client can do is to send the request again
+            if failure.status >= 500 or failure.details.get("field") == "steering":
                 raise answer
             results.append({"error": {**failure.as_dict(), "code": failure.status}})
         else:

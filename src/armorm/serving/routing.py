@@ -113,4 +113,6 @@ def _parse(body: bytes, content_type: str) -> Any:
     try:
         return pydantic_core.from_json(body, allow_inf_nan=False)
     except ValueError as error:
-        raise MalformedBodyError(f"The body is not JSON: {error}") from None
+        raise MalformedBodyError(
+            f"The body is not JSON, without NaN and half characters: {error}"
+        ) from None

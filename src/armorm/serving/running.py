@@ -44,7 +44,10 @@ SETTINGS_VARIABLE = "ARMORM_SERVE_SETTINGS"
 """Environment variable by which workers get their settings."""
 
 WORKER_START_S = 600
-"""Seconds in which a worker must have loaded its model."""
+"""Seconds in which a worker that replaces another must have loaded its model."""
+
+WORKER_ANSWER_S = 20
+"""Seconds without a sign of life after which a worker is started again."""
 
 Announce = Callable[[str], None]
 
@@ -178,6 +181,10 @@ def build_app(settings: ServeSettings, model: RewardModel) -> FastAPI:
 
 def app_of_worker() -> FastAPI:
     """Return the application of a worker process, whose settings are in the environment."""
+    from transformers.utils import logging as library_logging
+
+    library_logging.disable_progress_bar()
+    logging.captureWarnings(True)
     settings = ServeSettings.model_validate_json(os.environ[SETTINGS_VARIABLE])
     try:
         return build_app(settings, settings.load(settings.model))
@@ -244,14 +251,16 @@ def _has_signals() -> bool:
 
 
 def _serve_by_workers(settings: ServeSettings, listener: socket.socket) -> None:
-    os.environ[SETTINGS_VARIABLE] = settings.model_dump_json()
-    config = _config(f"{__name__}:app_of_worker", settings.server, LOG_CONFIG)
-    supervisor = _Workers(config, [listener])
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with TemporaryDirectory(prefix="armorm-metrics-") as folder:
+        os.environ[SETTINGS_VARIABLE] = settings.model_dump_json()
         os.environ[WORKERS_VARIABLE] = folder
+        config = _config(f"{__name__}:app_of_worker", settings.server, LOG_CONFIG)
+        supervisor = _Workers(config, [listener])
         supervisor.run()
+    for number, handler in before.items():
+        signal.signal(number, handler)
     if supervisor.received == signal.SIGINT:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.raise_signal(signal.SIGINT)
     if supervisor.received is None:
         raise ArmormError("A worker could not start. The log says why.")
@@ -261,6 +270,14 @@ class _Workers(Multiprocess):
     """Processes that share a port; SIGHUP replaces them one by one."""
 
     received: int | None = None
+
+    def restart_all(self) -> None:
+        """Replace the workers; a new one may need minutes to load its model."""
+        self.config.timeout_worker_healthcheck = WORKER_START_S
+        try:
+            super().restart_all()
+        finally:
+            self.config.timeout_worker_healthcheck = WORKER_ANSWER_S
 
     def handle_int(self) -> None:
         """Stop all workers."""
@@ -290,7 +307,7 @@ def _config(
         limit_concurrency=options.max_connections,
         timeout_keep_alive=options.keep_alive,
         timeout_graceful_shutdown=options.drain_timeout,
-        timeout_worker_healthcheck=WORKER_START_S,
+        timeout_worker_healthcheck=WORKER_ANSWER_S,
         ssl_certfile=options.tls_cert,
         ssl_keyfile=options.tls_key,
     )

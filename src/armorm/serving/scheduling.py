@@ -175,7 +175,7 @@ class Scheduler:
                 raise _stopping()
             over = self._admitted_rows + rows - self.options.queue_rows
             if over > 0 and self._admitted_rows:
-                raise self._full(f"{self._admitted_rows} responses", rows=over)
+                raise self._full(f"{self._admitted_rows} responses", "queue_rows", rows=over)
             self._admitted_rows += rows
             self._arriving += 1
         try:
@@ -203,7 +203,7 @@ class Scheduler:
                 raise _stopping()
             over = self._queue.tokens + waiting.tokens - self.options.queue_tokens
             if over > 0 and self._queue:
-                raise self._full(f"{self._queue.tokens} tokens", tokens=over)
+                raise self._full(f"{self._queue.tokens} tokens", "queue_tokens", tokens=over)
             self._queue.add(waiting)
             self._report_queue()
 
@@ -217,10 +217,11 @@ class Scheduler:
     def _report_queue(self) -> None:
         self._observer.queue_changed(len(self._queue), self._queue.rows, self._queue.tokens)
 
-    def _full(self, what: str, *, rows: int = 0, tokens: int = 0) -> QueueFullError:
+    def _full(self, what: str, limit: str, *, rows: int = 0, tokens: int = 0) -> QueueFullError:
+        most = getattr(self.options, limit)
         return QueueFullError(
             f"The server is busy: {what} are waiting already, and this request would exceed the "
-            "limit. Try again later.",
+            f"limit of {most} (--{limit.replace('_', '-')}). Try again later.",
             self._pace.seconds_for(rows, tokens),
         )
 
@@ -348,7 +349,10 @@ async def _until(deadline: float | None) -> AsyncIterator[None]:
     except TimeoutError:
         if not timeout.expired():
             raise
-        raise DeadlineError(f"The deadline passed after {left:.3f} s.") from None
+        raise DeadlineError(
+            f"The deadline passed after {left:.3f} s. Send less at a time, or wait longer "
+            "(X-Deadline-Ms; --deadline, --max-deadline)."
+        ) from None
 
 
 def _settling(

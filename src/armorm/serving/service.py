@@ -21,7 +21,7 @@ from armorm.errors import ArmormError, InputError
 from armorm.model import RewardModel, Steering
 from armorm.serving.failures import LimitError
 from armorm.serving.options import ServerOptions
-from armorm.serving.requests import DeadlineError, RequestScorer, ScoredRequest, ScoreRequest
+from armorm.serving.requests import RequestScorer, ScoredRequest, ScoreRequest
 
 DEADLINE_HEADER = "X-Deadline-Ms"
 
@@ -161,16 +161,7 @@ class Service:
         Raises:
             ArmormError: See :meth:`armorm.serving.requests.RequestScorer.score`.
         """
-        if request.deadline is None:
-            return await self.scorer.score(request)
-        try:
-            async with asyncio.timeout(max(0.0, request.deadline - time.monotonic())):
-                return await self.scorer.score(request)
-        except TimeoutError:
-            raise DeadlineError(
-                "The deadline passed before the answer was there. The server is busy: send less "
-                f"at a time, or wait longer ({DEADLINE_HEADER}; --deadline, --max-deadline)."
-            ) from None
+        return await self.scorer.score(request)
 
     async def score_all(
         self, requests: Sequence[ScoreRequest]
