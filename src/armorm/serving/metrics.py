@@ -180,9 +180,7 @@ class Metrics:
         """Say which model is served: 1 beside it, and 0 beside those that it replaced."""
         if self._served is not None:
             self._served.set(0)
-        self._served = self._model.labels(
-            service.model_name, service.model.fingerprint(), __version__
-        )
+        self._served = self._model.labels(service.model_name, service.fingerprint, __version__)
         self._served.set(1)
 
     def reload_finished(self, *, succeeded: bool) -> None:

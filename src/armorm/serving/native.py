@@ -132,7 +132,7 @@ def model_answer(service: Service) -> ModelAnswer:
     return ModelAnswer(
         name=service.model_name,
         version=__version__,
-        fingerprint=served.fingerprint(),
+        fingerprint=service.fingerprint,
         objectives=len(served.objectives),
         max_length=served.backbone.encoder.max_length,
         dtype=served.backbone.dtype,

@@ -58,6 +58,7 @@ class Reloader:
             logger.info("reload started", extra={"model": name})
             try:
                 model = await asyncio.to_thread(self._load, name)
+                fingerprint = await asyncio.to_thread(model.fingerprint)
                 await self._scheduler.swap(model)
             except Exception as error:
                 logger.error("reload failed: the old model stays", extra={"error": str(error)})
@@ -65,6 +66,7 @@ class Reloader:
                 raise
             self._name = name
             self._service.model_name = self._service.options.served_name or name
+            self._service.fingerprint = fingerprint
             self._metrics.describe(self._service)
             self._metrics.reload_finished(succeeded=True)
             logger.info("reload finished", extra={"model": name})

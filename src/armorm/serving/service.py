@@ -40,6 +40,7 @@ class Service:
         options: See the argument.
         profiles: See the argument.
         model_name: Name of the model in answers: that of the options, if they have one.
+        fingerprint: Hash of all that a score depends on; reading it takes a while.
         draining: True once the server stops, so that load balancers send it nothing more.
     """
 
@@ -55,6 +56,7 @@ class Service:
         self.profiles = dict(profiles or {})
         folder = scorer.model.backbone.folder
         self.model_name = self.options.served_name or model_name or folder.name
+        self.fingerprint = scorer.model.fingerprint()
         self.draining = False
 
     @property
