@@ -6,7 +6,8 @@ import json
 import signal
 import socket
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from urllib.request import urlopen
 
 import httpx2
@@ -17,6 +18,7 @@ from armorm import Backbone
 from armorm.errors import ArmormError
 from armorm.serving import Client, ServerOptions
 from armorm.serving.running import ServeSettings, serve
+from armorm.serving.wire import ScoreAnswer
 from tests.serving.processes import Served, save_model, served
 from tests.tiny_models import PROMPT, conversation
 
@@ -37,6 +39,7 @@ def server(folder, tmp_path_factory):
     with served(folder, *flags, log=place / "log") as running:
         yield running
         assert running.stop() == 0
+        assert '"ERROR"' not in running.log.read_text()
 
 
 def test_hot_swap_under_load_loses_nothing_and_sigint_exits_130(tiny_backbone, tmp_path):
@@ -80,6 +83,15 @@ def test_hot_swap_under_load_loses_nothing_and_sigint_exits_130(tiny_backbone, t
         assert running.stop(signal.SIGINT) == 130
 
 
+def in_flight(running: Served, submit: Callable[[], Future[ScoreAnswer]]) -> Future[ScoreAnswer]:
+    """Send requests until one is seen being answered, beside the one that asks for this."""
+    while True:
+        answer = submit()
+        while not answer.done():
+            if b"armorm_http_requests_open 2.0" in urlopen(running.address + "/metrics").read():
+                return answer
+
+
 def test_sighup_reloads_and_sigterm_answers_what_was_taken(tiny_backbone, tmp_path):
     place = tmp_path / "model"
     save_model(place, tiny_backbone)
@@ -93,10 +105,7 @@ def test_sighup_reloads_and_sigterm_answers_what_was_taken(tiny_backbone, tmp_pa
         scores = client.score([conversation("ok")]).scores
         assert scores == pytest.approx(expected.score.tolist(), abs=1e-5)
         with ThreadPoolExecutor() as pool:
-            answer = pool.submit(client.score_responses, PROMPT, texts)
-            metrics = running.address + "/metrics"
-            while b"armorm_http_requests_open 2.0" not in urlopen(metrics).read():
-                assert not answer.done()
+            answer = in_flight(running, lambda: pool.submit(client.score_responses, PROMPT, texts))
             assert running.stop() == 0
             assert len(answer.result().scores) == 200
     with pytest.raises(ArmormError, match="does not answer"):
