@@ -189,14 +189,12 @@ def test_a_large_body_is_refused_while_it_arrives(server: Served):
         assert "--max-body-mb" in answer.json()["error"]["message"]
 
 
-@pytest.mark.filterwarnings("ignore:Everybody who reaches")
 def test_wrong_start_is_a_message(folder, tmp_path):
     (tmp_path / "key").write_text("two words")
     (tmp_path / "mild.yaml").write_text("factor: {tone: 0.5}")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         for options, message in (
             ({"port": listener.getsockname()[1]}, "cannot be listened at"),
-            ({"host": "no-such-host.invalid"}, "--host no-such-host.invalid"),
             ({"profiles": tmp_path / "none"}, "no such folder"),
             ({"profiles": tmp_path}, "mild.yaml: .*Did you mean 'factors'"),
             ({"api_key_file": tmp_path / "none"}, "cannot be read"),

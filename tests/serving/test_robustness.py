@@ -13,6 +13,7 @@ import torch
 from starlette.testclient import TestClient
 
 from armorm import Backbone, RewardModel
+from armorm.errors import RecipeError
 from armorm.serving import (
     DeadlineError,
     DrainingError,
@@ -22,7 +23,7 @@ from armorm.serving import (
     create_app,
 )
 from armorm.serving.routing import protocol_router
-from armorm.serving.running import ServeSettings, build_app
+from armorm.serving.running import ServeSettings, build_app, serve
 from tests.serving.direct import DirectScorer, direct_client
 from tests.tiny_models import PROMPT, conversation, make_heads, make_rated_model
 
@@ -188,6 +189,27 @@ def test_uncertainty_and_explanation(model, tiny_backbone):
     assert result["novelty"] == pytest.approx(expected["novelty"], rel=1e-4)
     assert result["deviations"] == pytest.approx(expected["deviations"], rel=1e-4)
     assert result["explanation"]["novelty"] == result["novelty"]
+
+
+def test_profiles_are_checked_at_the_start(model, tmp_path):
+    (tmp_path / "mild.json").write_text('{"factors": {"tune": 0.5}}')
+    settings = ServeSettings(model="tiny", server=ServerOptions(profiles=tmp_path))
+    with pytest.raises(RecipeError, match=r"profile mild: .*'tone'"):
+        build_app(settings, model)
+    (tmp_path / "mild.json").write_text('{"factors": {"tone": 0.5}}')
+    (tmp_path / "kind.yaml").write_text("factors: {tone: 2.0}")
+    with TestClient(build_app(settings, model)) as client:
+        profiles = client.get("/v1/profiles").json()["profiles"]
+    assert profiles == {"kind": {"factors": {"tone": 2.0}}, "mild": {"factors": {"tone": 0.5}}}
+
+
+def test_a_public_address_without_a_key_is_warned_of():
+    options = ServerOptions(host="no-such-host.invalid")
+    with (
+        pytest.warns(UserWarning, match="Everybody who reaches"),
+        pytest.raises(RecipeError, match="--host"),
+    ):
+        serve(ServeSettings(model="tiny", server=options))
 
 
 class FailingScorer(DirectScorer):

@@ -158,9 +158,13 @@ def build_app(settings: ServeSettings, model: RewardModel) -> FastAPI:
     key = read_key(settings.server.api_key_file)
     metrics = Metrics()
     scheduler = Scheduler(model, settings.batching, metrics)
-    service = Service(
-        scheduler, settings.server, read_profiles(settings.server.profiles), settings.model
-    )
+    profiles = read_profiles(settings.server.profiles)
+    for name, steering in profiles.items():
+        try:
+            model.steer(steering)
+        except RecipeError as error:
+            raise RecipeError(f"profile {name}: {error}") from None
+    service = Service(scheduler, settings.server, profiles, settings.model)
     metrics.describe(service)
     reloader = reloading.Reloader(service, scheduler, metrics, settings.load, settings.model)
 
