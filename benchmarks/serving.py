@@ -1,5 +1,6 @@
 """Throughput and latency of `armorm serve`, beside the same model scored offline.
 
+    python benchmarks/serving.py --parts saturation      # share of the offline rows a second
     python benchmarks/serving.py --parts closed open     # 1, 8, 64, 512 clients; 50, 70, 90 % load
     python benchmarks/serving.py --parts single          # time added to one client's request
     python benchmarks/serving.py --parts samples         # 16 samples a prompt, one request each
@@ -11,8 +12,9 @@ backbone (hidden 192), and --model FOLDER any other.  Each row is a request of i
 and a response of random words; no prompt occurs twice but in the part samples.
 
 The load comes from another process (reward_load.py), and shares the machine's cores with the
-server.  Offline is RewardModel.score over the same rows, tokenisation included, before and after,
-in the same run and with the same number of threads.
+server.  Offline is RewardModel.score over the same rows, tokenisation included, in the same run and
+with the same number of threads.  Latencies of a closed loop leave out requests that were still
+queued at its end, most of them with 512 clients.
 """
 
 from __future__ import annotations
@@ -55,6 +57,7 @@ SHAPES = {
     },
     "builtin": {},
 }
+PARTS = ["saturation", "closed", "open", "single", "samples", "invariant", "plain"]
 Row = tuple[str, str]
 
 
@@ -151,17 +154,16 @@ def load(bodies: Path, port: int, *flags: str) -> dict[str, Any]:
     return result
 
 
-def offline(model: RewardModel, rows: Sequence[Row]) -> float:
+def score_offline(model: RewardModel, rows: Sequence[Row]) -> float:
     """Return rows a second."""
     begun = time.perf_counter()
     model.score(conversations(rows))
     return len(rows) / (time.perf_counter() - begun)
 
 
-def print_load(name: str, result: dict[str, Any], reference: float | None = None) -> None:
-    share = "" if reference is None else f" = {result['per_second'] / reference:.0%} of offline"
+def print_load(name: str, result: dict[str, Any]) -> None:
     print(
-        f"{name}: {result['answers']} answers, {result['per_second']:.2f} rows/s{share}, "
+        f"{name}: {result['answers']} answers, {result['per_second']:.2f} rows/s, "
         f"p50 {result['p50_s']:.3f} s, p99 {result['p99_s']:.3f} s",
         flush=True,
     )
@@ -190,20 +192,30 @@ class Benchmark:
         self.model.score(conversations(self.rows[-60:]))  # warm
 
     def offline(self) -> float:
-        return offline(self.model, self.rows[: self.args.offline_rows])
+        return score_offline(self.model, self.rows[: self.args.offline_rows])
+
+    def saturation(self) -> None:
+        """Alternate between offline and 64 clients, since the machine's speed drifts."""
+        ratios = []
+        flags = ("--clients", "64", "--seconds", str(self.args.seconds))
+        with armorm(self.path) as (port, _):
+            rates = [self.offline()]
+            for _ in range(self.args.turns):
+                served = load(self.bodies, port, *flags)["per_second"]
+                rates.append(self.offline())
+                ratios.append(served / (sum(rates[-2:]) / 2))
+        shown = ", ".join(f"{ratio:.0%}" for ratio in ratios)
+        print(f"64 clients / offline: {shown}, median {median(ratios):.0%}")
+        print("offline:", ", ".join(f"{rate:.2f}" for rate in rates), "rows/s")
 
     def closed(self) -> None:
         """Closed loop, and the open loop at shares of what it reached."""
-        rates = [self.offline()]
         results = {}
         seconds = ("--seconds", str(self.args.seconds))
         with armorm(self.path) as (port, _):
             for clients in self.args.clients:
                 results[clients] = load(self.bodies, port, "--clients", str(clients), *seconds)
-            rates.append(self.offline())
-            for clients, result in results.items():
-                print_load(f"{clients} clients", result, sum(rates) / 2)
-            print(f"offline before and after: {rates[0]:.2f}, {rates[1]:.2f} rows/s")
+                print_load(f"{clients} clients", results[clients])
             if "open" in self.args.parts:
                 capacity = max(result["per_second"] for result in results.values())
                 for share in (0.5, 0.7, 0.9):
@@ -324,12 +336,13 @@ def main() -> None:
     parser.add_argument(
         "--parts",
         nargs="*",
-        choices=["closed", "open", "single", "samples", "invariant", "plain"],
-        default=["closed", "open", "single", "samples", "invariant", "plain"],
+        choices=PARTS,
+        default=PARTS,
     )
     parser.add_argument("--soak", type=float, metavar="MINUTES")
     parser.add_argument("--clients", type=int, nargs="*", default=[1, 8, 64, 512])
     parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--rows", type=int, default=4000)
     parser.add_argument("--offline-rows", type=int, default=200)
     parser.add_argument("--singles", type=int, default=30)

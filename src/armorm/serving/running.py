@@ -36,6 +36,7 @@ from armorm.serving.options import BatchingOptions, ServerOptions
 from armorm.serving.scheduling import Scheduler
 from armorm.serving.service import Service
 from armorm.serving.startup_files import KEY_VARIABLE, read_key, read_profiles
+from armorm.serving.threads import run_apart
 from armorm.settings import Options
 
 logger = logging.getLogger("armorm.serving")
@@ -79,7 +80,8 @@ class ServeSettings(Options):
 
     def load(self, name: str) -> RewardModel:
         """Load a model and steer it."""
-        model = RewardModel.from_pretrained(name, **{"overlong": "error", **self.loading})
+        arguments = {"overlong": "error", **self.loading}
+        model = run_apart(lambda: RewardModel.from_pretrained(name, **arguments))
         return model if self.steering is None else model.steer(self.steering)
 
 

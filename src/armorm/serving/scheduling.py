@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Self
 
 from armorm.errors import ArmormError
@@ -31,6 +32,7 @@ from armorm.serving.requests import (
     ScoredRequest,
     ScoreRequest,
 )
+from armorm.serving.threads import run_apart
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +110,7 @@ class Scheduler:
 
     def start(self) -> None:
         """Prepare the model and start its thread."""
-        self._equip(self._model)
+        run_apart(partial(self._equip, self._model))
         self._thread.start()
 
     async def stop(self, *, drain: bool = True) -> None:
@@ -146,7 +148,7 @@ class Scheduler:
             ArmormError: As for a new scheduler.
         """
         self._check_engine(model)
-        await asyncio.to_thread(self._equip, model)
+        await asyncio.to_thread(run_apart, partial(self._equip, model))
         with self._changed:
             self._retired.append(self._model)
             self._model = model
