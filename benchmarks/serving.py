@@ -92,16 +92,18 @@ def make_model(folder: Path, shape: str) -> Path:
     return folder / "model"
 
 
-def make_rows(count: int, prompt_words: int, response_words: int, samples: int = 1) -> list[Row]:
+def make_rows(
+    count: int, prompt_words: int, response_words: int, samples: int = 1, seed: int = 0
+) -> list[Row]:
     """Return rows in random order; lengths vary by half around their means."""
-    chance = random.Random(1)
+    chance = random.Random(seed)
 
     def text(mean: int) -> str:
         return " ".join(chance.choices(WORDS, k=chance.randint(mean // 2, mean + mean // 2)))
 
     rows = []
     for number in range(count // samples):
-        prompt = f"{number} {text(prompt_words)}"
+        prompt = f"{seed} {number} {text(prompt_words)}"
         rows += [(prompt, text(response_words)) for _ in range(samples)]
     chance.shuffle(rows)
     return rows
@@ -178,7 +180,7 @@ class Benchmark:
         self.path = args.model or make_model(folder, args.shape)
         self.model = RewardModel.from_pretrained(self.path, device="cpu", overlong="error")
         self.rows = make_rows(args.rows, args.prompt, args.response)
-        self.bodies = write_bodies(folder / "rows.jsonl", self.rows)
+        self.loads = 0
         tokens = [
             self.model.backbone.encoder.encode(
                 ({"role": "user", "content": prompt},), [response]
@@ -191,7 +193,15 @@ class Benchmark:
         )
         self.model.score(conversations(self.rows[-60:]))  # warm
 
+    def new_bodies(self) -> Path:
+        """Return rows that were not sent before: the server may have kept the prompts of those."""
+        self.loads += 1
+        args = self.args
+        rows = make_rows(args.rows, args.prompt, args.response, seed=self.loads)
+        return write_bodies(self.folder / "rows.jsonl", rows)
+
     def offline(self) -> float:
+        time.sleep(3)  # the server finishes its batch
         return score_offline(self.model, self.rows[: self.args.offline_rows])
 
     def saturation(self) -> None:
@@ -201,7 +211,7 @@ class Benchmark:
         with armorm(self.path) as (port, _):
             rates = [self.offline()]
             for _ in range(self.args.turns):
-                served = load(self.bodies, port, *flags)["per_second"]
+                served = load(self.new_bodies(), port, *flags)["per_second"]
                 rates.append(self.offline())
                 ratios.append(served / (sum(rates[-2:]) / 2))
         shown = ", ".join(f"{ratio:.0%}" for ratio in ratios)
@@ -214,13 +224,15 @@ class Benchmark:
         seconds = ("--seconds", str(self.args.seconds))
         with armorm(self.path) as (port, _):
             for clients in self.args.clients:
-                results[clients] = load(self.bodies, port, "--clients", str(clients), *seconds)
+                results[clients] = load(
+                    self.new_bodies(), port, "--clients", str(clients), *seconds
+                )
                 print_load(f"{clients} clients", results[clients])
             if "open" in self.args.parts:
                 capacity = max(result["per_second"] for result in results.values())
                 for share in (0.5, 0.7, 0.9):
                     rate = ("--rate", str(share * capacity))
-                    print_load(f"{share:.0%} load", load(self.bodies, port, *rate, *seconds))
+                    print_load(f"{share:.0%} load", load(self.new_bodies(), port, *rate, *seconds))
 
     def single(self) -> None:
         """Alternate between the model and one client, each with the same rows one by one."""
@@ -264,14 +276,14 @@ class Benchmark:
         flags = ("--clients", "64", "--seconds", str(self.args.seconds))
         for name, option in {"as usual": [], "batch-invariant": ["--batch-invariant"]}.items():
             with armorm(self.path, *option) as (port, _):
-                print_load(name, load(self.bodies, port, *flags))
+                print_load(name, load(self.new_bodies(), port, *flags))
 
     def plain(self) -> None:
         """FastAPI and one forward pass a request."""
         seconds = ("--seconds", str(self.args.seconds))
         with server(__file__, "--plain-server", str(self.path)) as (port, _):
             for clients in (1, 64):
-                result = load(self.bodies, port, "--clients", str(clients), *seconds)
+                result = load(self.new_bodies(), port, "--clients", str(clients), *seconds)
                 print_load(f"plain, {clients} clients", result)
 
     def soak(self, minutes: float) -> None:
