@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         fit_gate,
         fit_reward_head,
     )
-    from armorm.model import Comparison, Explanation, RewardModel, Rewards, Steering
+    from armorm.model import Comparison, Explanation, RewardModel, Rewards, Risk, Steering
     from armorm.objectives import PAPER_OBJECTIVES, Objective, ObjectiveSet
     from armorm.training import Recipe, train
     from armorm.version import __version__ as __version__
@@ -55,7 +55,7 @@ _HOMES = {
         "fit_gate",
         "fit_reward_head",
     ),
-    "armorm.model": ("Comparison", "Explanation", "RewardModel", "Rewards", "Steering"),
+    "armorm.model": ("Comparison", "Explanation", "RewardModel", "Rewards", "Risk", "Steering"),
     "armorm.objectives": ("PAPER_OBJECTIVES", "Objective", "ObjectiveSet"),
     "armorm.training": ("Recipe", "train"),
     "armorm.version": ("__version__",),
@@ -85,6 +85,7 @@ __all__ = [
     "RewardPairs",
     "Rewards",
     "RidgeStatistics",
+    "Risk",
     "Steering",
     "VerbosityDebiasing",
     "evaluate",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import norm, qmc
 from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 
@@ -18,6 +18,7 @@ from armorm.heads import (
     most_surprising_rows,
 )
 from armorm.heads.metrics import coverage
+from armorm.heads.uncertainty import conformal_factor
 
 NOISE = 0.4
 
@@ -106,7 +107,8 @@ def test_the_deviation_of_a_score_is_that_of_the_sum_of_ratings():
     head, uncertainty = _fit(x, rate(x), alpha=0.01)
     new = generator.normal(size=(6000, 5))
     coefficients = np.tile([0.7, 0.5, -0.3], (6000, 1))
-    found = uncertainty.score_deviations(uncertainty.deviations(new), coefficients)
+    epistemic = uncertainty.score_epistemic(uncertainty.leverages(new), coefficients)
+    found = np.hypot(uncertainty.score_noise(coefficients), epistemic)
     errors = (coefficients * (rate(new) - new @ head.weight.T)).sum(axis=1)
     assert np.mean((errors / found) ** 2) == pytest.approx(1.0, abs=0.06)
     independent = np.sqrt(((coefficients * uncertainty.deviations(new)) ** 2).sum(axis=1))
@@ -228,7 +230,102 @@ def test_an_objective_with_too_few_rows_leaves_the_others_their_deviations():
     assert deviations[:, 0] == pytest.approx(alone.deviations(x)[:, 0], rel=1e-5)
     assert np.isnan(deviations[:, 1]).all()
     counted = np.tile([0.7, 0.3], (200, 1))
-    assert np.isnan(again.score_deviations(deviations, counted)).all()
+    leverages = again.leverages(x)
+    assert np.isnan(again.score_epistemic(leverages, counted)).all()
+    assert np.isnan(again.score_noise(counted)).all()
     counted[:, 1] = 0.0
-    only_first = again.score_deviations(deviations, counted)
+    epistemic = again.score_epistemic(leverages, counted)
+    only_first = np.hypot(again.score_noise(counted), epistemic)
     assert only_first == pytest.approx(0.7 * deviations[:, 0], rel=1e-9)
+
+
+def _posterior_draws(x, y, weight, alpha, covariance, draws=2**17):
+    """Return draws of the weights (draws, objectives, features): matrix normal, same rows.
+
+    The draws are quasi-random, so that their moments are exact to far below 1e-3.
+    """
+    inverse = np.linalg.inv(x.T @ x + alpha * np.eye(x.shape[1]))
+    rows, columns = np.linalg.cholesky(covariance), np.linalg.cholesky(inverse)
+    size = weight.size
+    uniform = qmc.Sobol(size, seed=0).random(draws)
+    normal = norm.ppf(np.clip(uniform, 1e-12, 1 - 1e-12)).reshape(draws, *weight.shape)
+    return weight + np.einsum("ij,djf,gf->dig", rows, normal, columns, optimize=True)
+
+
+def test_the_epistemic_deviation_is_that_of_draws_from_the_posterior():
+    generator = np.random.default_rng(7)
+    covariance = NOISE**2 * np.array([[1.0, 0.6, -0.2], [0.6, 1.0, 0.1], [-0.2, 0.1, 1.0]])
+    x = generator.normal(size=(60, 4)) * [1.0, 1.0, 0.3, 0.1]
+    y = x @ generator.normal(size=(4, 3))
+    y += generator.multivariate_normal(np.zeros(3), covariance, 60)
+    head, uncertainty = _fit(x, y, alpha=2.0)
+    found = np.outer(uncertainty.noise, uncertainty.noise) * uncertainty.correlation
+    draws = _posterior_draws(x, y, head.weight, 2.0, found)
+    new = generator.normal(size=(6, 4))
+    coefficients = np.tile([0.5, 0.4, -0.3], (6, 1))
+    scores = np.einsum("rf,dif,ri->dr", new, draws, coefficients, optimize=True)
+    epistemic = uncertainty.score_epistemic(uncertainty.leverages(new), coefficients)
+    np.testing.assert_allclose(epistemic, scores.std(axis=0), rtol=1e-3)
+    rewards = np.einsum("rf,dif->dri", new, draws, optimize=True)
+    single = uncertainty.epistemic(uncertainty.leverages(new))
+    np.testing.assert_allclose(single, rewards.std(axis=0), rtol=1e-3)
+    # A difference of two responses: what they share cancels.
+    near = new[:1] + 0.1 * new[1:]
+    differences = np.einsum("rf,dif,ri->dr", near - new[:1], draws, coefficients[1:], optimize=True)
+    found = uncertainty.score_epistemic(uncertainty.leverages(near - new[:1]), coefficients[1:])
+    np.testing.assert_allclose(found, differences.std(axis=0), rtol=1e-3)
+    assert (
+        found < uncertainty.score_epistemic(uncertainty.leverages(near), coefficients[1:])
+    ).all()
+
+
+def test_heads_without_a_common_row_err_independently():
+    x, y, _ = _data()
+    y[: len(y) // 2, 1:], y[len(y) // 2 :, 0] = np.nan, np.nan
+    _, uncertainty = _fit(x, y)
+    assert uncertainty.overlap[0, 1] == 0
+    assert uncertainty.overlap[1, 2] == pytest.approx(0.0)  # column 2 lost its rows above
+    new = np.random.default_rng(1).normal(size=(5, 12))
+    coefficients = np.tile([0.5, 0.5, 0.0], (5, 1))
+    leverages = uncertainty.leverages(new)
+    single = uncertainty.epistemic(leverages)[:, :2]
+    expected = np.sqrt((0.25 * single**2).sum(axis=1))
+    np.testing.assert_allclose(uncertainty.score_epistemic(leverages, coefficients), expected)
+
+
+def test_more_ratings_shrink_the_epistemic_part_alone():
+    coefficients = np.tile([0.4, 0.4, 0.2], (5, 1))
+    new = np.random.default_rng(1).normal(size=(5, 12))
+    few, many = (_fit(*_data(rows=rows)[:2])[1] for rows in (200, 20000))
+    ratio = many.score_epistemic(many.leverages(new), coefficients) / few.score_epistemic(
+        few.leverages(new), coefficients
+    )
+    np.testing.assert_allclose(ratio, 0.1, atol=0.03)
+    np.testing.assert_allclose(many.score_noise(coefficients), few.score_noise(coefficients), 0.2)
+
+
+def test_conformal_intervals_hold_what_they_say_whatever_the_errors():
+    generator = np.random.default_rng(8)
+    x, y, truth = _data(rows=600)
+    head, uncertainty = _fit(x, y)
+    held_out, new = generator.normal(size=(2, 4000, 12))
+    # Raters who mostly agree and sometimes do not; normal intervals would hold 95 % or more.
+    rate = lambda x: x @ truth + NOISE * generator.standard_t(2, size=(len(x), 3))  # noqa: E731
+    ratings = rate(held_out)
+    ratings[8:, 2] = np.nan
+    sure = uncertainty.with_conformal(
+        head.rewards(held_out), uncertainty.deviations(held_out), ratings
+    )
+    assert np.isnan(sure.conformal[2])  # 8 ratings cannot promise 90 %
+    half = sure.conformal * sure.deviations(new)
+    covered = np.abs(rate(new) - head.rewards(new)) <= half
+    np.testing.assert_allclose(covered[:, :2].mean(axis=0), 0.9, atol=0.02)
+    again = HeadUncertainty.from_bytes(sure.to_bytes())
+    np.testing.assert_array_equal(again.conformal, sure.conformal)
+
+
+def test_the_conformal_factor_is_the_stated_order_statistic():
+    assert conformal_factor(np.arange(1.0, 20.0)) == 18.0  # ceil(20 * 0.9) of 19
+    assert conformal_factor(np.arange(1.0, 10.0)) == 9.0
+    assert np.isnan(conformal_factor(np.arange(1.0, 9.0)))
+    assert conformal_factor(np.append(np.arange(1.0, 20.0), np.nan)) == 18.0

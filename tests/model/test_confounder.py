@@ -156,6 +156,7 @@ def test_the_deviation_of_a_score_knows_that_the_two_are_one_quantity(seed):
         group=np.zeros(K, np.int64),
         noise=scale,
         correlation=covariance / np.outer(scale, scale),
+        overlap=np.ones((K, K)),
         novelty_factor=np.eye(3),
         typical_leverage=1.0,
         weight_sha256="00" * 32,
@@ -164,9 +165,10 @@ def test_the_deviation_of_a_score_knows_that_the_two_are_one_quantity(seed):
     features, c = generator.normal(size=(5, 3)), generator.normal(size=(5, K + 1))
     net = c[:, :K].copy()
     net[:, LENGTH] -= c[:, MIRROR]
+    np.testing.assert_allclose(mirrored.score_noise(c), sure.score_noise(net))
     np.testing.assert_allclose(
-        mirrored.score_deviations(mirrored.deviations(features), c),
-        sure.score_deviations(sure.deviations(features), net),
+        mirrored.score_epistemic(mirrored.leverages(features), c),
+        sure.score_epistemic(sure.leverages(features), net),
     )
     again = HeadUncertainty.from_bytes(mirrored.to_bytes())
     np.testing.assert_array_equal(again.correlation, mirrored.correlation)

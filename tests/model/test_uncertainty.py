@@ -9,11 +9,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from armorm import Backbone, RewardModel
+from armorm import Backbone, RewardModel, Risk
 from armorm.cli import app
-from armorm.errors import ArmormError, CheckpointError, StoreError
+from armorm.errors import ArmormError, CheckpointError, InputError, RecipeError, StoreError
 from armorm.heads import HeadUncertainty
+from armorm.integrations import group_components, trl_reward_funcs
 from armorm.model import ModelUncertainty
+from tests.commands import invoke, write
 from tests.tiny_models import OBJECTIVES, conversation, make_heads, make_rated_model
 
 TEXTS = ["Paris", "Lyon , very long answer", "ok", "one two three four"]
@@ -44,10 +46,14 @@ def test_uncertainty_comes_on_request_and_changes_nothing_else(rated):
     found = full.uncertainty
     np.testing.assert_allclose(found.deviations, uncertainty.deviations(features.numpy()), 1e-5)
     np.testing.assert_allclose(found.novelty, uncertainty.novelty(features.numpy()), 1e-5)
+    # All objectives are rated in the same rows with the same penalty.
     parts = full.coefficients.double() * found.deviations
     correlation = torch.from_numpy(uncertainty.correlation)
     variance = (parts @ correlation * parts).sum(dim=1)
     torch.testing.assert_close(found.score.double(), variance.sqrt(), rtol=1e-5, atol=1e-7)
+    noise = torch.from_numpy(uncertainty.noise).float()
+    torch.testing.assert_close(found.epistemic.hypot(noise), found.deviations)
+    assert bool((found.score_epistemic < found.score).all())
     pieces = full.split([1, 3])
     assert torch.equal(pieces[1].uncertainty.novelty, found.novelty[1:])
 
@@ -124,3 +130,92 @@ def test_an_explanation_gives_deviations_in_rating_units(rated):
         expected = spans[share.objective] * float(found.deviations[0, column])
         assert share.deviation == pytest.approx(expected, rel=1e-6)
     assert explanation.deviation == pytest.approx(float(found.score[0]))
+
+
+def deviations_of_differences(model, uncertainty, prompt, texts):
+    """Return the epistemic deviations of scores less their mean, from a dense posterior."""
+    encoded = [model.backbone.encoder.encode(prompt, [text]) for text in texts]
+    x = model.backbone.features(encoded).responses.double().numpy()
+    c = model.score_encoded(encoded).coefficients[0].double().numpy()
+    factor = uncertainty.factors[0]  # all objectives have the same
+    inverse = np.linalg.inv(factor @ factor.T)
+    parts = c * uncertainty.noise
+    moved = x - x.mean(axis=0)
+    return np.sqrt(
+        parts @ uncertainty.correlation @ parts * np.sum(moved @ inverse * moved, axis=1)
+    )
+
+
+def test_risk_takes_the_doubt_of_differences_off_the_scores_of_a_group(rated):
+    model, uncertainty, _ = rated
+    prompt = conversation("")[:-1]
+    deviations = deviations_of_differences(model, uncertainty, prompt, TEXTS)
+    plain = model.score_responses(prompt, TEXTS)
+    assert plain.pessimistic is None
+    found = model.score_responses(prompt, TEXTS, risk=2.0)
+    torch.testing.assert_close(found.score, plain.score, rtol=0, atol=0)
+    expected = plain.score.double() - 2.0 * torch.from_numpy(deviations)
+    torch.testing.assert_close(found.pessimistic.double(), expected, rtol=1e-4, atol=1e-5)
+    robust = model.score_responses(prompt, TEXTS, risk=Risk(kl=0.5)).pessimistic
+    expected = plain.score.double() - torch.from_numpy(deviations) ** 2
+    torch.testing.assert_close(robust.double(), expected, rtol=1e-4, atol=1e-5)
+    best, rewards = model.best_of(prompt, TEXTS, risk=50.0)
+    assert best == int(rewards.pessimistic.argmax()) == int(np.argmin(deviations))
+    assert model.best_of(prompt, TEXTS, risk=0.0)[0] == model.best_of(prompt, TEXTS)[0]
+
+
+def test_conversations_alone_are_priced_by_their_own_doubt(rated):
+    model, _, _ = rated
+    rows = [conversation(text) for text in TEXTS]
+    found = model.score(rows, uncertainty=True, risk=1.5)
+    expected = found.score - 1.5 * found.uncertainty.score_epistemic
+    torch.testing.assert_close(found.pessimistic, expected)
+    one = model.score(rows[:1], risk=1.5).pessimistic
+    torch.testing.assert_close(one, expected[:1], rtol=1e-4, atol=1e-5)  # whatever else is scored
+    alone = model.score_responses(rows[0][:-1], TEXTS[:1], risk=1.5).pessimistic
+    torch.testing.assert_close(alone, expected[:1], rtol=1e-4, atol=1e-5)
+    assert found.as_dicts()[0]["pessimistic"] == float(found.pessimistic[0])
+    pieces = found.split([1, 3])
+    assert torch.equal(type(found).join(pieces).pessimistic, found.pessimistic)
+    assert torch.equal(
+        type(found).join(pieces).uncertainty.half_widths.isnan(),
+        found.uncertainty.half_widths.isnan(),
+    )
+
+
+def test_what_has_no_price_is_refused(rated):
+    model, uncertainty, _ = rated
+    with pytest.raises(ArmormError, match="head.safetensors"):
+        RewardModel(model.backbone, model.heads).score_responses("hello", TEXTS, risk=1.0)
+    unknown = replace(uncertainty, noise=np.append(np.nan, uncertainty.noise[1:]))
+    vague = RewardModel(model.backbone, model.heads, uncertainty=ModelUncertainty(unknown))
+    with pytest.raises(ArmormError, match="too few rows"):
+        vague.score_responses("hello", TEXTS, risk=1.0)
+    for bad in ({"aversion": -1.0}, {"kl": 0.0}, {}, {"aversion": 1.0, "kl": 1.0}):
+        with pytest.raises(RecipeError, match="Risk cannot be used"):
+            Risk(**bad)
+
+
+def test_trainers_and_files_rank_by_the_pessimistic_score(rated, folder, tmp_path):
+    model, _, _ = rated
+    prompt = conversation("")[:-1]
+    expected = model.score_responses(prompt, TEXTS, risk=3.0)
+    logged: dict[str, float] = {}
+    (reward,) = trl_reward_funcs(model, risk=3.0)
+    got = reward(prompts=[prompt] * 4, completions=TEXTS, log_metric=logged.__setitem__)
+    assert got == pytest.approx(expected.pessimistic.tolist(), abs=1e-5)
+    price = (expected.score - expected.pessimistic).mean()
+    assert logged["armorm/risk"] == pytest.approx(float(price), rel=1e-3)
+    found = group_components(expected, [0] * 4, "gate_weighted")
+    assert torch.equal(found.optimised["gate_weighted"].argsort(), expected.pessimistic.argsort())
+    assert set(found.parts) == {*model.objectives.names, "risk"}
+    with pytest.raises(InputError, match="of the score"):
+        trl_reward_funcs(model, components="contributions", risk=1.0)
+    source = write(tmp_path / "in.jsonl", [{"prompt": prompt, "responses": TEXTS}])
+    words = ("--risk", "3", "--keep", "4")
+    invoke("best-of", folder, source, "-o", tmp_path / "out.jsonl", *words)
+    row = json.loads((tmp_path / "out.jsonl").read_text())
+    assert row["best"] == int(expected.pessimistic.argmax())
+    assert row["pessimistic"] == pytest.approx(float(expected.pessimistic.max()), abs=1e-4)
+    order = expected.pessimistic.argsort(descending=True).tolist()
+    assert [one["position"] for one in row["ranked"]] == order

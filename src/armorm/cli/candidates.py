@@ -110,6 +110,23 @@ def best_of(
             metavar="NAME=NUMBER",
         ),
     ] = None,
+    risk: Annotated[
+        float | None,
+        typer.Option(
+            help="Rank by scores less this many standard deviations of what the head does not "
+            "know, compared with the row's other responses.",
+            min=0.0,
+            show_default=False,
+        ),
+    ] = None,
+    risk_kl: Annotated[
+        float | None,
+        typer.Option(
+            help="Or less deviation² / (2 BETA): robust at this strength of a KL penalty.",
+            metavar="BETA",
+            show_default=False,
+        ),
+    ] = None,
     skip_invalid: SkipInvalid = False,
     steer: Steer = None,
     *,
@@ -126,6 +143,7 @@ def best_of(
     responses are below a --floor, the best of these is written with `meets_floors` false.
     """
     from armorm.integrations import best_of_file
+    from armorm.model import Risk
 
     workers_on_ray = ray_workers(on, workers, worker_gpus)
     summary = best_of_file(
@@ -135,6 +153,7 @@ def best_of(
         workers=workers_on_ray,
         keep=keep,
         floors=parse_floors(floor or []),
+        risk=None if risk is None and risk_kl is None else Risk(risk, kl=risk_kl),
         skip_invalid=skip_invalid,
         show_progress=show_progress(quiet),
     )

@@ -318,8 +318,9 @@ def print_explanation(explanation: Explanation) -> None:
     if explanation.novelty is not None:
         of_score = (
             "too few rows rate an objective for that of the score"
-            if explanation.deviation is None
-            else f"of the score it is {explanation.deviation:.4f}"
+            if explanation.deviation is None or explanation.epistemic is None
+            else f"of the score it is {explanation.deviation:.4f}, and {explanation.epistemic:.4f} "
+            "without the raters' noise"
         )
         console.print(
             f"± is one standard deviation of a new rating; {of_score}. "

@@ -27,7 +27,7 @@ from armorm.errors import ArmormError, InputError
 from armorm.files import exclusive, json_line, sha256_of
 from armorm.jobs.parts import PartRecord, PartsFolder
 from armorm.jobs.pools import Task, Workers, ray_pool
-from armorm.model import RewardModel, Rewards
+from armorm.model import RewardModel, Rewards, Risk
 from armorm.progress import Advance, progress_bar
 
 ROWS_AT_ONCE = 256
@@ -42,6 +42,9 @@ class RowWork(ABC):
 
     uncertainty: bool = False
     """Whether :meth:`describe` needs the uncertainty of the rewards."""
+
+    risk: Risk | None = None
+    """Price of the uncertainty, for :meth:`describe` to find in the rewards."""
 
     def check(self, model: RewardModel) -> None:  # noqa: B027 (most works have nothing to check)
         """Check the settings against the model, before any row is read.
@@ -387,7 +390,7 @@ def score_chunk(
         except InputError as error:
             errors[place] = error.at(raw.file, raw.row)
     lines: dict[int, bytes] = {}
-    scores = _rewards(model, list(encoded.values()), work.uncertainty, len(chunk), advance)
+    scores = _rewards(model, list(encoded.values()), work, len(chunk), advance)
     for place, rewards in zip(encoded, scores, strict=True):
         raw = chunk[place]
         assert not isinstance(raw.fields, InputError)
@@ -408,7 +411,7 @@ def score_chunk(
 def _rewards(
     model: RewardModel,
     encoded: Sequence[EncodedPrompt],
-    uncertainty: bool,
+    work: RowWork,
     rows: int,
     advance: Advance | None,
 ) -> list[Rewards]:
@@ -422,7 +425,11 @@ def _rewards(
         advance_rows(1.0)
         return []
     rewards = model.score_encoded(
-        encoded, uncertainty=uncertainty, keep_nonfinite=True, advance=advance_rows
+        encoded,
+        uncertainty=work.uncertainty,
+        risk=work.risk,
+        keep_nonfinite=True,
+        advance=advance_rows,
     )
     return rewards.split([len(one.sequences) for one in encoded])
 

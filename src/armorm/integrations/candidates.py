@@ -20,8 +20,9 @@ from armorm.evaluation.scoring import (
     process_rows,
 )
 from armorm.integrations.pairs import response_texts
-from armorm.model import RewardModel, Rewards
+from armorm.model import RewardModel, Rewards, Risk
 from armorm.model.answers import check_floors
+from armorm.model.uncertainty import no_uncertainty
 
 
 def annotate_file(
@@ -59,6 +60,7 @@ def best_of_file(
     *,
     keep: int = 1,
     floors: Mapping[str, float] | None = None,
+    risk: Risk | float | None = None,
     **options: Any,
 ) -> ScoringSummary:
     """Keep the best responses of each row: best-of-n, and the filtering step of RAFT.
@@ -75,13 +77,16 @@ def best_of_file(
         keep: Number of the best to list.
         floors: Least unit reward of some objectives: a response below any of them comes after all
             that are not, whatever its score.
+        risk: Rank by scores less the price of their uncertainty, written as ``pessimistic``: see
+            :meth:`armorm.RewardModel.score_responses`.
         **options: See :func:`armorm.evaluation.scoring.process_rows`.
 
     Raises:
         InputError: A row is invalid, unless ``skip_invalid``.
         RecipeError: A floor names no objective of the model, or is not a finite number.
     """
-    return process_rows(BestOfCandidates(keep, floors or {}), model, source, output, **options)
+    work = BestOfCandidates(keep, floors or {}, Risk.of(risk))
+    return process_rows(work, model, source, output, **options)
 
 
 class _CandidateWork(RowWork):
@@ -116,9 +121,12 @@ class BestOfCandidates(_CandidateWork):
     name: ClassVar[str] = "best-of"
     keep: int = 1
     floors: Mapping[str, float] = field(default_factory=dict)
+    risk: Risk | None = None
 
     def check(self, model: RewardModel) -> None:
-        """Check that the floors are numbers for objectives of the model."""
+        """Check that the model has the objectives of the floors, and what a risk needs."""
+        if self.risk is not None and model.uncertainty is None:
+            raise no_uncertainty()
         try:
             check_floors(self.floors, model.objectives.names)
         except InputError as error:
@@ -135,12 +143,16 @@ class BestOfCandidates(_CandidateWork):
             "score": float(rewards.score[best]),
             "best": best,
         }
+        pessimistic = None if rewards.pessimistic is None else rewards.pessimistic.tolist()
+        if pessimistic is not None:
+            kept["pessimistic"] = pessimistic[best]
         if self.floors:
             kept["floors"] = dict(self.floors)
             kept["meets_floors"] = bool(rewards.meets(self.floors)[best])
         if self.keep > 1:
             kept["ranked"] = [
                 {"response": texts[i], "score": float(rewards.score[i]), "position": i}
+                | ({} if pessimistic is None else {"pessimistic": pessimistic[i]})
                 for i in order[: self.keep]
             ]
         return kept

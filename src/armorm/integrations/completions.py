@@ -11,7 +11,7 @@ from armorm.conversations import EncodedPrompt, OverlongError, located_in, valid
 from armorm.conversations.messages import validate_text
 from armorm.errors import InputError
 from armorm.integrations.components import ComponentKind, GroupComponents, group_components
-from armorm.model import RewardModel, Rewards
+from armorm.model import RewardModel, Rewards, Risk
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,8 @@ class ScoredCompletions:
     refused: Mapping[int, InputError]
 
     def scores(self) -> list[float | None]:
-        """Return the score of each completion; ``None`` where there is none."""
-        return self.spread([] if self.rewards is None else self.rewards.score.tolist())
+        """Return the score of each completion, less its price; ``None`` where there is none."""
+        return self.spread(self._values())
 
     def all_scores(self, field: str) -> list[float]:
         """Return the score of each completion.
@@ -45,7 +45,13 @@ class ScoredCompletions:
         """
         for position in sorted(self.refused):
             raise replace(self.refused[position], field=field, row=position + 1)
-        return [] if self.rewards is None else self.rewards.score.tolist()
+        return self._values()
+
+    def _values(self) -> list[float]:
+        if self.rewards is None:
+            return []
+        pessimistic = self.rewards.pessimistic
+        return (self.rewards.score if pessimistic is None else pessimistic).tolist()
 
     def components(self, kind: ComponentKind) -> GroupComponents:
         """Return components of the completions that have a score."""
@@ -69,10 +75,12 @@ class CompletionScorer:
 
     Args:
         model: The reward model, with its steering.
+        risk: See :meth:`armorm.RewardModel.score_responses`.
     """
 
-    def __init__(self, model: RewardModel) -> None:
+    def __init__(self, model: RewardModel, risk: Risk | float | None = None) -> None:
         self.model = model
+        self.risk = Risk.of(risk)
         self._last: tuple[list[Any], list[Any], ScoredCompletions] | None = None
 
     def __call__(self, prompts: Sequence[Any], completions: Sequence[Any]) -> ScoredCompletions:
@@ -120,7 +128,7 @@ class CompletionScorer:
                 raise error.at(None, position + 1) from None
         if not encoded:
             return ScoredCompletions(None, (), (), len(prompts), refused)
-        rewards = self.model.score_encoded(encoded, keep_nonfinite=True)
+        rewards = self.model.score_encoded(encoded, risk=self.risk, keep_nonfinite=True)
         finite = rewards.finite.tolist()
         for position, score, good in zip(positions, rewards.score.tolist(), finite, strict=True):
             if not good:

@@ -98,7 +98,8 @@ def group_components(
             in a group of one.  The correlations that ``whitened`` removes are those within the
             groups, over all of them, shrunk towards none as far as their sampling error asks
             (Schäfer and Strimmer 2005): few responses are hardly decorrelated.  It may pay for
-            less of an objective whose coefficient is positive.
+            less of an objective whose coefficient is positive.  Where the scores have a price
+            (``Rewards.pessimistic``) it is one part more, named ``risk``.
 
     Raises:
         NonFiniteError: A response has no score.
@@ -122,7 +123,8 @@ def group_components(
         )
     rewards.check_finite()
     if kind in ("contributions", "rewards"):
-        columns = _by_name(rewards, getattr(rewards, kind))
+        table = getattr(rewards, kind).unbind(dim=1)
+        columns = dict(zip(rewards.objectives, table, strict=True))
         return GroupComponents(columns, columns)
     numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
     group = torch.tensor([numbers[one] for one in groups], dtype=torch.long)
@@ -130,12 +132,13 @@ def group_components(
     parts = _centred(rewards.contributions.double(), group)
     if kind == "whitened":
         parts = _whitened(parts, _centred(rewards.rewards.double(), group), rewards, len(numbers))
+    names = rewards.objectives
+    if rewards.pessimistic is not None:
+        price = (rewards.pessimistic.double() - rewards.score.double())[:, None]
+        parts, names = torch.cat([parts, _centred(price, group)], dim=1), (*names, "risk")
     parts = _in_deviations(parts, group, size)
-    return GroupComponents({kind: parts.sum(dim=1)}, _by_name(rewards, parts))
-
-
-def _by_name(rewards: Rewards, table: Float[Tensor, "n k"]) -> dict[str, Float[Tensor, " n"]]:
-    return dict(zip(rewards.objectives, table.unbind(dim=1), strict=True))
+    by_name = dict(zip(names, parts.unbind(dim=1), strict=True))
+    return GroupComponents({kind: parts.sum(dim=1)}, by_name)
 
 
 def _group_means(values: Float[Tensor, "n k"], group: Int[Tensor, " n"]) -> Float[Tensor, "n k"]:

@@ -6,16 +6,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from armorm.conversations import OverlongError
+from armorm.errors import InputError
 from armorm.integrations.completions import CompletionScorer, ScoredCompletions
 from armorm.integrations.components import GROUP_KINDS, ComponentKind, GroupComponents
-from armorm.model import RewardModel
+from armorm.model import RewardModel, Risk
 
 TrlRewardFunc = Callable[..., list[float | None]]
 LogMetric = Callable[[str, float], None]
 
 
 def trl_reward_funcs(
-    model: RewardModel, components: ComponentKind | None = None
+    model: RewardModel,
+    components: ComponentKind | None = None,
+    risk: Risk | float | None = None,
 ) -> list[TrlRewardFunc]:
     """Return reward functions for ``GRPOTrainer(reward_funcs=...)`` and its relatives.
 
@@ -28,6 +31,12 @@ def trl_reward_funcs(
             (``multi_objective_aggregation="normalize_then_sum"``) erases gate and debiasing from
             them, so that an objective that the gate weighs with 0.01 counts as much as one with
             0.90.  See :data:`~armorm.integrations.components.ComponentKind`.
+        risk: Reward scores less the price of their uncertainty (:class:`armorm.Risk`, or the number
+            of deviations to take off); the deviations are those of differences within the group.
+            The mean price is logged as ``armorm/risk``.
+
+    Raises:
+        InputError: A risk with components per objective.
 
     Returns:
         Functions of ``(prompts, completions, **columns) -> list[float | None]``, which share one
@@ -41,7 +50,14 @@ def trl_reward_funcs(
         ``per_device_train_batch_size`` is a multiple of ``num_generations``; components of the
         group need it to be.
     """
-    scorer = CompletionScorer(model)
+    if risk is not None and components in ("contributions", "rewards"):
+        raise InputError(
+            "components",
+            components,
+            "a risk is of the score, not of an objective",
+            "Take components='gate_weighted', or leave them out.",
+        )
+    scorer = CompletionScorer(model, risk)
     if components is None:
         return [_score_func(scorer)]
     if components in GROUP_KINDS:
@@ -83,6 +99,9 @@ def _log(scored: ScoredCompletions, log_metric: LogMetric | None) -> None:
     log_metric("armorm/not_finite", float(len(scored.refused) - too_long))
     for name, values in scored.components("contributions").parts.items():
         log_metric(f"armorm/{name}", float(values.mean()))
+    if scored.rewards is not None and scored.rewards.pessimistic is not None:
+        price = scored.rewards.score - scored.rewards.pessimistic
+        log_metric("armorm/risk", float(price.mean()))
 
 
 def _log_shares(components: GroupComponents, log_metric: LogMetric | None) -> None:

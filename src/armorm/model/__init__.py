@@ -4,6 +4,7 @@ from armorm.model.answers import Comparison, Explanation, Rewards, RewardUncerta
 from armorm.model.layout import Heads
 from armorm.model.predictions import Predictions
 from armorm.model.reward_model import RewardModel
+from armorm.model.risk import Risk
 from armorm.model.steering import Steering
 from armorm.model.uncertainty import ModelUncertainty
 
@@ -16,5 +17,6 @@ __all__ = [
     "RewardModel",
     "RewardUncertainty",
     "Rewards",
+    "Risk",
     "Steering",
 ]

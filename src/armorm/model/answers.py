@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -20,18 +20,28 @@ from armorm.model.steering import Steering
 class RewardUncertainty:
     """Standard deviations and novelty of n responses (:mod:`armorm.heads.uncertainty`).
 
+    The deviation of a new rating has two parts, ``deviations**2 = epistemic**2 + noise**2``: more
+    ratings shrink the epistemic one, while the noise of the raters remains.
+
     Attributes:
         deviations: Standard deviation of a new rating around the prediction, in unit rewards;
             NaN for an objective that too few rows rate. Shape (n, k).
-        score: Standard deviation of the score, for given coefficients; NaN if an objective that
-            counts has none. Shape (n,).
+        epistemic: Standard deviation of the prediction itself. Shape (n, k).
+        half_widths: Distance from the prediction within which 90 % of new ratings lie (conformal);
+            NaN for an objective with too few held-out ratings. Shape (n, k).
+        score: Standard deviation of the score of new ratings, for given coefficients; NaN if an
+            objective that counts has none. Shape (n,).
+        score_epistemic: Standard deviation of the predicted score. Shape (n,).
         novelty: Distance of the response's features from those of the rated rows; 1 is typical.
             Shape (n,).
         usual_novelty: 99th percentile of the novelty of held-out rated rows, if known.
     """
 
     deviations: Float[Tensor, "n k"]
+    epistemic: Float[Tensor, "n k"]
+    half_widths: Float[Tensor, "n k"]
     score: Float[Tensor, " n"]
+    score_epistemic: Float[Tensor, " n"]
     novelty: Float[Tensor, " n"]
     usual_novelty: float | None
 
@@ -43,32 +53,39 @@ class RewardUncertainty:
 
     def where(self, rows: Bool[Tensor, " n"] | Int[Tensor, " m"]) -> RewardUncertainty:
         """Return the rows that a mask or positions select."""
-        return RewardUncertainty(
-            self.deviations[rows], self.score[rows], self.novelty[rows], self.usual_novelty
-        )
+        return self._of(lambda name: getattr(self, name)[rows])
 
     @classmethod
     def join(cls, parts: Sequence[RewardUncertainty]) -> RewardUncertainty:
         """Return the rows of all parts, in order."""
-        return cls(
-            torch.cat([part.deviations for part in parts]),
-            torch.cat([part.score for part in parts]),
-            torch.cat([part.novelty for part in parts]),
-            parts[0].usual_novelty,
-        )
+        return parts[0]._of(lambda name: torch.cat([getattr(part, name) for part in parts]))
+
+    def _of(self, column: Callable[[str], Tensor]) -> RewardUncertainty:
+        names = [field.name for field in fields(self) if field.name != "usual_novelty"]
+        columns: dict[str, Any] = {name: column(name) for name in names}
+        return replace(self, **columns)
 
     def as_dicts(self, objectives: Sequence[str]) -> list[dict[str, object]]:
         """Return one JSON-ready record per row."""
-        columns = (self.deviations, self.score, self.novelty, self.novel)
-        per_row = zip(*(column.tolist() for column in columns), strict=True)
+        columns = {
+            "deviations": self.deviations,
+            "epistemic": self.epistemic,
+            "half_widths": self.half_widths,
+            "score_deviation": self.score,
+            "score_epistemic": self.score_epistemic,
+            "novelty": self.novelty,
+            "novel": self.novel,
+        }
+
+        def ready(value: object) -> object:
+            if isinstance(value, list):
+                return dict(zip(objectives, map(finite_or_none, value), strict=True))
+            return finite_or_none(value) if isinstance(value, float) else value
+
+        per_row = zip(*(column.tolist() for column in columns.values()), strict=True)
         return [
-            {
-                "deviations": dict(zip(objectives, map(finite_or_none, deviations), strict=True)),
-                "score_deviation": finite_or_none(score),
-                "novelty": novelty,
-                "novel": novel,
-            }
-            for deviations, score, novelty, novel in per_row
+            {name: ready(value) for name, value in zip(columns, row, strict=True)}
+            for row in per_row
         ]
 
 
@@ -95,6 +112,8 @@ class Rewards:
         objectives: Names of the k columns.
         uncertainty: Standard deviations and novelty, where they were asked for.
         steering: The steering that shaped the scores; ``None`` without any.
+        pessimistic: Scores less the price of their uncertainty, where a risk was given; they rank
+            the responses then. Shape (n,).
 
     Example:
         >>> import torch
@@ -117,6 +136,7 @@ class Rewards:
     objectives: tuple[str, ...]
     uncertainty: RewardUncertainty | None = None
     steering: Steering | None = None
+    pessimistic: Float[Tensor, " n"] | None = None
 
     def __len__(self) -> int:
         return len(self.score)
@@ -140,6 +160,7 @@ class Rewards:
             coefficients=self.coefficients[rows],
             contributions=self.contributions[rows],
             uncertainty=None if self.uncertainty is None else self.uncertainty.where(rows),
+            pessimistic=None if self.pessimistic is None else self.pessimistic[rows],
         )
 
     def split(self, sizes: Sequence[int]) -> list[Rewards]:
@@ -152,6 +173,7 @@ class Rewards:
         """Return the rows of all parts, which one model scored, in order."""
         parts = list(parts)
         unsure = [part.uncertainty for part in parts if part.uncertainty is not None]
+        pessimistic = [part.pessimistic for part in parts if part.pessimistic is not None]
         return replace(
             parts[0],
             score=torch.cat([part.score for part in parts]),
@@ -160,6 +182,7 @@ class Rewards:
             coefficients=torch.cat([part.coefficients for part in parts]),
             contributions=torch.cat([part.contributions for part in parts]),
             uncertainty=RewardUncertainty.join(unsure) if unsure else None,
+            pessimistic=torch.cat(pessimistic) if pessimistic else None,
         )
 
     def check_finite(self) -> None:
@@ -183,6 +206,8 @@ class Rewards:
     def ranking(self, floors: Mapping[str, float] | None = None) -> list[int]:
         """Return the rows from the best to the worst; of equal ones the first comes first.
 
+        They are ranked by their pessimistic scores where there are some.
+
         Args:
             floors: Least unit reward of some objectives. A row below any of them comes after all
                 rows that are not, whatever its score.
@@ -191,7 +216,7 @@ class Rewards:
             InputError: A floor names no objective, or is not a finite number.
         """
         meets = self.meets(floors or {}).tolist()
-        scores = self.score.tolist()
+        scores = (self.score if self.pessimistic is None else self.pessimistic).tolist()
         return sorted(range(len(self)), key=lambda row: (not meets[row], -scores[row]))
 
     def meets(self, floors: Mapping[str, float]) -> Bool[Tensor, " n"]:
@@ -210,11 +235,16 @@ class Rewards:
         """Return one JSON-ready record per row.
 
         It holds ``score``, and ``rewards``, ``gating`` and ``coefficients`` as ``{objective:
-        number}``; with uncertainty also ``deviations`` per objective and ``score_deviation``,
-        ``novelty`` and ``novel``; under steering also ``steering``.
+        number}``; with uncertainty also ``deviations``, ``epistemic`` and ``half_widths`` per
+        objective, ``score_deviation``, ``score_epistemic``, ``novelty`` and ``novel``; under
+        steering also ``steering``; with a risk also ``pessimistic``.
         """
-        nothing: list[dict[str, object]] = [{} for _ in range(len(self))]
-        more = nothing if self.uncertainty is None else self.uncertainty.as_dicts(self.objectives)
+        more: list[dict[str, object]] = [{} for _ in range(len(self))]
+        if self.uncertainty is not None:
+            more = self.uncertainty.as_dicts(self.objectives)
+        if self.pessimistic is not None:
+            prices = self.pessimistic.tolist()
+            more = [{"pessimistic": p, **row} for p, row in zip(prices, more, strict=True)]
         steering = {} if self.steering is None else {"steering": self.steering.as_dict()}
         tables = (self.rewards, self.gating, self.coefficients)
         per_row = zip(*(table.tolist() for table in (self.score, *tables)), more, strict=True)
@@ -305,6 +335,9 @@ class ObjectiveShare:
         contribution: ``coefficient * reward``; the contributions sum to the score.
         deviation: Standard deviation of a new rating around ``rating``, in its units; ``None``
             if the model folder holds no uncertainty.
+        epistemic: Standard deviation of ``rating`` itself, in its units.
+        interval: Ratings between which 90 % of new ones lie (conformal); ``None`` if too few
+            ratings were held out.
     """
 
     objective: str
@@ -314,6 +347,8 @@ class ObjectiveShare:
     coefficient: float
     contribution: float
     deviation: float | None = None
+    epistemic: float | None = None
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,8 +358,9 @@ class Explanation:
     Attributes:
         score: The score.
         objectives: Contributions of the objectives.
-        deviation: Standard deviation of the score; ``None``, like the next two, if the model
-            folder holds no uncertainty.
+        deviation: Standard deviation of the score of new ratings; ``None``, like the next three,
+            if the model folder holds no uncertainty.
+        epistemic: Standard deviation of the predicted score, without the noise of raters.
         novelty: Distance of the response's features from those of the rated rows; 1 is typical.
         novel: True if the novelty exceeds that of 99 % of held-out rated rows, so that the
             rewards are guesses.
@@ -346,6 +382,7 @@ class Explanation:
     score: float
     objectives: tuple[ObjectiveShare, ...]
     deviation: float | None = None
+    epistemic: float | None = None
     novelty: float | None = None
     novel: bool | None = None
     steering: Steering | None = None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 from armorm.model.answers import (
     Comparison,
     ConfounderPart,
@@ -9,10 +12,11 @@ from armorm.model.answers import (
     ObjectiveDifference,
     ObjectiveShare,
     Rewards,
+    RewardUncertainty,
     finite_or_none,
 )
 from armorm.model.confounder import Confounder
-from armorm.objectives import ObjectiveSet
+from armorm.objectives import Objective, ObjectiveSet
 
 
 def explanation_of(
@@ -35,11 +39,7 @@ def explanation_of(
             gating=float(rewards.gating[0, i]),
             coefficient=float(rewards.coefficients[0, i]),
             contribution=float(rewards.contributions[0, i]),
-            deviation=None
-            if sure is None
-            else finite_or_none(
-                float(sure.deviations[0, i]) * abs(objective.unit_one - objective.unit_zero)
-            ),
+            **_sureness(sure, i, objective, ratings[i]),
         )
         for i, objective in enumerate(objectives)
     ]
@@ -48,11 +48,27 @@ def explanation_of(
         score=float(rewards.score[0]),
         objectives=tuple(shares),
         deviation=None if sure is None else finite_or_none(float(sure.score[0])),
+        epistemic=None if sure is None else finite_or_none(float(sure.score_epistemic[0])),
         novelty=None if sure is None else float(sure.novelty[0]),
         novel=None if sure is None or sure.usual_novelty is None else bool(sure.novel[0]),
         steering=rewards.steering,
         confounder=None if confounder is None else _part(rewards, confounder),
     )
+
+
+def _sureness(
+    sure: RewardUncertainty | None, column: int, objective: Objective, rating: float
+) -> dict[str, Any]:
+    """Return what is known of one rating's uncertainty, in its units."""
+    if sure is None:
+        return {}
+    scale = abs(objective.unit_one - objective.unit_zero)
+    half = float(sure.half_widths[0, column]) * scale
+    return {
+        "deviation": finite_or_none(float(sure.deviations[0, column]) * scale),
+        "epistemic": finite_or_none(float(sure.epistemic[0, column]) * scale),
+        "interval": (rating - half, rating + half) if math.isfinite(half) else None,
+    }
 
 
 def comparison_of(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from armorm.conversations import (
@@ -40,6 +41,7 @@ from armorm.model.explaining import comparison_of, explanation_of
 from armorm.model.layout import FIXED_WEIGHTS, METADATA_FILE, Heads
 from armorm.model.loading import load_checkpoint
 from armorm.model.predictions import Predictions
+from armorm.model.risk import Risk, group_differences
 from armorm.model.saving import save_model
 from armorm.model.self_check import PROMPT, RESPONSE, SelfCheck, hash_ids, sample_state
 from armorm.model.steering import NO_EFFECT, Steering
@@ -284,18 +286,29 @@ class RewardModel:
         }
         return self.steer(weights=used)
 
-    def score(self, conversations: Sequence[Conversation], *, uncertainty: bool = False) -> Rewards:
+    def score(
+        self,
+        conversations: Sequence[Conversation],
+        *,
+        uncertainty: bool = False,
+        risk: Risk | float | None = None,
+    ) -> Rewards:
         """Score conversations, each a list of messages that ends with the assistant's.
 
         Args:
             conversations: What to score.
             uncertainty: Also say how sure each reward and score is, and how unlike the rated
                 rows each response is (:class:`RewardUncertainty`).
+            risk: Also give ``Rewards.pessimistic``, scores less the price of their epistemic
+                deviation: a :class:`Risk`, or the number of deviations to take off.  Each
+                conversation is taken alone; responses to one prompt are better compared by
+                :meth:`score_responses`.
 
         Raises:
             InputError: a conversation is malformed; ``row`` is its one-based position.
             OverlongError: a conversation is longer than the model can read.
-            ArmormError: ``uncertainty`` is asked of a model folder that does not hold it.
+            ArmormError: ``uncertainty`` or ``risk`` is asked of a model folder that does not
+                hold it.
         """
         encoded = []
         for number, conversation in enumerate(conversations, start=1):
@@ -304,7 +317,8 @@ class RewardModel:
                 encoded.append(self.backbone.encoder.encode(prompt, [response]))
             except InputError as error:
                 raise error.at(None, number) from None
-        return self.score_encoded(encoded, uncertainty=uncertainty)
+        predictions = self.predict(encoded)
+        return self.weigh(predictions, uncertainty=uncertainty, risk=risk, compared=False)
 
     def score_ids(
         self,
@@ -346,12 +360,25 @@ class RewardModel:
                     "Use the tokenizer of this model.",
                 )
 
-    def score_responses(self, prompt: Conversation | str, responses: Sequence[str]) -> Rewards:
-        """Score several responses to one prompt. The prompt is a list of messages, or text."""
+    def score_responses(
+        self,
+        prompt: Conversation | str,
+        responses: Sequence[str],
+        *,
+        risk: Risk | float | None = None,
+    ) -> Rewards:
+        """Score several responses to one prompt.
+
+        Args:
+            prompt: Messages, or the text of one user turn.
+            responses: Texts.
+            risk: See :meth:`score`; the deviation is that of the difference from the responses'
+                mean, so that the error they share costs nothing.
+        """
         checked = [validate_response(response) for response in responses]
         encoded = self.backbone.encoder.encode(validate_prompt(prompt), checked)
         try:
-            return self.score_encoded([encoded])
+            return self.score_encoded([encoded], risk=risk)
         except NonFiniteError as error:
             raise replace(error, field=f"responses[{error.positions[0]}]", row=None) from None
 
@@ -361,6 +388,7 @@ class RewardModel:
         responses: Sequence[str],
         *,
         floors: Mapping[str, float] | None = None,
+        risk: Risk | float | None = None,
     ) -> tuple[int, Rewards]:
         """Return the position of the best response, the first of equal ones, and all scores.
 
@@ -369,8 +397,9 @@ class RewardModel:
             responses: Texts.
             floors: Least unit reward of some objectives: a response below any of them loses to
                 every response that is not, such as ``{"safety": 0.5}``.
+            risk: Rank by scores less the price of their uncertainty: see :meth:`score_responses`.
         """
-        rewards = self.score_responses(prompt, responses)
+        rewards = self.score_responses(prompt, responses, risk=risk)
         return rewards.ranking(floors)[0], rewards
 
     def explain(self, conversation: Conversation) -> Explanation:
@@ -429,6 +458,7 @@ class RewardModel:
         encoded: Sequence[EncodedPrompt],
         *,
         uncertainty: bool = False,
+        risk: Risk | float | None = None,
         keep_nonfinite: bool = False,
         advance: Advance | None = None,
     ) -> Rewards:
@@ -440,6 +470,7 @@ class RewardModel:
         Args:
             encoded: Prompts with their responses.
             uncertainty: See :meth:`score`.
+            risk: See :meth:`score_responses`; equal prompts are one.
             keep_nonfinite: Return rows of NaN or infinity, at which ``Rewards.finite`` is false,
                 instead of raising an error.
             advance: Called with the share of the work that is done, and its tokens.
@@ -448,7 +479,9 @@ class RewardModel:
             NonFiniteError: a score is NaN or infinite, unless ``keep_nonfinite``.
         """
         predictions = self.predict(encoded, advance=advance)
-        return self.weigh(predictions, uncertainty=uncertainty, keep_nonfinite=keep_nonfinite)
+        return self.weigh(
+            predictions, uncertainty=uncertainty, risk=risk, keep_nonfinite=keep_nonfinite
+        )
 
     @torch.inference_mode()
     def predict(
@@ -496,19 +529,29 @@ class RewardModel:
 
     @torch.inference_mode()
     def weigh(
-        self, predictions: Predictions, *, uncertainty: bool = False, keep_nonfinite: bool = False
+        self,
+        predictions: Predictions,
+        *,
+        uncertainty: bool = False,
+        risk: Risk | float | None = None,
+        compared: bool = True,
+        keep_nonfinite: bool = False,
     ) -> Rewards:
         """Weigh predictions by the gate and this model's steering.
 
         Args:
             predictions: Result of :meth:`predict` of this model, however it is steered.
             uncertainty: See :meth:`score`.
+            risk: See :meth:`score`.
+            compared: Take the risk of differences from the mean of the responses to one prompt,
+                and not of each score alone.
             keep_nonfinite: See :meth:`score_encoded`.
 
         Raises:
             NonFiniteError: a score is NaN or infinite, unless ``keep_nonfinite``.
         """
-        if uncertainty and self.uncertainty is None:
+        risk = Risk.of(risk)
+        if (uncertainty or risk is not None) and self.uncertainty is None:
             raise no_uncertainty()
         owners = list(predictions.owners)
         # One product a prompt: responses to it have equal coefficients, whatever their number.
@@ -528,10 +571,28 @@ class RewardModel:
             self.uncertainty.check_belongs(self.heads.weight)
             sure = self.uncertainty.of(predictions.features, coefficients)
             rewards = replace(rewards, uncertainty=sure)
-        rewards = rewards.where(torch.tensor(predictions.responses, dtype=torch.long))
+        rows = torch.tensor(predictions.responses, dtype=torch.long)
+        rewards = rewards.where(rows)
+        if risk is not None:
+            groups = torch.tensor(owners, dtype=torch.long)[rows] if compared else None
+            price = self._price(risk, predictions.features[rows], rewards.coefficients, groups)
+            rewards = replace(rewards, pessimistic=(rewards.score.double() - price).float())
         if not keep_nonfinite:
             rewards.check_finite()
         return rewards
+
+    def _price(
+        self,
+        risk: Risk,
+        features: Float[Tensor, "n hidden"],
+        coefficients: Float[Tensor, "n k"],
+        groups: Int[Tensor, " n"] | None,
+    ) -> Float[Tensor, " n"]:
+        assert self.uncertainty is not None
+        self.uncertainty.check_belongs(self.heads.weight)
+        features = features.cpu()
+        moved = features if groups is None else group_differences(features, groups)
+        return risk.price(self.uncertainty.of_scores(moved, coefficients))
 
 
 def _hash_weights(folder: Path) -> str:

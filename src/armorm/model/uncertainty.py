@@ -73,21 +73,54 @@ class ModelUncertainty:
             features: Features of the responses.
             coefficients: Weights of the rewards in the score.
         """
-        finite = features.isfinite().all(dim=1, keepdim=True)
-        inputs = torch.where(finite, features, 0.0).double().cpu().numpy()  # LAPACK stops at NaN
-        deviations = self.head.deviations(inputs)
-        weights = torch.where(coefficients.isfinite(), coefficients, 0.0).double().cpu().numpy()
-        score = self.head.score_deviations(deviations, weights)
+        inputs, weights = _finite(features), _finite(coefficients)
+        leverages = self.head.leverages(inputs)
+        epistemic = self.head.epistemic(leverages)
+        deviations = self.head.with_noise(epistemic)
+        score_epistemic = self.head.score_epistemic(leverages, weights)
+        score = np.hypot(self.head.score_noise(weights), score_epistemic)
+        factors = np.nan if self.head.conformal is None else self.head.conformal
         return RewardUncertainty(
             deviations=torch.from_numpy(deviations).float(),
+            epistemic=torch.from_numpy(epistemic).float(),
+            half_widths=torch.from_numpy(deviations * factors).float(),
             score=torch.from_numpy(score).float(),
+            score_epistemic=torch.from_numpy(score_epistemic).float(),
             novelty=torch.from_numpy(self.head.novelty(inputs)).float(),
             usual_novelty=self.head.usual_novelty,
         )
 
+    def of_scores(
+        self, features: Float[Tensor, "n hidden"], coefficients: Float[Tensor, "n k"]
+    ) -> Float[Tensor, " n"]:
+        """Return the epistemic standard deviation of scores, or of differences of scores.
+
+        Args:
+            features: Features of responses, or differences of features.
+            coefficients: Weights of the rewards in the score.
+
+        Raises:
+            ArmormError: An objective that counts has no deviation, since too few rows rate it.
+        """
+        weights = _finite(coefficients)
+        if bool((np.isnan(self.head.noise) & (weights != 0)).any()):
+            raise ArmormError(
+                "An objective that counts in the score is rated by too few rows for a deviation, "
+                "so the score has none either. Rate more rows, or steer its weight to 0."
+            )
+        leverages = self.head.leverages(_finite(features))
+        return torch.from_numpy(self.head.score_epistemic(leverages, weights))
+
     def save(self, folder: Path) -> None:
         """Write it into a model folder."""
         write_atomically(folder / PLACE, self.head.to_bytes())
+
+
+def _finite(values: Float[Tensor, "n columns"]) -> Float[np.ndarray, "n columns"]:
+    """Return the rows in float64, 0 where one is not finite: LAPACK stops at NaN."""
+    finite = values.isfinite().all(dim=1, keepdim=True)
+    rows: Float[np.ndarray, "n columns"] = torch.where(finite, values, 0.0).double().cpu().numpy()
+    return rows
 
 
 def no_uncertainty() -> ArmormError:

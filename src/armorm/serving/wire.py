@@ -177,8 +177,14 @@ class Result(Reply):
     """Part of the score that comes from each objective; they sum to it."""
     deviations: dict[str, float | None] | None = None
     """Standard deviation of a new rating around each reward."""
+    epistemic: dict[str, float | None] | None = None
+    """Standard deviation of each reward itself, without the noise of raters."""
+    half_widths: dict[str, float | None] | None = None
+    """Distance from each reward within which 90 % of new ratings lie."""
     score_deviation: float | None = None
-    """Standard deviation of the score."""
+    """Standard deviation of the score of new ratings."""
+    score_epistemic: float | None = None
+    """Standard deviation of the predicted score."""
     novelty: float | None = None
     """Distance of the response from the rated rows; 1 is typical."""
     novel: bool | None = None

@@ -55,9 +55,11 @@ def save_uncertainty(
     except ArmormError as error:
         return {"unavailable": str(error)}
     features, ratings = _held_out_rows(held_out)
+    predicted, deviations = head.rewards(features), uncertainty.deviations(features)
     uncertainty = uncertainty.with_usual_novelty(uncertainty.novelty(features))
+    uncertainty = uncertainty.with_conformal(predicted, deviations, ratings)
     write_atomically(folder / FILE, uncertainty.to_bytes())
-    covered = coverage(head.rewards(features), uncertainty.deviations(features), ratings)
+    covered = coverage(predicted, deviations, ratings)
     return {
         "unavailable": None,
         "missing": dict(uncertainty.missing),

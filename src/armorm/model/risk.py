@@ -1,0 +1,96 @@
+"""Risk: what a score is worth when the head that gave it may be wrong.
+
+The best of many responses is the one whose score errs most upwards: the more candidates, and the
+less like the rated rows, the more of the winner's score is error.  The head's posterior is Gaussian
+and the score linear in it, so the cautious score is exact.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field, ValidationError, model_validator
+from torch import Tensor
+
+from armorm.errors import RecipeError
+from armorm.settings import Options, describe_problems
+
+
+class Risk(Options):
+    """Price of the head's own uncertainty: give one of the two.
+
+    The deviation is epistemic: that of the predicted score, without the noise of raters.  Between
+    responses to one prompt only differences matter, and the error that they share cancels; there it
+    is the deviation of the difference from the responses' mean.
+
+    Args:
+        aversion: See the field.
+        **settings: The other field.
+
+    Raises:
+        RecipeError: A value that cannot be used.
+
+    Example:
+        >>> import torch
+        >>> Risk(1.0)
+        Risk(aversion=1.0)
+        >>> Risk(kl=0.05).price(torch.tensor([0.1])).round(decimals=6)
+        tensor([0.1000])
+    """
+
+    aversion: Annotated[float, Field(strict=True, ge=0)] | None = None
+    """Deviations taken off the score: ``mean - aversion * deviation``."""
+    kl: Annotated[float, Field(strict=True, gt=0)] | None = None
+    """Strength beta of a penalty on the divergence from the policy: ``mean - deviation**2 / (2
+    beta)``, the score of a policy that is robust to the posterior."""
+
+    def __init__(self, aversion: Any = None, **settings: Any) -> None:
+        try:
+            super().__init__(**{"aversion": aversion, **settings})
+        except ValidationError as error:
+            problems = "; ".join(describe_problems(error, Risk))
+            raise RecipeError(f"Risk cannot be used: {problems}") from None
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Risk:
+        if (self.aversion is None) == (self.kl is None):
+            raise ValueError("give aversion or kl.")
+        return self
+
+    def __repr__(self) -> str:
+        return f"Risk({', '.join(f'{name}={value!r}' for name, value in self.as_dict().items())})"
+
+    @classmethod
+    def of(cls, risk: Risk | float | None) -> Risk | None:
+        """Return the risk that a number (an aversion) or nothing stands for."""
+        return risk if risk is None or isinstance(risk, Risk) else cls(float(risk))
+
+    def as_dict(self) -> dict[str, float]:
+        """Return the setting that is given, JSON-ready."""
+        return self.model_dump(exclude_none=True)
+
+    def price(self, deviation: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Return what is taken off scores of these deviations."""
+        if self.kl is not None:
+            return deviation.square() / (2 * self.kl)
+        assert self.aversion is not None
+        return self.aversion * deviation
+
+
+def group_differences(
+    features: Float[Tensor, "n hidden"], groups: Int[Tensor, " n"]
+) -> Float[Tensor, "n hidden"]:
+    """Return features less the mean of their group; those of a group of one as they are.
+
+    Rows that are not finite are left out of the means.
+    """
+    finite = features.isfinite().all(dim=1)
+    count = int(groups.max()) + 1 if len(groups) else 0
+    sizes = torch.bincount(groups[finite], minlength=count)
+    sums = features.new_zeros(count, features.shape[1]).double()
+    sums.index_add_(0, groups[finite], features[finite].double())
+    means = sums / sizes.clamp(min=1)[:, None]
+    alone = (sizes < 2)[groups][:, None]
+    return torch.where(alone, features.double(), features.double() - means[groups])
