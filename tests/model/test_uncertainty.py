@@ -141,9 +141,8 @@ def deviations_of_differences(model, uncertainty, prompt, texts):
     inverse = np.linalg.inv(factor @ factor.T)
     parts = c * uncertainty.noise
     moved = x - x.mean(axis=0)
-    return np.sqrt(
-        parts @ uncertainty.correlation @ parts * np.sum(moved @ inverse * moved, axis=1)
-    )
+    leverages = np.sum(moved @ inverse * moved, axis=1)
+    return np.sqrt(parts @ uncertainty.correlation @ parts * leverages)
 
 
 def test_risk_takes_the_doubt_of_differences_off_the_scores_of_a_group(rated):
@@ -185,7 +184,7 @@ def test_conversations_alone_are_priced_by_their_own_doubt(rated):
 
 def test_what_has_no_price_is_refused(rated):
     model, uncertainty, _ = rated
-    with pytest.raises(ArmormError, match="head.safetensors"):
+    with pytest.raises(ArmormError, match="cannot say how sure"):
         RewardModel(model.backbone, model.heads).score_responses("hello", TEXTS, risk=1.0)
     unknown = replace(uncertainty, noise=np.append(np.nan, uncertainty.noise[1:]))
     vague = RewardModel(model.backbone, model.heads, uncertainty=ModelUncertainty(unknown))
