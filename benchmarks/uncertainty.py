@@ -3,6 +3,7 @@ the truth is known, and on the text of a run::
 
 python benchmarks/uncertainty.py planted
 python benchmarks/uncertainty.py text runs/quickstart
+python benchmarks/uncertainty.py conformal runs/quickstart
 python benchmarks/uncertainty.py cost --features 4096
 """
 
@@ -16,12 +17,15 @@ from typing import Annotated
 import numpy as np
 import numpy.typing as npt
 import typer
+from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from armorm import Recipe, RewardModel, RidgeStatistics, fit_reward_head
+from armorm import FeatureStore, Recipe, RewardModel, RidgeStatistics, fit_reward_head
 from armorm.data import read_rated
 from armorm.heads import HeadUncertainty, fit_uncertainty
 from armorm.heads.metrics import coverage
+from armorm.training.head_stage import load_head
+from armorm.training.statistics import HeadStatistics
 
 Array = npt.NDArray[np.float64]
 app = typer.Typer(pretty_exceptions_enable=False)
@@ -75,7 +79,8 @@ def planted(
     within = coverage(test @ head.weight.T, uncertainty.deviations(test), held_out)
     # The score of known coefficients, whose noise is independent here.
     weights = generator.dirichlet(np.ones(objectives), len(test))
-    spread = uncertainty.score_deviations(uncertainty.deviations(test), weights)
+    epistemic = uncertainty.score_epistemic(uncertainty.leverages(test), weights)
+    spread = np.hypot(uncertainty.score_noise(weights), epistemic)
     predicted = (weights * (test @ head.weight.T)).sum(axis=1)
     scores = coverage(
         predicted[:, None], spread[:, None], (weights * held_out).sum(axis=1)[:, None]
@@ -149,6 +154,45 @@ def text(run: Annotated[Path, typer.Argument(metavar="RUN")], seed: int = 0) -> 
 
 
 @app.command()
+def conformal(
+    run: Annotated[Path, typer.Argument(metavar="RUN")], splits: int = 200, seed: int = 0
+) -> None:
+    """Coverage of 90 % intervals on half of the held-out prompts, calibrated on the others."""
+    generator = np.random.default_rng(seed)
+    head, _ = load_head(run / "head")
+    uncertainty = fit_uncertainty(HeadStatistics.load(run / "head" / "statistics").total(), head)
+    store = FeatureStore.open(run / "features" / "rated")
+    ratings, held_out = store.ratings()
+    features = np.concatenate([shard.double().numpy() for shard in store.response_features()])
+    keys = np.array(store.responses()["prompt_key"].to_pylist())[held_out]
+    ratings, features = ratings[held_out], features[held_out]
+    predicted, deviations = head.rewards(features), uncertainty.deviations(features)
+    prompts = np.unique(keys)
+    found: dict[str, list[Array]] = {"normal": [], "conformal": []}
+    for _ in range(splits):
+        first = np.isin(keys, generator.permutation(prompts)[: len(prompts) // 2])
+        sure = uncertainty.with_conformal(predicted[first], deviations[first], ratings[first])
+        assert sure.conformal is not None
+        rest, rated = ~first, ~np.isnan(ratings[~first])
+        distance = np.abs(ratings[rest] - predicted[rest]) / deviations[rest]
+        for name, factor in (("normal", norm.ppf(0.95)), ("conformal", sure.conformal)):
+            found[name].append(np.mean(distance <= factor, axis=0, where=rated))
+    names = store.objectives.names
+    _print(
+        {
+            "held-out rows and prompts": [len(keys), len(prompts)],
+            **{
+                name: dict(zip(names, np.mean(covered, axis=0).tolist(), strict=True))
+                for name, covered in found.items()
+            },
+            "standard deviation of one split": dict(
+                zip(names, np.std(found["conformal"], axis=0).tolist(), strict=True)
+            ),
+        }
+    )
+
+
+@app.command()
 def cost(features: int = 4096, groups: int = 8, rows: int = 64, seed: int = 0) -> None:
     """Time and room of a model's uncertainty, at full size."""
     generator = np.random.default_rng(seed)
@@ -158,6 +202,7 @@ def cost(features: int = 4096, groups: int = 8, rows: int = 64, seed: int = 0) -
         np.broadcast_to(factor, (groups, features, features)),
         np.arange(groups),
         np.ones(groups),
+        np.eye(groups),
         np.eye(groups),
         factor,
         1.0,
@@ -169,7 +214,9 @@ def cost(features: int = 4096, groups: int = 8, rows: int = 64, seed: int = 0) -
     loaded = HeadUncertainty.from_bytes(content)
     read = time.perf_counter()
     asked = generator.normal(size=(rows, features))
-    loaded.deviations(asked)
+    leverages = loaded.leverages(asked)
+    loaded.with_noise(loaded.epistemic(leverages))
+    loaded.score_epistemic(leverages, np.ones((rows, groups)))
     loaded.novelty(asked)
     done = time.perf_counter()
     _print(

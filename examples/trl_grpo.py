@@ -35,7 +35,7 @@ def reward_functions(arguments: argparse.Namespace) -> list[Any]:
     model = RewardModel.from_pretrained(arguments.model)
     if arguments.steer:
         model = model.steer(Steering.parse(arguments.steer))
-    return trl_reward_funcs(model, components=arguments.components)
+    return trl_reward_funcs(model, components=arguments.components, risk=arguments.risk)
 
 
 def train(arguments: argparse.Namespace, **settings: Any) -> GRPOTrainer:
@@ -66,6 +66,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("-o", "--output", required=True, type=Path)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--steer", action="append", default=[], help="objective=factor …")
+    parser.add_argument("--risk", type=float, help="deviations taken off every score")
     kind = parser.add_mutually_exclusive_group()
     kinds = get_args(ComponentKind)
     kind.add_argument("--components", choices=kinds, help="GDPO on components of this kind")
