@@ -327,9 +327,12 @@ class _Run:
         return None if bad else record
 
     def _manifest(self, model: str) -> dict[str, Any]:
+        settings: dict[str, Any] = asdict(self.work)  # type: ignore[call-overload]
+        if self.work.risk is not None:
+            settings["risk"] = self.work.risk.as_dict()
         return {
             "work": type(self.work).__name__,
-            **asdict(self.work),  # type: ignore[call-overload]
+            **settings,
             "model": model,
             "sources": self.contents,
             "rows_at_once": self.rows_at_once,
