@@ -193,7 +193,7 @@ def test_gdpo_on_one_gate_weighted_component_orders_groups_as_the_score_does(
     example = load_example("trl_grpo")
     scores: list[float] = []
 
-    def with_record(model, components):
+    def with_record(model, components, **_):
         (component,), (plain,) = (
             trl_reward_funcs(model, components=kind) for kind in (components, None)
         )
