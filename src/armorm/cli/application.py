@@ -15,6 +15,7 @@ from armorm.cli import (
     heads,
     judging,
     serving,
+    steering,
     training,
 )
 
@@ -29,6 +30,7 @@ app = typer.Typer(
 MODULES = (
     training,
     judging,
+    steering,
     serving,
     benchmarking,
     auditing,
