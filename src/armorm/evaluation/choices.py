@@ -27,7 +27,7 @@ DIGITS = 6
 
 @dataclass(frozen=True, slots=True)
 class ObjectiveCount:
-    """How much one objective counts for the user, as a mean over the prompts of the pairs.
+    """Weight of one objective for the user, as a mean over the prompts of the pairs.
 
     Attributes:
         objective: Name of the objective.
