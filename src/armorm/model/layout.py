@@ -37,6 +37,8 @@ METADATA_FILE = "armorm.json"
 FORMAT_VERSION = 2
 FIXED_WEIGHTS = "fixed_weights"
 """Key of the training record: the gate's ablation, weights that do not depend on the prompt."""
+SCORE_QUANTILES = "score_quantiles"
+"""Key of the training record: the 0th to the 100th percentile of the scores of held-out pairs."""
 
 ARCHITECTURE_SUFFIX = "ForRewardModelWithGating"
 

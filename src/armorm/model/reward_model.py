@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -38,7 +39,7 @@ from armorm.hub.weights import sample_hash, stored_tensors
 from armorm.model.answers import Comparison, Explanation, Rewards
 from armorm.model.confounder import Confounder
 from armorm.model.explaining import comparison_of, explanation_of
-from armorm.model.layout import FIXED_WEIGHTS, METADATA_FILE, Heads
+from armorm.model.layout import FIXED_WEIGHTS, METADATA_FILE, SCORE_QUANTILES, Heads
 from armorm.model.loading import load_checkpoint
 from armorm.model.predictions import Predictions
 from armorm.model.risk import Risk, group_differences
@@ -421,6 +422,31 @@ class RewardModel:
         margin = float(rewards.score[0] - rewards.score[1])
         probability = self._probability(margin, rewards.steering or Steering())
         return comparison_of(rewards, self.objectives, probability, self._confounder)
+
+    def percentiles(self, rewards: Rewards) -> list[float] | None:
+        """Return, for each score of this model, the percentage of reference scores below it.
+
+        The reference are the responses of the pairs that were held out of the training.
+
+        Returns:
+            Numbers from 0 to 100; ``None`` for steered scores, which have another scale, and if
+            the model folder holds no reference.
+
+        Example:
+            >>> from armorm import RewardModel
+            >>> model = RewardModel.from_pretrained("runs/quickstart/model")
+            >>> rewards = model.score_responses("What is 2 plus 3?", ["2 plus 3 is 5.", "No."])
+            >>> good, bad = model.percentiles(rewards)
+            >>> 0 <= bad <= good <= 100
+            True
+        """
+        quantiles = self.heads.training.get(SCORE_QUANTILES)
+        if quantiles is None or rewards.steering is not None:
+            return None
+        percentiles: list[float] = np.interp(
+            rewards.score.double().numpy(), quantiles, np.arange(len(quantiles))
+        ).tolist()
+        return percentiles
 
     def fingerprint(self) -> str:
         """Return a hash of everything that a score depends on.

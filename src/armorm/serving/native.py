@@ -255,12 +255,15 @@ def _results(
     sure = None
     if "uncertainty" in include and rewards.uncertainty is not None:
         sure = rewards.uncertainty.as_dicts(names)
+    percentiles = model.percentiles(rewards) if "percentile" in include else None
     for row, score in enumerate(rewards.score.tolist()):
-        result = {"score": score}
+        result: dict[str, Any] = {"score": score}
         for part, column in zip(tables, columns, strict=True):
             result[part] = dict(zip(names, column[row], strict=True))
         if sure is not None:
             result |= sure[row]
+        if "percentile" in include:
+            result["percentile"] = None if percentiles is None else percentiles[row]
         if "explanation" in include:
             result["explanation"] = model.explanation(rewards.where(torch.tensor([row]))).as_dict()
         yield result

@@ -10,7 +10,13 @@ from armorm.conversations import OverlongError
 from armorm.errors import ArmormError, InputError
 
 Include = Literal[
-    "rewards", "gating", "coefficients", "contributions", "uncertainty", "explanation"
+    "rewards",
+    "gating",
+    "coefficients",
+    "contributions",
+    "uncertainty",
+    "percentile",
+    "explanation",
 ]
 """Parts of a result besides the score."""
 
@@ -189,6 +195,9 @@ class Result(Reply):
     """Distance of the response from the rated rows; 1 is typical."""
     novel: bool | None = None
     """True where the novelty exceeds that of 99 % of held-out rated rows."""
+    percentile: float | None = None
+    """Percentage of the scores of held-out pairs of the training that are below this one; null for
+    steered scores, and if the model folder holds no reference."""
     explanation: dict[str, Any] | None = None
     """Contribution of every objective, the largest first."""
     error: ErrorRecord | None = None

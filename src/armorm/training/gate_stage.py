@@ -44,7 +44,7 @@ from armorm.heads import (
 )
 from armorm.heads.gating import margins
 from armorm.model import Heads, RewardModel
-from armorm.model.layout import FIXED_WEIGHTS
+from armorm.model.layout import FIXED_WEIGHTS, SCORE_QUANTILES
 from armorm.objectives import ObjectiveSet
 from armorm.training.curve_log import curve_log
 from armorm.training.head_stage import load_head, rewards_of_responses
@@ -131,7 +131,8 @@ def _fit_gate(
     )
     moved = moved_prompts(store, pairs, fitted.gates.gate.gate, objectives, run.held_out_pairs)
     metrics = _run_metrics(recipe, run, data, head_report, fitted, debiased, moved, left_out)
-    heads = _heads(recipe, objectives, head, fitted.debiasing, fitted.gates, metrics)
+    quantiles = _score_quantiles(store, pairs, rewards, fitted)
+    heads = _heads(recipe, objectives, head, fitted.debiasing, fitted.gates, metrics, quantiles)
     model = RewardModel(backbone, heads, uncertainty=uncertainty)
     model.save_pretrained(run.model)
     write_json(run.metrics, metrics.as_dict())
@@ -324,6 +325,7 @@ def _heads(
     debiasing: VerbosityDebiasing,
     gates: _Gates,
     metrics: RunMetrics,
+    quantiles: list[float],
 ) -> Heads:
     names = objectives.names
     report = {
@@ -340,10 +342,30 @@ def _heads(
         "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
         "metrics": metrics.as_dict(),
         FIXED_WEIGHTS: dict(zip(names, gates.fixed.coefficients.tolist(), strict=True)),
+        SCORE_QUANTILES: quantiles,
     }
     return Heads.of(
         objectives, head, debiasing, gates.gate, debiasing_report=report, training=record
     )
+
+
+def _score_quantiles(
+    store: FeatureStore,
+    pairs: PairIndex,
+    rewards: Float[np.ndarray, "responses objectives"],
+    fitted: _Fitted,
+) -> list[float]:
+    """Return the 0th to the 100th percentile of the scores of the held-out pairs' responses."""
+    held_out = pairs.where(pairs.held_out)
+    responses = np.concatenate([held_out.chosen, held_out.rejected])
+    prompts, place = np.unique(held_out.prompt, return_inverse=True)
+    with torch.inference_mode():
+        features = store.prompt_features()[torch.from_numpy(prompts)].float()
+        gating = fitted.gates.gate.gate(features).double().numpy()
+    coefficients = (gating @ fitted.debiasing.transform.T)[np.concatenate([place, place])]
+    scores = (coefficients * rewards[responses]).sum(axis=1)
+    quantiles: list[float] = np.percentile(scores, np.arange(101)).tolist()
+    return quantiles
 
 
 def _planted_objectives(recipe: Recipe) -> dict[str, str]:
