@@ -18,7 +18,7 @@ class DirectScorer:
 
     async def score(self, request: ScoreRequest) -> ScoredRequest:
         model = self.model if request.steering is None else self.model.steer(request.steering)
-        encoded = model.backbone.encoder.encode(request.prompt, request.responses)
+        encoded = request.encoded(model)
         rewards = model.score_encoded([encoded], uncertainty=request.uncertainty)
         return ScoredRequest(rewards, self.model, encoded.tokens, None, 0.0)
 

@@ -212,6 +212,10 @@ class ConversationEncoder:
         """Return the ids of rendered text. BOS is the template's to write, and not added."""
         return self._tokens.encode(text)
 
+    def spells_control(self, text: str) -> bool:
+        """Return True if a text spells a control token of the model."""
+        return self._tokens.spells_control(text)
+
     def _fits(self, encoded: EncodedPrompt) -> bool:
         return self.max_length is None or max(map(len, encoded.sequences)) <= self.max_length
 

@@ -78,6 +78,10 @@ class Tokens:
         ).offsets
         return offsets
 
+    def spells_control(self, text: str) -> bool:
+        """Return True if a text spells a control token."""
+        return self._pattern.search(text) is not None
+
     def units(self, text: str) -> list[str]:
         """Return the text cut before and after each control token."""
         return [unit for unit in re.split(f"({self._pattern.pattern})", text) if unit]

@@ -21,17 +21,10 @@ from torch import Tensor
 from armorm.errors import InputError
 from armorm.model import Rewards
 
-PerObjective = Literal["contributions", "rewards"]
-"""Kind of a value per objective.
-
-``contributions`` sum to the score: parts of it, with gate, debiasing and steering included.
-``rewards`` are the unit rewards as regressed, for trainers that weigh them themselves.
-"""
-
 ComponentKind = Literal["contributions", "rewards", "gate_weighted", "whitened"]
 """Kind of the components of a group.
 
-``contributions`` and ``rewards`` are one component per objective (:data:`PerObjective`), whose
+``contributions`` and ``rewards`` are one component per objective (:data:`armorm.model.PerObjective`), whose
 coefficients GDPO erases.  ``gate_weighted`` is one component, the score in deviations of its group.
 ``whitened`` is the same of contributions that were decorrelated first, so that objectives that
 say the same do not add up.

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from armorm.conversations import Message
-from armorm.conversations.markup import parse_prompt, parse_response
-from armorm.errors import InputError
+from armorm.conversations.markup import parse_continuation, parse_response
+from armorm.conversations.own_template import template_parser
 from armorm.integrations.completions import CompletionScorer
-from armorm.integrations.components import PerObjective
-from armorm.model import RewardModel
+from armorm.model import PerObjective, RewardModel
+from armorm.serving.openrlhf import openrlhf_record, openrlhf_texts
 
 PromptParser = Callable[[str], Sequence[Message]]
 
@@ -20,14 +20,15 @@ PromptParser = Callable[[str], Sequence[Message]]
 def openrlhf_answer(
     model: RewardModel,
     components: PerObjective = "contributions",
-    parse_prompt: PromptParser = parse_prompt,
+    parse_prompt: PromptParser | None = None,
 ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     """Return the function of a remote reward server (``--reward.remote_url http://…``).
 
     Args:
         model: The reward model. A steered model rewards as it is steered.
         components: Kind of the per-objective values in ``extra_logs``.
-        parse_prompt: Parser of prompts in the policy's template.
+        parse_prompt: Parser of prompts in the policy's template. Default: the model's own
+            template and those of :mod:`armorm.conversations.markup`.
 
     Returns:
         A function from the request ``{"query": [text], "prompts": [text], "labels": [...]}`` to
@@ -36,22 +37,19 @@ def openrlhf_answer(
         number comes back.
     """
     scorer = CompletionScorer(model)
+    own = template_parser(model.backbone.encoder)
+
+    def parsed(prompt: str, text: str) -> tuple[Sequence[Message], str]:
+        if parse_prompt is not None:
+            return parse_prompt(prompt), parse_response(text)
+        return parse_continuation(prompt, text, own)
 
     def answer(request: Mapping[str, Any]) -> dict[str, Any]:
-        queries, prompts = _texts(request, "query"), _texts(request, "prompts")
-        if len(queries) != len(prompts):
-            raise InputError(
-                "prompts", len(prompts), f"there are {len(queries)} queries", "Send one for each."
-            )
-        responses = [
-            _response(query, prompt, row)
-            for row, (query, prompt) in enumerate(zip(queries, prompts, strict=True), start=1)
-        ]
-        scored = scorer([parse_prompt(prompt) for prompt in prompts], responses)
-        scores = scored.all_scores("query")
+        rows = [parsed(*texts) for texts in zip(*openrlhf_texts(request), strict=True)]
+        scored = scorer([prompt for prompt, _ in rows], [response for _, response in rows])
         parts = scored.components(components).parts
         logs = {name: values.tolist() for name, values in parts.items()}
-        return {"rewards": scores, "scores": scores, "extra_logs": logs}
+        return openrlhf_record(scored.all_scores("query"), logs)
 
     return answer
 
@@ -59,7 +57,7 @@ def openrlhf_answer(
 def openrlhf_reward_func(
     model: RewardModel,
     components: PerObjective = "contributions",
-    parse_prompt: PromptParser = parse_prompt,
+    parse_prompt: PromptParser | None = None,
 ) -> Callable[[Sequence[str], Sequence[str], Any], dict[str, Any]]:
     """Return the ``reward_func(queries, prompts, labels)`` of a reward file.
 
@@ -77,25 +75,3 @@ def openrlhf_reward_func(
         return {"rewards": rewards, "scores": rewards, "extra_logs": logs}
 
     return reward_func
-
-
-def _texts(request: Mapping[str, Any], field: str) -> list[str]:
-    value = request.get(field)
-    texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
-        raise InputError(
-            field, value, "not a list of texts", 'Send {"query": […], "prompts": […]}.'
-        )
-    return list(texts)
-
-
-def _response(query: str, prompt: str, row: int) -> str:
-    if not query.startswith(prompt):
-        raise InputError(
-            "query",
-            query,
-            "does not begin with its prompt",
-            "Send both decoded in the same way.",
-            row=row,
-        )
-    return parse_response(query[len(prompt) :])

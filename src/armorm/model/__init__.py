@@ -1,6 +1,6 @@
 """Reward models as one object: score, explain, compare, steer, save and load."""
 
-from armorm.model.answers import Comparison, Explanation, Rewards, RewardUncertainty
+from armorm.model.answers import Comparison, Explanation, PerObjective, Rewards, RewardUncertainty
 from armorm.model.layout import Heads
 from armorm.model.predictions import Predictions
 from armorm.model.reward_model import RewardModel
@@ -13,6 +13,7 @@ __all__ = [
     "Explanation",
     "Heads",
     "ModelUncertainty",
+    "PerObjective",
     "Predictions",
     "RewardModel",
     "RewardUncertainty",

@@ -15,6 +15,13 @@ from torch import Tensor
 from armorm.errors import InputError, NonFiniteError, did_you_mean
 from armorm.model.steering import Steering
 
+PerObjective = Literal["contributions", "rewards"]
+"""Kind of a value per objective.
+
+``contributions`` sum to the score: parts of it, with gate, debiasing and steering included.
+``rewards`` are the unit rewards as regressed, for trainers that weigh them themselves.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class RewardUncertainty:
@@ -202,6 +209,11 @@ class Rewards:
                 row=bad[0] + 1,
                 positions=bad,
             )
+
+    def by_objective(self, kind: PerObjective) -> dict[str, list[float]]:
+        """Return the values of each objective, one for each row."""
+        table = getattr(self, kind).T.tolist()
+        return dict(zip(self.objectives, table, strict=True))
 
     def ranking(self, floors: Mapping[str, float] | None = None) -> list[int]:
         """Return the rows from the best to the worst; of equal ones the first comes first.

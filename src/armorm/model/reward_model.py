@@ -340,17 +340,20 @@ class RewardModel:
             InputError: a row cannot be scored; ``row`` is its one-based position.
         """
         rows = unpad(input_ids, attention_mask)
-        encoder = self.backbone.encoder
         encoded = []
         for number, ids in enumerate(rows, start=1):
             try:
-                self._check_ids(ids)
-                encoded.append(encoder.from_ids(ids))
+                encoded.append(self.encode_ids(ids))
             except InputError as error:
                 raise error.at(None, number) from None
         return self.score_encoded(encoded)
 
-    def _check_ids(self, ids: Sequence[int]) -> None:
+    def encode_ids(self, ids: Sequence[int]) -> EncodedPrompt:
+        """Return one conversation that is token ids already, with its boundary.
+
+        Raises:
+            InputError: An id is not of this model, or there is no certain boundary.
+        """
         limit = self.backbone.vocabulary_size
         for token in ids:
             if not 0 <= token < limit:
@@ -360,6 +363,7 @@ class RewardModel:
                     f"not a token id from 0 to {limit - 1}",
                     "Use the tokenizer of this model.",
                 )
+        return self.backbone.encoder.from_ids(ids)
 
     def score_responses(
         self,

@@ -36,7 +36,7 @@ def prepare(request: ScoreRequest, model: RewardModel) -> PreparedRequest:
         except RecipeError as error:
             knobs = request.steering.as_dict()
             raise InputError("steering", knobs, str(error).rstrip("."), "") from None
-    encoded = model.backbone.encoder.encode(request.prompt, request.responses)
+    encoded = request.encoded(model)
     return PreparedRequest(request, model, steered, encoded, encoded.prompt_ids, encoded.tokens)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from armorm.conversations import Conversation
+from armorm.conversations import Conversation, EncodedPrompt
 from armorm.errors import ArmormError
 from armorm.model import RewardModel, Rewards, Steering
 
@@ -41,6 +42,8 @@ class ScoreRequest:
         steering: Steering of this request; ``None`` scores as the served model is steered.
         uncertainty: Also return standard deviations and novelty.
         deadline: Time on the clock of ``time.monotonic`` after which nobody waits for the answer.
+        ids: Token ids of one whole conversation in the model's own template, in place of messages:
+            the prompt is then empty, and the response one empty text.
     """
 
     prompt: Conversation
@@ -48,6 +51,23 @@ class ScoreRequest:
     steering: Steering | None = None
     uncertainty: bool = False
     deadline: float | None = None
+    ids: tuple[int, ...] | None = None
+
+    @classmethod
+    def of_ids(cls, ids: Sequence[int], deadline: float | None = None) -> ScoreRequest:
+        """Return the request to score token ids."""
+        return cls((), ("",), deadline=deadline, ids=tuple(ids))
+
+    def encoded(self, model: RewardModel) -> EncodedPrompt:
+        """Return the conversations as token ids of a model.
+
+        Raises:
+            InputError: The template refuses a text, or ids have no certain boundary.
+            OverlongError: A conversation is longer than the model reads.
+        """
+        if self.ids is not None:
+            return model.encode_ids(self.ids)
+        return model.backbone.encoder.encode(self.prompt, self.responses)
 
 
 @dataclass(frozen=True, slots=True)

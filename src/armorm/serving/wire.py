@@ -98,6 +98,15 @@ class ScoreBody(Body):
     responses: list[str] | None = Field(default=None, min_length=1)
     """Responses to the prompt."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_other_protocols(cls, body: Any) -> Any:
+        if isinstance(body, dict):
+            for name in ("text_1", "queries", "data_1"):
+                if name in body:
+                    raise ValueError(f"{name} is a field of vLLM's form: post it to /score")
+        return body
+
     @model_validator(mode="after")
     def _check_form(self) -> ScoreBody:
         one = (self.prompt is None, self.responses is None)
