@@ -51,7 +51,7 @@ class TemplateParser:
         self._answer = os.path.commonprefix([gap, earlier])  # noqa: RUF071 (text, not paths)
         self._written = gap.removeprefix(self._answer)
         self._turn = long.partition(second)[2].partition(third)[0]
-        self._opening = encoder.render(asked, add_generation_prompt=True).partition(first)[2]
+        self._opening = self._render_or_nothing(asked, opened=True).partition(first)[2]
         self._beginning = self._opening.removeprefix(gap) if self._opening.startswith(gap) else ""
 
     def prompt(self, text: str) -> tuple[list[Message], str] | None:
@@ -118,12 +118,12 @@ class TemplateParser:
     def _renders(self, messages: list[Message], body: str) -> bool:
         return self._body(self._render_or_nothing(messages)) == body
 
-    def _render(self, messages: list[Message]) -> str:
-        return self._without_bos(self._encoder.render(messages))
+    def _render(self, messages: list[Message], *, opened: bool = False) -> str:
+        return self._without_bos(self._encoder.render(messages, add_generation_prompt=opened))
 
-    def _render_or_nothing(self, messages: list[Message]) -> str:
+    def _render_or_nothing(self, messages: list[Message], *, opened: bool = False) -> str:
         try:
-            return self._render(messages)
+            return self._render(messages, opened=opened)
         except InputError:  # the template refuses such messages
             return ""
 

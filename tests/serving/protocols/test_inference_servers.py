@@ -114,6 +114,8 @@ def test_openais_client_reads_embeddings(model, address):
     ("path", "body", "reason"),
     [
         ("/classify", {"use_activation": True}, "use_activation = True"),
+        ("/classify", {"use_activation": 1}, "use_activation = 1"),
+        ("/pooling", {"use_activation": "true"}, "use_activation = 'true'"),
         ("/classify", {"truncate_prompt_tokens": -1}, "truncate_prompt_tokens = -1"),
         ("/classify", {"chat_template": "x"}, "chat_template = 'x'"),
         ("/classify", {"add_generation_prompt": True}, "add_generation_prompt"),
@@ -132,9 +134,23 @@ def test_what_would_change_the_score_is_refused_by_name(client, path, body, reas
     assert answer.json()["error"]["code"] == 422
 
 
+@pytest.mark.parametrize("path", ["/classify", "/predict", "/score", "/get_reward", "/rerank"])
+def test_millions_of_wrong_items_are_one_error(client, path):
+    wrong = [1.5] * 100_000
+    body = {"input": wrong, "inputs": wrong, "query": wrong, "text_1": "a", "text_2": wrong}
+    answer = client.post(path, json={**body, "documents": wrong})
+    assert answer.status_code == 422
+    assert len(answer.content) < 4000
+
+
 def test_settings_that_change_nothing_are_ignored(model, client):
     body = {"messages": whole(PROMPT, "Paris"), "user": "me", "priority": 0, "padding": None}
-    body |= {"use_activation": None, "add_special_tokens": True, "cache_salt": "x"}
+    body |= {
+        "use_activation": False,
+        "truncate_prompt_tokens": None,
+        "add_special_tokens": True,
+        "cache_salt": "x",
+    }
     found = client.post("/classify", json=body).json()["data"][0]["probs"]
     assert found == close(vectors(model, [PROMPT], ["Paris"])[0])
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import time
 import uuid
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, FailFast, Field
 
 from armorm.errors import InputError
 from armorm.model import PerObjective
@@ -29,7 +29,7 @@ class ChatBody(BaseModel):
 
     model: str | None = Field(default=None, examples=["model", "model:rewards"])
     """Name of the model, which chooses the form of the answer."""
-    messages: list[dict[str, Any]] = Field(
+    messages: Annotated[list[dict[str, Any]], FailFast()] = Field(
         examples=[[{"role": "user", "content": "hello"}, {"role": "assistant", "content": "Hi."}]]
     )
     """Messages that end with the assistant's, which is judged."""

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
 from armorm.errors import InputError
+from armorm.serving.protocols.vllm import TextList
 from armorm.serving.routing import protocol_router
 from armorm.serving.rows import score_rows, texts_as_requests
 from armorm.serving.service import Service
@@ -18,7 +19,7 @@ class EvaluationBody(BaseModel):
 
     model: str | None = None
     """Ignored: one model is served."""
-    messages: list[str]
+    messages: TextList
     """Rendered conversations, in the model's own template or in a known one."""
     max_length: int | None = None
     """Refused: nothing is cut."""

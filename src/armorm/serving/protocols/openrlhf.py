@@ -11,6 +11,7 @@ from armorm.conversations.markup import parse_continuation
 from armorm.conversations.own_template import template_parser
 from armorm.model import PerObjective
 from armorm.serving.openrlhf import openrlhf_record, openrlhf_texts
+from armorm.serving.protocols.vllm import TextList
 from armorm.serving.routing import protocol_router
 from armorm.serving.rows import rows_as_requests, score_rows, texts_as_requests
 from armorm.serving.service import Service
@@ -19,11 +20,11 @@ from armorm.serving.service import Service
 class OpenRlhfBody(BaseModel):
     """Queries, as the policy read and wrote them."""
 
-    query: str | list[str] = Field(
+    query: str | TextList = Field(
         examples=[["<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\nHi.<|im_end|>"]]
     )
     """Rendered prompts with their responses, control tokens included."""
-    prompts: str | list[str] | None = Field(
+    prompts: str | TextList | None = Field(
         default=None, examples=[["<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"]]
     )
     """Rendered prompts, each the beginning of its query. Old versions send none."""

@@ -14,7 +14,7 @@ from pydantic import Discriminator, Field, Tag
 
 from armorm.errors import ArmormError
 from armorm.serving.protocols.tei import TeiBody, tei_error_body
-from armorm.serving.protocols.vllm import VllmBody, usage_of
+from armorm.serving.protocols.vllm import TextList, VllmBody, usage_of
 from armorm.serving.routing import failure_of, failure_response, protocol_router
 from armorm.serving.rows import ScoredRows, rows_as_requests, score_rows
 from armorm.serving.service import Service
@@ -27,7 +27,7 @@ class RerankBody(VllmBody):
 
     query: str = Field(examples=["What is 2 plus 3?"])
     """Text of the user's turn."""
-    documents: str | list[str] = Field(examples=[["2 plus 3 is 5.", "No idea."]])
+    documents: str | TextList = Field(examples=[["2 plus 3 is 5.", "No idea."]])
     """Responses."""
     top_n: int = Field(default=0, ge=0)
     """Number of results; 0 returns all."""
@@ -40,7 +40,7 @@ class TeiRerankBody(TeiBody):
 
     query: str
     """Text of the user's turn."""
-    texts: list[str]
+    texts: TextList
     """Responses."""
     return_text: bool = False
     """Repeat the responses in the answer."""

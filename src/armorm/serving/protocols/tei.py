@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, FailFast, Field
 
 from armorm.conversations.markup import parse_conversation
 from armorm.conversations.own_template import template_parser
@@ -13,6 +13,7 @@ from armorm.errors import InputError
 from armorm.model import PerObjective
 from armorm.serving.failures import Failure
 from armorm.serving.native import model_answer
+from armorm.serving.protocols.vllm import TextList
 from armorm.serving.routing import protocol_router
 from armorm.serving.rows import Parsed, rows_as_requests, score_rows
 from armorm.serving.service import Service
@@ -51,7 +52,7 @@ class TeiBody(BaseModel):
 class PredictBody(TeiBody):
     """Conversations to score."""
 
-    inputs: str | list[str] | list[list[str]] = Field(
+    inputs: str | TextList | Annotated[list[TextList], FailFast()] = Field(
         examples=[["What is 2 plus 3?", "2 plus 3 is 5."]]
     )
     """One rendered conversation; or the text of a user's turn and a response; or a list of lists of

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, Field, StrictInt, model_validator
+from pydantic import BaseModel, FailFast, Field, StrictInt, model_validator
 
 from armorm.errors import InputError
 from armorm.serving.requests import ScoreRequest
@@ -30,6 +30,11 @@ from armorm.serving.rows import (
     texts_as_requests,
 )
 from armorm.serving.service import Service
+
+TextList = Annotated[list[str], FailFast()]
+"""Texts, of which only the first error is listed: a body may hold millions of wrong ones."""
+Ids = Annotated[list[StrictInt], FailFast()]
+Texts = Annotated[str | TextList | None, Field(default=None)]
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -66,7 +71,8 @@ class VllmBody(BaseModel):
     def _refuse(cls, body: Any) -> Any:
         for name, (value, remedy) in _REFUSED.items():
             given = body.get(name) if isinstance(body, dict) else None
-            if given is value if value is not None else given not in (None, 0, "", {}):
+            harmless = (None, 0, "", {}) if value is None else (None, False)
+            if given not in harmless:
                 raise ValueError(f"{name} = {given!r}: this server does not do that. {remedy}")
         return body
 
@@ -74,12 +80,12 @@ class VllmBody(BaseModel):
 class InputBody(VllmBody):
     """Conversations to classify."""
 
-    input: str | list[str] | list[StrictInt] | list[list[StrictInt]] | None = Field(
+    input: str | TextList | Ids | Annotated[list[Ids], FailFast()] | None = Field(
         default=None,
         examples=["<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\nHi.<|im_end|>"],
     )
     """Rendered conversations, in the model's own template or in a known one, or token ids."""
-    messages: list[dict[str, Any]] | None = Field(
+    messages: Annotated[list[dict[str, Any]], FailFast()] | None = Field(
         default=None,
         examples=[[{"role": "user", "content": "hello"}, {"role": "assistant", "content": "Hi."}]],
     )
@@ -114,9 +120,6 @@ class EmbeddingBody(EncodingBody):
     """Conversations for the embeddings route."""
 
     encoding_format: Literal["float", "base64"] = "float"
-
-
-Texts = Annotated[str | list[str] | None, Field(default=None)]
 
 
 class ScoreBody(VllmBody):
