@@ -99,6 +99,13 @@ def test_fields_that_are_wrong_are_named(client, body, field):
     assert field in [problem["field"] for problem in error["problems"]]
 
 
+def test_millions_of_wrong_items_are_one_error(client):
+    wrong = [1] * 100_000
+    bodies = ({"conversations": [wrong]}, {"prompt": wrong, "responses": ["a"]})
+    for body in (*bodies, {"prompt": "a", "responses": wrong}):
+        assert len(refused(client, body, 422)["problems"]) < 5
+
+
 def test_true_is_no_number(client):
     body = {"prompt": PROMPT, "responses": ["a"], "floors": {"tone": True}}
     assert refused(client, body, 422, "/v1/best-of")["problems"][0]["field"] == "floors.tone"

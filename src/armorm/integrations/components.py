@@ -24,10 +24,10 @@ from armorm.model import Rewards
 ComponentKind = Literal["contributions", "rewards", "gate_weighted", "whitened"]
 """Kind of the components of a group.
 
-``contributions`` and ``rewards`` are one component per objective 
-(:data:`armorm.model.PerObjective`), whose coefficients GDPO erases.  ``gate_weighted`` is one component, the score in deviations of its group.
-``whitened`` is the same of contributions that were decorrelated first, so that objectives that
-say the same do not add up.
+``contributions`` and ``rewards`` are one component per objective
+(:data:`armorm.model.PerObjective`), whose coefficients GDPO erases.  ``gate_weighted`` is one
+component, the score in deviations of its group.  ``whitened`` is the same of contributions that
+were decorrelated first, so that objectives that say the same do not add up.
 """
 
 GROUP_KINDS: tuple[ComponentKind, ...] = ("gate_weighted", "whitened")

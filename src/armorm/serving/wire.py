@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, JsonValue, model_validator
 
 from armorm.conversations import OverlongError
 from armorm.errors import ArmormError, InputError
@@ -56,7 +56,12 @@ class Message(Wire):
     """Text, as people wrote it: control tokens spelled in it are text."""
 
 
-Prompt = str | list[Message]
+Messages = Annotated[list[Message], FailFast()]
+"""Messages, of which only the first error is listed: a body may hold millions of wrong ones."""
+
+Texts = Annotated[list[str], FailFast()]
+
+Prompt = str | Messages
 """Messages that end with the user's, or the text of one user turn."""
 
 
@@ -69,7 +74,7 @@ class Body(Wire):
     )
     """Steering of this request in place of the served model's: the settings factors, weights,
     mixture, debiasing, add and renormalise, or the name of a profile (GET /v1/profiles)."""
-    include: list[Include] = Field(default_factory=list, examples=[["rewards", "contributions"]])
+    include: Annotated[list[Include], FailFast()] = Field(default_factory=list, examples=[["rewards", "contributions"]])
     """Parts of each result besides the score."""
     deadline_ms: int | None = Field(default=None, ge=1, examples=[5000])
     """Milliseconds that the client waits; takes the place of the header X-Deadline-Ms."""
@@ -91,11 +96,11 @@ class ScoreBody(Body):
         }
     )
 
-    conversations: list[list[Message]] | None = Field(default=None, min_length=1)
+    conversations: Annotated[list[Messages], FailFast()] | None = Field(default=None, min_length=1)
     """Conversations, each a list of messages that ends with the assistant's."""
     prompt: Prompt | None = None
     """Messages that end with the user's, or the text of one user turn."""
-    responses: list[str] | None = Field(default=None, min_length=1)
+    responses: Texts | None = Field(default=None, min_length=1)
     """Responses to the prompt."""
 
     @model_validator(mode="before")
@@ -131,7 +136,7 @@ class BestOfBody(Body):
 
     prompt: Prompt
     """Messages that end with the user's, or the text of one user turn."""
-    responses: list[str] = Field(min_length=1, examples=[["2 plus 3 is 5.", "No idea."]])
+    responses: Texts = Field(min_length=1, examples=[["2 plus 3 is 5.", "No idea."]])
     """Responses to the prompt."""
     floors: dict[str, Number] = Field(
         default_factory=dict, examples=[{"helpdesk-correctness": 0.2}]
