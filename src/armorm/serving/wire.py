@@ -74,7 +74,9 @@ class Body(Wire):
     )
     """Steering of this request in place of the served model's: the settings factors, weights,
     mixture, debiasing, add and renormalise, or the name of a profile (GET /v1/profiles)."""
-    include: Annotated[list[Include], FailFast()] = Field(default_factory=list, examples=[["rewards", "contributions"]])
+    include: Annotated[list[Include], FailFast()] = Field(
+        default_factory=list, examples=[["rewards", "contributions"]]
+    )
     """Parts of each result besides the score."""
     deadline_ms: int | None = Field(default=None, ge=1, examples=[5000])
     """Milliseconds that the client waits; takes the place of the header X-Deadline-Ms."""
