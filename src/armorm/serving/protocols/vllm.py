@@ -71,7 +71,7 @@ class VllmBody(BaseModel):
     def _refuse(cls, body: Any) -> Any:
         for name, (value, remedy) in _REFUSED.items():
             given = body.get(name) if isinstance(body, dict) else None
-            harmless = (None, 0, "", {}) if value is None else (None, False)
+            harmless: tuple[Any, ...] = (None, 0, "", {}) if value is None else (None, False)
             if given not in harmless:
                 raise ValueError(f"{name} = {given!r}: this server does not do that. {remedy}")
         return body
