@@ -118,6 +118,13 @@ def test_the_beginning_that_the_template_writes_is_part_of_the_response():
     assert parse_continuation(empty, "yes<|im_end|>")[1] == "yes"
 
 
+def test_padding_and_bos_before_the_first_turn_are_no_text():
+    turn = "<|start_header_id|>user<|end_header_id|>\n\nhello<|eot_id|>"
+    user = [{"role": "user", "content": "hello"}]
+    assert parse_prompt("<|eot_id|>" * 3 + "<|begin_of_text|>" * 2 + turn) == user
+    assert parse_prompt("<pad><pad><bos><start_of_turn>user\nhello<end_of_turn>\n") == user
+
+
 def test_the_date_that_llama_3_writes_is_no_message():
     head = "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: "
     head += "December 2023\nToday Date: 24 Nov 2026\n\n"

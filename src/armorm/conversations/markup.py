@@ -20,7 +20,6 @@ from armorm.conversations.messages import Message
 from armorm.errors import InputError
 
 _END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "<eos>", "</s>", "<pad>")
-_BEGINNING = re.compile(r"(?:<bos>|<s>|<\|begin_of_text\|>|<\|endoftext\|>|\s)*")
 _DATE = re.compile(r"\ACutting Knowledge Date: [^\n]*\nToday Date: [^\n]*\n\n")
 """Lines that Llama 3's templates write into the system turn; nobody said them."""
 
@@ -50,7 +49,7 @@ class Markup:
             InputError: There is text outside the turns, or a turn before the last is open.
         """
         openings = list(self.turn.finditer(text))
-        if not _BEGINNING.fullmatch(text, 0, openings[0].start()):
+        if without_ends(text[: openings[0].start()], (*BEGIN_TOKENS, *END_TOKENS)).strip():
             raise self._refusal(text, "has text before its first turn")
         stops = [opening.start() for opening in openings[1:]] + [len(text)]
         messages: list[Message] = []
@@ -97,7 +96,9 @@ MARKUPS = (
 END_TOKENS = tuple(
     {one: None for m in MARKUPS for one in (m.end, *m.stops)} | dict.fromkeys(_END_OF_TEXT)
 )
-"""Tokens that end a turn or a text in some template."""
+"""Tokens that end a turn or a text in some template, and those that pad."""
+
+BEGIN_TOKENS = ("<bos>", "<s>", "<|begin_of_text|>")
 
 _UNREADABLE = {
     "Mistral or Llama 2": "[INST]",
