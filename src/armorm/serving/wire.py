@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from armorm.conversations import OverlongError
 from armorm.errors import ArmormError, InputError
@@ -56,10 +56,10 @@ class Message(Wire):
     """Text, as people wrote it: control tokens spelled in it are text."""
 
 
-Messages = Annotated[list[Message], FailFast()]
+Messages = Annotated[list[Message], Field(fail_fast=True)]
 """Messages, of which only the first error is listed: a body may hold millions of wrong ones."""
 
-Texts = Annotated[list[str], FailFast()]
+Texts = Annotated[list[str], Field(fail_fast=True)]
 
 Prompt = str | Messages
 """Messages that end with the user's, or the text of one user turn."""
@@ -74,7 +74,7 @@ class Body(Wire):
     )
     """Steering of this request in place of the served model's: the settings factors, weights,
     mixture, debiasing, add and renormalise, or the name of a profile (GET /v1/profiles)."""
-    include: Annotated[list[Include], FailFast()] = Field(
+    include: Annotated[list[Include], Field(fail_fast=True)] = Field(
         default_factory=list, examples=[["rewards", "contributions"]]
     )
     """Parts of each result besides the score."""
@@ -98,7 +98,9 @@ class ScoreBody(Body):
         }
     )
 
-    conversations: Annotated[list[Messages], FailFast()] | None = Field(default=None, min_length=1)
+    conversations: Annotated[list[Messages], Field(fail_fast=True)] | None = Field(
+        default=None, min_length=1
+    )
     """Conversations, each a list of messages that ends with the assistant's."""
     prompt: Prompt | None = None
     """Messages that end with the user's, or the text of one user turn."""

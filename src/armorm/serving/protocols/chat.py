@@ -12,7 +12,7 @@ import uuid
 from typing import Annotated, Any, get_args
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, FailFast, Field
+from pydantic import BaseModel, Field
 
 from armorm.errors import InputError
 from armorm.model import PerObjective
@@ -29,7 +29,7 @@ class ChatBody(BaseModel):
 
     model: str | None = Field(default=None, examples=["model", "model:rewards"])
     """Name of the model, which chooses the form of the answer."""
-    messages: Annotated[list[dict[str, Any]], FailFast()] = Field(
+    messages: Annotated[list[dict[str, Any]], Field(fail_fast=True)] = Field(
         examples=[[{"role": "user", "content": "hello"}, {"role": "assistant", "content": "Hi."}]]
     )
     """Messages that end with the assistant's, which is judged."""

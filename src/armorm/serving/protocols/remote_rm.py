@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, FailFast, Field
+from pydantic import BaseModel, Field
 
 from armorm.conversations.markup import parse_continuation, parse_response
 from armorm.conversations.own_template import template_parser
@@ -22,7 +22,7 @@ from armorm.serving.service import Service
 class SampleBody(BaseModel):
     """One sample."""
 
-    prompt: str | Annotated[list[dict[str, Any]], FailFast()] = Field(
+    prompt: str | Annotated[list[dict[str, Any]], Field(fail_fast=True)] = Field(
         examples=[[{"role": "user", "content": "What is 2 plus 3?"}]]
     )
     """Text in the policy's template, or messages."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, FailFast, Field
+from pydantic import BaseModel, Field
 
 from armorm.conversations.markup import parse_conversation
 from armorm.conversations.own_template import template_parser
@@ -52,7 +52,7 @@ class TeiBody(BaseModel):
 class PredictBody(TeiBody):
     """Conversations to score."""
 
-    inputs: str | TextList | Annotated[list[TextList], FailFast()] = Field(
+    inputs: str | TextList | Annotated[list[TextList], Field(fail_fast=True)] = Field(
         examples=[["What is 2 plus 3?", "2 plus 3 is 5."]]
     )
     """One rendered conversation; or the text of a user's turn and a response; or a list of lists of

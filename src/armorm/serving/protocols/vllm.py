@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, FailFast, Field, StrictInt, model_validator
+from pydantic import BaseModel, Field, StrictInt, model_validator
 
 from armorm.errors import InputError
 from armorm.serving.requests import ScoreRequest
@@ -31,9 +31,9 @@ from armorm.serving.rows import (
 )
 from armorm.serving.service import Service
 
-TextList = Annotated[list[str], FailFast()]
+TextList = Annotated[list[str], Field(fail_fast=True)]
 """Texts, of which only the first error is listed: a body may hold millions of wrong ones."""
-Ids = Annotated[list[StrictInt], FailFast()]
+Ids = Annotated[list[StrictInt], Field(fail_fast=True)]
 Texts = Annotated[str | TextList | None, Field(default=None)]
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -80,12 +80,12 @@ class VllmBody(BaseModel):
 class InputBody(VllmBody):
     """Conversations to classify."""
 
-    input: str | TextList | Ids | Annotated[list[Ids], FailFast()] | None = Field(
+    input: str | TextList | Ids | Annotated[list[Ids], Field(fail_fast=True)] | None = Field(
         default=None,
         examples=["<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\nHi.<|im_end|>"],
     )
     """Rendered conversations, in the model's own template or in a known one, or token ids."""
-    messages: Annotated[list[dict[str, Any]], FailFast()] | None = Field(
+    messages: Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = Field(
         default=None,
         examples=[[{"role": "user", "content": "hello"}, {"role": "assistant", "content": "Hi."}]],
     )
