@@ -24,6 +24,7 @@ from armorm.serving import (
 )
 from armorm.serving.routing import protocol_router
 from armorm.serving.running import ServeSettings, build_app, serve
+from armorm.serving.scheduling import Scheduler
 from tests.serving.direct import DirectScorer, direct_client
 from tests.tiny_models import PROMPT, conversation, make_heads, make_rated_model
 
@@ -333,3 +334,11 @@ def test_the_work_for_a_client_that_leaves_is_cancelled(model):
     asyncio.run(asyncio.wait_for(leave_while_it_is_scored(), 10))
     assert len(cancelled) == 1
     assert sent == []
+
+
+def test_a_server_whose_model_thread_ended_is_not_live(model):
+    scheduler = Scheduler(model)
+    client = TestClient(create_app(Service(scheduler)))
+    assert client.get("/health/live").status_code == 503
+    with TestClient(build_app(ServeSettings(model="tiny"), model)) as serving:
+        assert serving.get("/health/live").json() == {"status": "live"}

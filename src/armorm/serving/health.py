@@ -16,17 +16,21 @@ READY_PATHS = ("/health/ready", "/health", "/ping")
 class Health(Wire):
     """State of the server."""
 
-    status: Literal["live", "ready", "draining"]
+    status: Literal["live", "ready", "draining", "dead"]
 
 
 def router(service: Service) -> APIRouter:
     """Return the routes of probes."""
     probes = APIRouter(tags=["health"])
 
-    @probes.get("/health/live")
-    async def live() -> Health:
-        """Answer while the process runs: restart it if this fails."""
-        return Health(status="live")
+    @probes.get(
+        "/health/live", responses={503: {"model": Health, "description": "It cannot score."}}
+    )
+    async def live(response: Response) -> Health:
+        """Answer 200 while the model's thread runs: restart the process if this fails."""
+        running = getattr(service.scorer, "running", True)
+        response.status_code = 200 if running else 503
+        return Health(status="live" if running else "dead")
 
     async def ready(response: Response) -> Health:
         """Answer 200 while the server takes requests, and 503 while it stops."""
