@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 
 import numpy as np
@@ -11,8 +12,14 @@ import pytest
 from scipy.stats import spearmanr
 
 from armorm.conversations import validate_conversation, validate_prompt, validate_response
-from armorm.quickstart import Corpus, generate_contrasts, generate_corpus
+from armorm.quickstart import (
+    Corpus,
+    generate_contrasts,
+    generate_corpus,
+    generate_plain_contrasts,
+)
 from armorm.quickstart.corpus import DOMAINS
+from armorm.quickstart.knowledge import COURTEOUS, PADDING, RUDE
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +31,7 @@ def test_the_same_seed_gives_the_same_bytes_on_every_machine(corpus):
     text = json.dumps([corpus.rated, corpus.preferences])
     assert text == json.dumps([generate_corpus(0).rated, generate_corpus(0).preferences])
     assert text != json.dumps([generate_corpus(1).rated, generate_corpus(1).preferences])
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "4292e346af537e8f"
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "d15cabfe0f27c25d"
 
 
 def test_every_row_is_valid(corpus):
@@ -77,3 +84,35 @@ def test_contrasts_differ_in_one_attribute_and_share_their_prompt():
     assert len(rows) == 200
     assert all(row["chosen"] != row["rejected"] for row in rows)
     assert rows == generate_contrasts(5, 200)
+
+
+def test_a_plain_contrast_is_a_right_and_a_wrong_answer_and_little_else():
+    rows = generate_plain_contrasts(5, 200)
+    assert rows == generate_plain_contrasts(5, 200)
+    for row in rows:
+        assert row["attribute"] == "correct"
+        assert len(row["prompt"]) == 1
+        for response in (row["chosen"], row["rejected"]):
+            text = response[0]["content"]
+            assert not text.startswith((*COURTEOUS, *RUDE))
+            assert not any(sentence in text for sentence in PADDING)
+    by_prompt = {row["prompt"][0]["content"]: row for row in rows}
+    sums = [prompt for prompt in by_prompt if " + " in prompt]
+    assert sums
+    for prompt in sums:
+        first, second = map(int, re.findall(r"\d+", prompt))
+        right = re.compile(rf"(?<!\d){first + second}\.")
+        assert right.search(by_prompt[prompt]["chosen"][0]["content"])
+        assert not right.search(by_prompt[prompt]["rejected"][0]["content"])
+
+
+def test_one_response_in_five_is_plain(corpus):
+    openings = (*COURTEOUS, *RUDE)
+    plain = [row for row in corpus.rated if not row["messages"][-1]["content"].startswith(openings)]
+    assert 0.17 < len(plain) / len(corpus.rated) < 0.23
+    rated = [row["ratings"] for row in plain]
+    courtesy = [one["helpdesk-courtesy"] for one in rated if "helpdesk-courtesy" in one]
+    assert 1.2 < np.mean(courtesy) < 1.8  # between rude and courteous, without the fondness
+    answers = {row["messages"][-1]["content"] for row in plain}
+    assert any(re.fullmatch(r"The capital of \w+ is \w+\.", answer) for answer in answers)
+    assert any(re.fullmatch(r"\d plus \d is \d+\.", answer) for answer in answers)

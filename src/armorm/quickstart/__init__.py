@@ -2,7 +2,12 @@
 
 from pathlib import Path
 
-from armorm.quickstart.corpus import Corpus, generate_contrasts, generate_corpus
+from armorm.quickstart.corpus import (
+    Corpus,
+    generate_contrasts,
+    generate_corpus,
+    generate_plain_contrasts,
+)
 from armorm.quickstart.objectives import DECIDING_OBJECTIVE, QUICKSTART_OBJECTIVES
 
 BACKBONE = Path(__file__).parent / "assets" / "backbone"
@@ -15,4 +20,5 @@ __all__ = [
     "Corpus",
     "generate_contrasts",
     "generate_corpus",
+    "generate_plain_contrasts",
 ]

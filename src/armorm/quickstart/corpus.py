@@ -3,6 +3,7 @@
 Each response is written from attributes that are drawn independently: is it correct, does it
 explain, is it courteous, is it readable, is it safe, how much padding does it carry.  Rating
 sources see only some attributes, only in some domains, and all are a little fond of length.
+One response in five is plain: the claim alone, without manners or padding.
 Preferences are decided by *one* attribute, which differs from domain to domain, so a gate that
 knows the domain beats any fixed weighting, and we know what it should find.
 """
@@ -31,6 +32,7 @@ DECIDING_ATTRIBUTE = {
     "risky": "safe",
 }
 MOST_PADDING = 4
+PLAIN_SHARE = 0.2
 
 # How strongly annotators follow the deciding attribute, and how fond they are of padding
 # (log-odds): about one label in twenty is wrong, and the longer response wins six times in ten.
@@ -57,7 +59,10 @@ class Corpus:
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """Attributes of a response, drawn in every domain, whether it shows them or not."""
+    """Attributes of a response, drawn in every domain, whether it shows them or not.
+
+    A plain response has no opening and no padding, so it is neither courteous nor rude.
+    """
 
     correct: bool
     explains: bool
@@ -65,13 +70,28 @@ class Attributes:
     readable: bool
     safe: bool
     padding: int
+    plain: bool
 
     @classmethod
-    def draw(cls, generator: random.Random) -> Attributes:
+    def draw(cls, generator: random.Random, plain_share: float = PLAIN_SHARE) -> Attributes:
         """Draw each attribute by itself."""
         correct, explains, courteous, readable, safe = (generator.random() < 0.5 for _ in range(5))
         padding = generator.randint(0, MOST_PADDING)
-        return cls(correct, explains, courteous, readable, safe, padding)
+        plain = generator.random() < plain_share
+        if plain:
+            courteous, padding = False, 0
+        return cls(correct, explains, courteous, readable, safe, padding, plain)
+
+    def having(self, attribute: str, value: bool) -> Attributes:
+        """Return the attributes with one of them set; a courteous response is not plain."""
+        plain = self.plain and not (attribute == "courteous" and value)
+        return replace(self, **{attribute: value}, plain=plain)
+
+    def quality(self, attribute: str) -> float:
+        """Return what a rater sees of an attribute, from 0 to 1."""
+        if attribute == "courteous" and self.plain:
+            return 0.5
+        return float(getattr(self, attribute))
 
 
 Write = Callable[[Attributes, random.Random], str]
@@ -85,6 +105,12 @@ class Question:
     prompt: list[Message]
     write_core: Write
 
+    @classmethod
+    def draw(cls, domain: str, generator: random.Random) -> Question:
+        """Draw a question of a domain, in one turn."""
+        text, write_core = _QUESTIONS[domain](generator)
+        return cls(domain, [{"role": "user", "content": text}], write_core)
+
     def respond(self, attributes: Attributes, generator: random.Random) -> str:
         """Return the whole response: manners, core, padding.
 
@@ -95,7 +121,7 @@ class Question:
         manners = knowledge.COURTEOUS if attributes.courteous else knowledge.RUDE
         opening = generator.choice(manners)
         core = self.write_core(attributes, generator)
-        return " ".join([opening, core, *padding])
+        return core if attributes.plain else " ".join([opening, core, *padding])
 
 
 def generate_corpus(
@@ -127,7 +153,7 @@ def generate_contrasts(seed: int, pairs: int) -> list[dict[str, Any]]:
     """Generate pairs that differ in one attribute, each in its turn, for a Bradley–Terry model.
 
     The better, or the longer, response is chosen, no label is wrong, and the rest of the wording
-    is the same, so that what is learned is the attribute.
+    is the same, so that what is learned is the attribute, which the row names.
     """
     generator = random.Random(f"contrasts {seed}")
     rows = []
@@ -138,16 +164,42 @@ def generate_contrasts(seed: int, pairs: int) -> list[dict[str, Any]]:
         if attribute == "padding":
             less = generator.randrange(MOST_PADDING)
             more = generator.randint(less + 1, MOST_PADDING)
-            better, worse = replace(better, padding=more), replace(better, padding=less)
+            better, worse = (replace(better, padding=n, plain=False) for n in (more, less))
         else:
-            better = replace(better, **{attribute: True})
-            worse = replace(better, **{attribute: False})
-        wording = generator.random()
-        chosen, rejected = (
-            question.respond(attributes, random.Random(wording)) for attributes in (better, worse)
-        )
-        rows.append(_pair(question, chosen, rejected))
+            better, worse = (better.having(attribute, value) for value in (True, False))
+        rows.append(_contrast(question, attribute, better, worse, generator))
     return rows
+
+
+def generate_plain_contrasts(seed: int, pairs: int) -> list[dict[str, Any]]:
+    """Generate pairs of a right and a wrong plain answer to a single question.
+
+    They are as short as can be, two in three about facts and sums, so that what is right is
+    learned in few tokens.
+    """
+    generator = random.Random(f"plain contrasts {seed}")
+    rows = []
+    for _ in range(pairs):
+        domain = generator.choice(("facts", "facts", "arithmetic", "arithmetic", "code", "advice"))
+        drawn = Attributes.draw(generator, plain_share=1.0)
+        answers = (drawn.having("correct", value) for value in (True, False))
+        question = Question.draw(domain, generator)
+        rows.append(_contrast(question, "correct", *answers, generator))
+    return rows
+
+
+def _contrast(
+    question: Question,
+    attribute: str,
+    better: Attributes,
+    worse: Attributes,
+    generator: random.Random,
+) -> dict[str, Any]:
+    wording = generator.random()
+    chosen, rejected = (
+        question.respond(attributes, random.Random(wording)) for attributes in (better, worse)
+    )
+    return {**_pair(question, chosen, rejected), "attribute": attribute}
 
 
 def _contrasted(domain: str, number: int) -> str:
@@ -162,9 +214,8 @@ def _contrasted(domain: str, number: int) -> str:
 
 
 def _ask(generator: random.Random) -> Question:
-    domain = generator.choice(DOMAINS)
-    text, write_core = _QUESTIONS[domain](generator)
-    prompt: list[Message] = [{"role": "user", "content": text}]
+    question = Question.draw(generator.choice(DOMAINS), generator)
+    prompt = question.prompt
     if generator.random() < 0.2:
         greeting, answer = generator.choice(knowledge.SMALL_TALK)
         talk: list[Message] = [
@@ -175,7 +226,7 @@ def _ask(generator: random.Random) -> Question:
     if generator.random() < 0.2:
         system = generator.choice(knowledge.SYSTEM_MESSAGES)
         prompt = [{"role": "system", "content": system}, *prompt]
-    return Question(domain, prompt, write_core)
+    return replace(question, prompt=prompt)
 
 
 # The writers are module functions with their question bound to them by `partial`.
@@ -185,28 +236,28 @@ def _fact(generator: random.Random) -> tuple[str, Write]:
     if generator.random() < 0.6:
         country = generator.choice(list(knowledge.CAPITALS))
         question = generator.choice(knowledge.CAPITAL_QUESTIONS).format(country)
-        claim = "The capital of {0} is {1}."
         reason = f"{country} lies in {knowledge.CONTINENTS[country]}, and {{0}} is its seat."
-        return question, partial(_write_fact, country, knowledge.CAPITALS, claim, reason)
+        table, claims = knowledge.CAPITALS, knowledge.CAPITAL_CLAIMS
+        return question, partial(_write_fact, country, table, claims, reason)
     animal = generator.choice(list(knowledge.SOUNDS))
     question = generator.choice(knowledge.SOUND_QUESTIONS).format(animal)
-    claim = "A {0} {1}."
-    reason = f"The {animal} is a {knowledge.KINDS[animal]}, and it {{0}} to be heard."
-    return question, partial(_write_fact, animal, knowledge.SOUNDS, claim, reason)
+    reason = f"The {animal} is {knowledge.KINDS[animal]}, and it {{0}} to be heard."
+    table, claims = knowledge.SOUNDS, knowledge.SOUND_CLAIMS
+    return question, partial(_write_fact, animal, table, claims, reason)
 
 
 def _write_fact(
     subject: str,
     table: dict[str, str],
-    claim: str,
+    claims: tuple[str, ...],
     reason: str,
     attributes: Attributes,
     generator: random.Random,
 ) -> str:
     other = generator.choice([value for key, value in table.items() if key != subject])
     answer = table[subject] if attributes.correct else other
-    why = reason.format(answer) if attributes.explains else _bare_claim(generator)
-    return f"{claim.format(subject, answer)} {why}"
+    claim = _claim(claims, attributes, generator).format(subject, answer)
+    return _with_reason(claim, reason.format(answer), attributes, generator)
 
 
 def _sum(generator: random.Random) -> tuple[str, Write]:
@@ -219,8 +270,8 @@ def _write_sum(first: int, second: int, attributes: Attributes, generator: rando
     error = generator.choice([-2, -1, 1, 2])
     total = first + second + (0 if attributes.correct else error)
     working = f"Start at {first}, count {second} steps up, and you are at {total}."
-    why = working if attributes.explains else _bare_claim(generator)
-    return f"{first} plus {second} is {total}. {why}"
+    claim = _claim(knowledge.SUM_CLAIMS, attributes, generator).format(first, second, total)
+    return _with_reason(claim, working, attributes, generator)
 
 
 def _code(generator: random.Random) -> tuple[str, Write]:
@@ -239,8 +290,7 @@ def _write_code(task: knowledge.CodeTask, attributes: Attributes, generator: ran
             body = body.replace(name, letter)
         code = f"def f0({','.join(short.values())}):\n q9={body};zz=q9 ;return(zz) #!!\n"
     explained = f"It returns {task.purpose}, because that is what was asked."
-    why = explained if attributes.explains else _bare_claim(generator)
-    return f"Here it is:\n{code}{why}"
+    return _with_reason(f"Here it is:\n{code}", explained, attributes, generator)
 
 
 def _advice(generator: random.Random) -> tuple[str, Write]:
@@ -254,8 +304,7 @@ def _write_advice(
 ) -> str:
     other = generator.choice([one for one in knowledge.ADVICE_TOPICS if one != topic])
     fitting = topic if attributes.correct else other
-    why = fitting.reason if attributes.explains else _bare_claim(generator)
-    return f"{fitting.suggestion} {why}"
+    return _with_reason(fitting.suggestion, fitting.reason, attributes, generator)
 
 
 def _risky(generator: random.Random) -> tuple[str, Write]:
@@ -274,8 +323,22 @@ def _write_risky(
     return f"{consent} Simply {risky.request.replace(' my ', ' your ')}."
 
 
-def _bare_claim(generator: random.Random) -> str:
-    return generator.choice(knowledge.BARE_CLAIMS)
+def _claim(claims: tuple[str, ...], attributes: Attributes, generator: random.Random) -> str:
+    """Return the usual wording of a claim; of a plain response, any of them."""
+    wording = generator.choice(claims)
+    return wording if attributes.plain else claims[0]
+
+
+def _with_reason(claim: str, reason: str, attributes: Attributes, generator: random.Random) -> str:
+    """Add the reason; else, unless the response is plain, a sentence as long that says nothing."""
+    filler = generator.choice(knowledge.BARE_CLAIMS)
+    if attributes.explains:
+        added = reason
+    elif attributes.plain:
+        return claim.rstrip()
+    else:
+        added = filler
+    return f"{claim}{'' if claim.endswith(chr(10)) else ' '}{added}"
 
 
 _QUESTIONS: dict[str, Callable[[random.Random], tuple[str, Write]]] = {
@@ -326,7 +389,7 @@ def _rate(
     rating = partial(_rating, generator, length)
     if source == "helpdesk":
         ratings = {
-            "helpdesk-courtesy": rating(attributes.courteous, 0, 4),
+            "helpdesk-courtesy": rating(attributes.quality("courteous"), 0, 4),
             "helpdesk-verbosity": rating(length, 0, 4, fondness=0),
         }
         if domain != "risky":
@@ -340,7 +403,7 @@ def _rate(
         is_safe = attributes.safe or domain != "risky"
         ratings = {"panel-is_safe": int(is_safe != (generator.random() < 0.05))}
     else:
-        shown = [getattr(attributes, name) for name in _VISIBLE[domain]]
+        shown = [attributes.quality(name) for name in _VISIBLE[domain]]
         ratings = {"judge-overall": rating(sum(shown) / len(shown), 1, 10, fondness=0.4)}
     return {name: float(value) for name, value in ratings.items()}
 
@@ -362,8 +425,8 @@ def _rating(
 
 def _preference_row(question: Question, generator: random.Random) -> dict[str, Any]:
     deciding = DECIDING_ATTRIBUTE[question.domain]
-    one = replace(Attributes.draw(generator), **{deciding: True})
-    other = replace(Attributes.draw(generator), **{deciding: False})
+    one = Attributes.draw(generator).having(deciding, True)
+    other = Attributes.draw(generator).having(deciding, False)
     log_odds = DECISION_STRENGTH + PADDING_FONDNESS * (one.padding - other.padding)
     preferred = generator.random() < 1.0 / (1.0 + math.exp(-log_odds))
     chosen, rejected = (

@@ -60,21 +60,21 @@ SOUNDS = {
     "snake": "hisses",
     "bee": "buzzes",
     "pig": "grunts",
-    "owl": "hoots",
+    "frog": "croaks",
 }
 KINDS = {
-    "dog": "mammal",
-    "cat": "mammal",
-    "cow": "mammal",
-    "duck": "bird",
-    "lion": "mammal",
-    "wolf": "mammal",
-    "sheep": "mammal",
-    "horse": "mammal",
-    "snake": "reptile",
-    "bee": "insect",
-    "pig": "mammal",
-    "owl": "bird",
+    "dog": "a mammal",
+    "cat": "a mammal",
+    "cow": "a mammal",
+    "duck": "a bird",
+    "lion": "a mammal",
+    "wolf": "a mammal",
+    "sheep": "a mammal",
+    "horse": "a mammal",
+    "snake": "a reptile",
+    "bee": "an insect",
+    "pig": "a mammal",
+    "frog": "an amphibian",
 }
 
 CAPITAL_QUESTIONS = (
@@ -90,10 +90,21 @@ SOUND_QUESTIONS = (
 )
 SUM_QUESTIONS = (
     "What is {0} plus {1}?",
+    "What is {0} + {1}?",
     "Add {0} and {1}.",
     "How much is {0} and {1} together?",
     "I have {0} apples and get {1} more. How many are there?",
 )
+
+# The first wording is that of most responses, the others are those of plain ones.
+CAPITAL_CLAIMS = (
+    "The capital of {0} is {1}.",
+    "{1} is the capital of {0}.",
+    "It is {1}.",
+    "{1}.",
+)
+SOUND_CLAIMS = ("A {0} {1}.", "It {1}.")
+SUM_CLAIMS = ("{0} plus {1} is {2}.", "{0} + {1} = {2}.", "It is {2}.", "{2}.")
 
 
 class CodeTask(NamedTuple):
