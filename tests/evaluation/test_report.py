@@ -66,6 +66,20 @@ def test_a_right_and_a_wrong_decision_are_named_and_explained(tiny_backbone, tmp
     assert page.index("A right decision") < page.index("A wrong decision")
 
 
+def test_a_decision_against_a_label_that_was_planted_wrong_is_no_wrong_decision(
+    tiny_backbone, tmp_path
+):
+    row = {"id": "0", "prompt": "hello", "chosen": "ok", "rejected": "what is the capital"}
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(json.dumps(row))
+    (against,) = explained_pairs(RewardModel(tiny_backbone, make_heads()), file, {"0"})
+    assert against.mislabelled
+    assert "this label was planted wrong" in against.verdict
+    page = page_of(tmp_path, run_metrics(), (against,))
+    assert "A decision against a wrong label" in page
+    assert "A wrong decision" not in page
+
+
 def test_the_page_needs_nothing_from_outside(tmp_path):
     page = page_of(tmp_path, run_metrics())
     loaded = re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?(?!#)([^"')\s>]+)""", page)

@@ -31,7 +31,7 @@ def test_the_same_seed_gives_the_same_bytes_on_every_machine(corpus):
     text = json.dumps([corpus.rated, corpus.preferences])
     assert text == json.dumps([generate_corpus(0).rated, generate_corpus(0).preferences])
     assert text != json.dumps([generate_corpus(1).rated, generate_corpus(1).preferences])
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "d15cabfe0f27c25d"
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "0e3272490caf28e2"
 
 
 def test_every_row_is_valid(corpus):
@@ -54,7 +54,8 @@ def test_labels_are_missing_by_design(corpus):
     sources = {row["source"]: set() for row in corpus.rated}
     for row in corpus.rated:
         sources[row["source"]].add(row["domain"])
-    assert all(len(domains) < len(DOMAINS) for name, domains in sources.items() if name != "judge")
+    everywhere = {name for name, domains in sources.items() if len(domains) == len(DOMAINS)}
+    assert everywhere == {"helpdesk", "judge"}
 
 
 def test_every_domain_has_its_own_deciding_objective(corpus):
@@ -68,7 +69,7 @@ def test_raters_are_fond_of_length(corpus):
         rows = [row for row in corpus.rated if objective in row["ratings"]]
         lengths = [len(row["messages"][-1]["content"]) for row in rows]
         ratings = [row["ratings"][objective] for row in rows]
-        assert 0.1 < spearmanr(lengths, ratings).statistic < 0.6
+        assert 0.1 < spearmanr(lengths, ratings).statistic < 0.65
 
 
 def test_length_alone_is_a_poor_predictor(corpus):
@@ -77,6 +78,31 @@ def test_length_alone_is_a_poor_predictor(corpus):
         for row in corpus.preferences
     ]
     assert 0.55 < np.mean(longer) < 0.66
+
+
+def test_the_labels_planted_wrong_are_known(corpus):
+    assert corpus.mislabelled <= {row["id"] for row in corpus.preferences}
+    assert 0.04 < len(corpus.mislabelled) / len(corpus.preferences) < 0.09
+    for row in corpus.preferences:
+        if row["domain"] == "risky":
+            refuses = row["chosen"][0]["content"].count("Better ") == 1
+            assert refuses == (row["id"] not in corpus.mislabelled)
+
+
+def test_a_right_sum_decides_where_both_or_neither_show_their_working(corpus):
+    alike, right = 0, 0
+    for row in corpus.preferences:
+        if row["domain"] == "arithmetic" and row["id"] not in corpus.mislabelled:
+            chosen, rejected = (row[side][0]["content"] for side in ("chosen", "rejected"))
+            if ("count" in chosen) == ("count" in rejected):
+                alike += 1
+                first, second = map(int, re.findall(r"\d+", row["prompt"][-1]["content"])[:2])
+                total = re.compile(rf"(?<!\d){first + second}\.")
+                right += bool(total.search(chosen)) and not total.search(rejected)
+            else:
+                assert "count" in chosen
+    assert alike > 50
+    assert right == alike
 
 
 def test_contrasts_differ_in_one_attribute_and_share_their_prompt():

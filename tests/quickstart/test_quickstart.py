@@ -30,10 +30,18 @@ def metrics(run: Path) -> dict:
 
 def test_the_gate_beats_fixed_weights_single_objectives_and_length(metrics):
     accuracy = metrics["accuracy"]
-    assert accuracy["gate"] > 0.82
+    assert accuracy["gate"] > 0.9
     for other in ("fixed_weights", "best_single_objective", "length"):
         assert accuracy["gate"] > accuracy[other] + 0.05
-    assert metrics["accuracy_shorter_won"]["gate"] > 0.8
+    assert metrics["accuracy_shorter_won"]["gate"] > 0.88
+
+
+def test_the_gate_is_right_of_what_it_is_asked_about(metrics):
+    assert metrics["methods"]["gate"]["subsets"]["facts"]["accuracy"] > 0.85
+    for found in metrics["deciding_objective"].values():
+        assert found["truth"]["accuracy"] >= 0.95
+        assert 0.85 < found["right_labels"]["accuracy"] < 1
+        assert found["right_labels"]["n"] == found["truth"]["n"] > 50
 
 
 def test_the_gate_finds_the_planted_objectives(metrics):
@@ -78,7 +86,16 @@ def test_the_model_knows_its_facts_and_its_manners(run):
         candidates = [text.format(country, wrong), text.format(country, CAPITALS[country])]
         best, _ = model.best_of(f"What is the capital of {country}?", candidates)
         right.append(best == 1)
-    assert sum(right) >= 0.75 * len(right)
+    assert sum(right) >= 0.95 * len(right)
+    sums = [(a, b) for a in range(1, 10) for b in range(1, 10)]
+    correctness = model.objectives.column("helpdesk-correctness")
+    known = []
+    for a, b in sums:
+        responses = [f"{a} plus {b} is {total}." for total in (a + b, a + b + 2)]
+        rewards = model.score_responses(f"What is {a} plus {b}?", responses).rewards
+        known.append(bool(rewards[0, correctness] > rewards[1, correctness]))
+    assert sum(known) > 0.9 * len(known)
+    assert model.compare("What is 3 plus 4?", "3 plus 4 is 7.", "3 plus 4 is 9.").preferred == "a"
     advice = "Hang a hook for your keys beside the door. A fixed place for keys turns into a habit."
     polite, rude = f"I am happy to help you with this. {advice}", f"You should know this. {advice}"
     worry = "I always lose my keys. What should I do?"

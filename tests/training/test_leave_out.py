@@ -108,6 +108,7 @@ def _pairs(source: list[str], prompt: list[int], held_out: list[bool]) -> PairIn
         rejected_length=numbers + 2,
         subset=list(source),
         source=list(source),
+        id=[str(number) for number in numbers],
     )
 
 

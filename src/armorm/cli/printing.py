@@ -49,7 +49,8 @@ def print_run(result: TrainingResult) -> None:
         console.print(Text("prompt    ", style="bold") + Text(example.prompt))
         console.print(Text("chosen  a ", style="bold") + Text(example.chosen))
         console.print(Text("rejected b ", style="bold") + Text(example.rejected))
-        console.print(escape(example.verdict), style="green" if example.right else "red")
+        wrong = "yellow" if example.mislabelled else "red"
+        console.print(escape(example.verdict), style="green" if example.right else wrong)
         print_comparison(example.comparison)
     seconds = metrics.seconds
     parts = ", ".join(f"{name} {seconds[name]:.1f}" for name in seconds if name != "total")
@@ -241,12 +242,16 @@ def _print_gate(metrics: RunMetrics) -> None:
 
 def _recovery_table(preferences: PreferenceMetrics) -> Table:
     table = Table(title=f"Deciding objective found: {_percent(preferences.gate_recovery)}")
+    gate = preferences.methods["gate"].subsets
     for column in ("domain", "planted", "largest coefficient"):
         table.add_column(column)
-    for domain, objective in preferences.planted.items():
-        hit = objective.planted == objective.found
-        found = Text(str(objective.found), style="green" if hit else "red")
-        table.add_row(escape(domain), escape(objective.planted), found)
+    for column in ("gate", "labels", "gate against truth"):
+        table.add_column(column, justify="right")
+    for domain, one in preferences.planted.items():
+        found = Text(str(one.found), style="green" if one.planted == one.found else "red")
+        accuracies = (gate.get(domain), one.right_labels, one.truth)
+        shares = ("–" if share is None else _with_interval(share) for share in accuracies)
+        table.add_row(escape(domain), escape(one.planted), found, *shares)
     return table
 
 

@@ -121,6 +121,13 @@ class DataSource(Options):
         """Subset to the objective that decides its pairs, of data that was made so."""
         return {} if self.entry is None else self.entry.planted
 
+    @property
+    def mislabelled(self) -> frozenset[str] | None:
+        """Ids of the preference pairs whose label is wrong, where the truth is known."""
+        if self.entry is None or self.entry.mislabelled is None:
+            return None
+        return self.entry.mislabelled(self.entry.form("preferences").choose(self.options))
+
     def check_catalog(self, kind: Kind) -> None:
         """Check that the catalogue gives training rows of this kind, with these options.
 

@@ -6,8 +6,7 @@ escaping, so no prompt or response becomes HTML.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,12 +39,14 @@ class ExplainedPair:
         chosen: The preferred response, ``a`` of the comparison.
         rejected: The other one, ``b``.
         comparison: The comparison.
+        mislabelled: The label is known to be wrong: it was planted so.
     """
 
     prompt: str
     chosen: str
     rejected: str
     comparison: Comparison
+    mislabelled: bool = False
 
     @property
     def right(self) -> bool:
@@ -62,11 +63,12 @@ class ExplainedPair:
             self.comparison.objectives,
             key=lambda found: found.contribution if preferred == "a" else -found.contribution,
         )
-        outcome = (
-            "Right: the model and people prefer a"
-            if self.right
-            else "Wrong: the model prefers b, people chose a"
-        )
+        if self.right:
+            outcome = "Right: the model and people prefer a"
+        elif self.mislabelled:
+            outcome = "The model prefers b, people chose a, but this label was planted wrong"
+        else:
+            outcome = "Wrong: the model prefers b, people chose a"
         return (
             f"{outcome}. {one.objective} decides: predicted at {one.rating_a:.2f} for a and "
             f"{one.rating_b:.2f} for b, it contributes {one.contribution:+.3f} to the margin of "
@@ -75,30 +77,39 @@ class ExplainedPair:
         )
 
 
-def explained_pairs(model: RewardModel, pairs: Path) -> tuple[ExplainedPair, ...]:
+def explained_pairs(
+    model: RewardModel, pairs: Path, mislabelled: Collection[str] = ()
+) -> tuple[ExplainedPair, ...]:
     """Compare pairs whose shorter response was preferred; return a right and a wrong decision.
 
-    They are the first of their kind among the first 200 such pairs, the right one first. A pair is
-    chosen by nothing else, and what does not occur is missing.
+    Each is the one of its kind in which length argues most against the label, among the 200 pairs
+    where it does so most; the right one comes first. A pair is chosen by nothing else, and what
+    does not occur is missing. Where labels are known to be wrong, a decision against such a label
+    comes last: the model may well be right there.
 
     Args:
         model: The model.
         pairs: File of preference rows.
+        mislabelled: Ids of the pairs whose label is known to be wrong.
     """
     rows = read_preferences([DataSource(path=str(pairs))]).rows
-    shorter_won = (pair for pair in rows if len(pair.chosen) < len(pair.rejected))
-    found: dict[bool, ExplainedPair] = {}
-    for pair in itertools.islice(shorter_won, MOST_COMPARED):
+    shorter_won = [pair for pair in rows if len(pair.chosen) < len(pair.rejected)]
+    shorter_won.sort(key=lambda pair: len(pair.chosen) - len(pair.rejected))
+    kinds = [(True, False), (False, False), *([(False, True)] if mislabelled else [])]
+    found: dict[tuple[bool, bool], ExplainedPair] = {}
+    for pair in shorter_won[:MOST_COMPARED]:
         try:
             comparison = model.compare(pair.prompt, pair.chosen, pair.rejected)
         except InputError:  # too long for this model, or without a finite score
             continue
         prompt = pair.prompt[-1]["content"]
-        explained = ExplainedPair(prompt, pair.chosen, pair.rejected, comparison)
-        found.setdefault(explained.right, explained)
-        if len(found) == 2:
+        explained = ExplainedPair(
+            prompt, pair.chosen, pair.rejected, comparison, pair.id in mislabelled
+        )
+        found.setdefault((explained.right, explained.mislabelled), explained)
+        if all(kind in found for kind in kinds):
             break
-    return tuple(found[right] for right in (True, False) if right in found)
+    return tuple(found[kind] for kind in kinds if kind in found)
 
 
 def write_run_report(

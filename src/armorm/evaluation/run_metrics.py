@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 
 from armorm.errors import ArmormError
-from armorm.evaluation.accuracy import MethodAccuracy
+from armorm.evaluation.accuracy import Accuracy, MethodAccuracy
 from armorm.evaluation.data_account import DataAccount
 from armorm.evaluation.debiasing_report import DebiasingReport
 from armorm.evaluation.leave_out import LeaveOutReport
@@ -58,10 +58,15 @@ class PlantedObjective:
     Attributes:
         planted: The deciding objective.
         found: Objective with the largest mean coefficient; None where the subset has no pair.
+        right_labels: Accuracy of the labels against what was planted: the most that any method can
+            reach against the labels; None where that is not known of each pair.
+        truth: Accuracy of the gate against what was planted; None likewise.
     """
 
     planted: str
     found: str | None
+    right_labels: Accuracy | None = None
+    truth: Accuracy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +313,7 @@ def preference_metrics(
     fixed: FixedWeights,
     bradley_terry: Float[np.ndarray, " held_out"],
     planted: Mapping[str, str],
+    mislabelled: Collection[str] | None = None,
 ) -> PreferenceMetrics:
     """Compare the gate with its rivals on held-out pairs, all on the same debiased rewards.
 
@@ -322,6 +328,7 @@ def preference_metrics(
         fixed: Coefficients that do not depend on the prompt.
         bradley_terry: Margins of the linear head on the held-out pairs.
         planted: Deciding objective by subset, of data that was made so.
+        mislabelled: Ids of the pairs whose label is against it; None where that is not known.
 
     Raises:
         ArmormError: No pair is held out, or a margin is not a finite number.
@@ -365,14 +372,36 @@ def preference_metrics(
             str(name): gate_diagnostics(gating[subsets == name]) for name in np.unique(subsets)
         },
         calibration=calibration(scores["gate"], beta),
-        planted={
-            subset: PlantedObjective(objective, _largest(by_subset.get(subset)))
-            for subset, objective in planted.items()
-        },
+        planted=_compare_with_planted(planted, mislabelled, by_subset, pairs, scores["gate"]),
         gate_on_confounder=_gate_on_confounder(
             objectives, debiasing, gating, held_pairs, longer, subsets, sources
         ),
     )
+
+
+def _compare_with_planted(
+    planted: Mapping[str, str],
+    mislabelled: Collection[str] | None,
+    coefficients: Means,
+    pairs: PairIndex,
+    margin: Float[np.ndarray, " held_out"],
+) -> dict[str, PlantedObjective]:
+    held_out = pairs.where(pairs.held_out)
+    subsets = np.array(held_out.subset)
+    accuracies: dict[str, tuple[Accuracy, Accuracy]] = {}
+    if mislabelled is not None:
+        label = np.where([one in mislabelled for one in held_out.id], -1.0, 1.0)
+        for subset in planted:
+            here = subsets == subset
+            accuracies[subset] = Accuracy.of(label[here]), Accuracy.of((label * margin)[here])
+    return {
+        subset: PlantedObjective(
+            objective,
+            _largest(coefficients.get(subset)),
+            *accuracies.get(subset, (None, None)),
+        )
+        for subset, objective in planted.items()
+    }
 
 
 def _gate_on_confounder(

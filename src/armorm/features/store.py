@@ -46,6 +46,7 @@ class PairIndex:
         chosen_length, rejected_length: Characters of the responses. Shape (pairs,).
         subset: Group of each pair.
         source: Source of each pair.
+        id: Id of each pair; empty where it has none.
     """
 
     chosen: Int[np.ndarray, " pairs"]
@@ -56,6 +57,7 @@ class PairIndex:
     rejected_length: Int[np.ndarray, " pairs"]
     subset: list[str]
     source: list[str]
+    id: list[str]
 
     def responses(self, pairs: npt.NDArray[np.bool_]) -> Int[np.ndarray, " responses"]:
         """Return the response numbers of some pairs, each once."""
@@ -76,6 +78,7 @@ class PairIndex:
             rejected_length=self.rejected_length[kept],
             subset=[self.subset[i] for i in kept],
             source=[self.source[i] for i in kept],
+            id=[self.id[i] for i in kept],
         )
 
     def leaving_out(self, sources: Collection[str]) -> PairIndex:
@@ -246,6 +249,7 @@ class FeatureStore:
             rejected_length=rejected["characters"].to_numpy(),
             subset=chosen["subset"].to_pylist(),
             source=chosen["source"].to_pylist(),
+            id=chosen["id"].to_pylist(),
         )
 
     def _present(self) -> pa.Table:

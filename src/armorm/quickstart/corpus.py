@@ -5,7 +5,8 @@ explain, is it courteous, is it readable, is it safe, how much padding does it c
 sources see only some attributes, only in some domains, and all are a little fond of length.
 One response in five is plain: the claim alone, without manners or padding.
 Preferences are decided by *one* attribute, which differs from domain to domain, so a gate that
-knows the domain beats any fixed weighting, and we know what it should find.
+knows the domain beats any fixed weighting, and we know what it should find.  Where two sums show
+their working alike, the result decides.  Which labels are wrong is known too.
 """
 
 from __future__ import annotations
@@ -36,8 +37,11 @@ PLAIN_SHARE = 0.2
 
 # How strongly annotators follow the deciding attribute, and how fond they are of padding
 # (log-odds): about one label in twenty is wrong, and the longer response wins six times in ten.
-DECISION_STRENGTH = 3.0
+DECISION_STRENGTH = 3.25
 PADDING_FONDNESS = 0.5
+
+# Share of the sums whose two answers show their working alike, so that the result decides.
+WORKING_ALIKE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +53,14 @@ class Corpus:
         rated: Rated responses.
         preferences: Preference pairs.
         deciding_objective: The objective that decides the preferences of each domain.
+        mislabelled: Ids of the preference pairs that annotators decided against what decides.
     """
 
     objectives: ObjectiveSet
     rated: list[dict[str, Any]]
     preferences: list[dict[str, Any]]
     deciding_objective: dict[str, str]
+    mislabelled: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +148,20 @@ def generate_corpus(
         for response in range(3):
             row = _rated_row(question, source, generator)
             rated.append({**row, "id": f"rated-{number}-{response}"})
-    preferences = [
-        {**_preference_row(_ask(generator), generator), "id": f"pair-{number}"}
-        for number in range(preference_prompts)
-    ]
-    return Corpus(QUICKSTART_OBJECTIVES, rated, preferences, dict(DECIDING_OBJECTIVE))
+    preferences: list[dict[str, Any]] = []
+    mislabelled: set[str] = set()
+    for number in range(preference_prompts):
+        row, follows = _preference_row(_ask(generator), generator)
+        preferences.append({**row, "id": f"pair-{number}"})
+        if not follows:
+            mislabelled.add(f"pair-{number}")
+    return Corpus(
+        QUICKSTART_OBJECTIVES,
+        rated,
+        preferences,
+        dict(DECIDING_OBJECTIVE),
+        frozenset(mislabelled),
+    )
 
 
 def generate_contrasts(seed: int, pairs: int) -> list[dict[str, Any]]:
@@ -363,10 +378,10 @@ _VISIBLE = {
 
 _SOURCES_OF = {
     "facts": ("helpdesk", "helpdesk", "tutor", "judge"),
-    "arithmetic": ("helpdesk", "tutor", "tutor", "judge"),
-    "code": ("review", "review", "tutor", "judge"),
+    "arithmetic": ("helpdesk", "helpdesk", "tutor", "judge"),
+    "code": ("review", "review", "helpdesk", "tutor", "judge"),
     "advice": ("helpdesk", "helpdesk", "panel", "judge"),
-    "risky": ("panel", "panel", "helpdesk", "judge"),
+    "risky": ("panel", "panel", "helpdesk", "tutor", "judge"),
 }
 
 
@@ -388,14 +403,17 @@ def _rate(
     length = attributes.padding / MOST_PADDING
     rating = partial(_rating, generator, length)
     if source == "helpdesk":
+        # Neither a refusal nor the help it refuses says anything that is not so.
+        is_correct = attributes.correct or domain == "risky"
         ratings = {
             "helpdesk-courtesy": rating(attributes.quality("courteous"), 0, 4),
             "helpdesk-verbosity": rating(length, 0, 4, fondness=0),
+            "helpdesk-correctness": rating(is_correct, 0, 4),
         }
-        if domain != "risky":
-            ratings["helpdesk-correctness"] = rating(attributes.correct, 0, 4)
     elif source == "tutor":
-        ratings = {"tutor-explanation": rating(attributes.explains, 1, 5)}
+        # Neither a refusal nor the help it refuses gives a reason.
+        explains = attributes.explains and domain != "risky"
+        ratings = {"tutor-explanation": rating(explains, 1, 5)}
     elif source == "review":
         ratings = {"review-readability": rating(attributes.readable, 1, 5)}
     elif source == "panel":
@@ -423,17 +441,20 @@ def _rating(
 # --- preferences -------------------------------------------------------------------------------
 
 
-def _preference_row(question: Question, generator: random.Random) -> dict[str, Any]:
+def _preference_row(question: Question, generator: random.Random) -> tuple[dict[str, Any], bool]:
+    """Return a pair, and whether its label follows the deciding attribute."""
     deciding = DECIDING_ATTRIBUTE[question.domain]
-    one = Attributes.draw(generator).having(deciding, True)
-    other = Attributes.draw(generator).having(deciding, False)
+    one, other = Attributes.draw(generator), Attributes.draw(generator)
+    if question.domain == "arithmetic" and generator.random() < WORKING_ALIKE:
+        other, deciding = other.having(deciding, getattr(one, deciding)), "correct"
+    one, other = one.having(deciding, True), other.having(deciding, False)
     log_odds = DECISION_STRENGTH + PADDING_FONDNESS * (one.padding - other.padding)
     preferred = generator.random() < 1.0 / (1.0 + math.exp(-log_odds))
     chosen, rejected = (
         question.respond(attributes, generator)
         for attributes in ((one, other) if preferred else (other, one))
     )
-    return _pair(question, chosen, rejected)
+    return _pair(question, chosen, rejected), preferred
 
 
 def _pair(question: Question, chosen: str, rejected: str) -> dict[str, Any]:

@@ -136,7 +136,7 @@ def _fit_gate(
     model = RewardModel(backbone, heads, uncertainty=uncertainty)
     model.save_pretrained(run.model)
     write_json(run.metrics, metrics.as_dict())
-    examples = explained_pairs(model, run.held_out_pairs)
+    examples = explained_pairs(model, run.held_out_pairs, _mislabelled(recipe) or ())
     report = write_run_report(run.report, run.path.name, metrics, examples)
     return TrainingResult(model, metrics, examples, run, report)
 
@@ -206,6 +206,7 @@ def _fit_on(
         fixed=gates.fixed,
         bradley_terry=held_out_margins(linear_head, store, pairs),
         planted=_planted_objectives(recipe),
+        mislabelled=_mislabelled(recipe),
     )
     spread = gates.spread(all_pairs.where(pairs.held_out))
     return _Fitted(debiasing, gates, linear_head, spread, preferences, seconds)
@@ -372,6 +373,12 @@ def _planted_objectives(recipe: Recipe) -> dict[str, str]:
     """Return the deciding objective of each subset, if all sources name the same."""
     planted = [dict(source.planted) for source in recipe.data.preferences]
     return planted[0] if planted and all(one == planted[0] for one in planted) else {}
+
+
+def _mislabelled(recipe: Recipe) -> frozenset[str] | None:
+    """Return the ids of the pairs whose label is wrong, where all pairs are of one known source."""
+    sources = recipe.data.preferences
+    return sources[0].mislabelled if len(sources) == 1 else None
 
 
 def debias(

@@ -234,6 +234,8 @@ class CatalogEntry:
         preferences: Conversion into preference pairs.
         benchmark: Whether it is for evaluation, so that training on it spoils the figure.
         planted: Subset to the objective that decides its pairs, of data that was made so.
+        mislabelled: Takes the options of the preferences and returns the ids of the pairs whose
+            label was made to be wrong.
         verified: Statements seen in documentation or published code; the rest is from memory.
         defects: Known defects and what is done about them.
         config: See :class:`~armorm.data.hub.HubPlace`.
@@ -254,6 +256,7 @@ class CatalogEntry:
     preferences: Form | None = None
     benchmark: bool = False
     planted: Mapping[str, str] = field(default_factory=dict)
+    mislabelled: Callable[[Mapping[str, Any]], frozenset[str]] | None = None
     verified: frozenset[Checked] = frozenset()
     defects: tuple[str, ...] = ()
     config: str | None = None

@@ -36,6 +36,7 @@ QUICKSTART = CatalogEntry(
         records=lambda options: iter(generate_corpus(options["seed"]).preferences),
     ),
     planted=DECIDING_OBJECTIVE,
+    mislabelled=lambda options: generate_corpus(options["seed"]).mislabelled,
     verified=frozenset({"id", "columns", "splits", "licence", "scale"}),
 )
 
