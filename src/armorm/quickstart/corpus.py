@@ -197,9 +197,9 @@ def generate_plain_contrasts(seed: int, pairs: int) -> list[dict[str, Any]]:
     for _ in range(pairs):
         domain = generator.choice(("facts", "facts", "arithmetic", "arithmetic", "code", "advice"))
         drawn = Attributes.draw(generator, plain_share=1.0)
-        answers = (drawn.having("correct", value) for value in (True, False))
+        right, wrong = (drawn.having("correct", value) for value in (True, False))
         question = Question.draw(domain, generator)
-        rows.append(_contrast(question, "correct", *answers, generator))
+        rows.append(_contrast(question, "correct", right, wrong, generator))
     return rows
 
 
@@ -252,13 +252,13 @@ def _fact(generator: random.Random) -> tuple[str, Write]:
         country = generator.choice(list(knowledge.CAPITALS))
         question = generator.choice(knowledge.CAPITAL_QUESTIONS).format(country)
         reason = f"{country} lies in {knowledge.CONTINENTS[country]}, and {{0}} is its seat."
-        table, claims = knowledge.CAPITALS, knowledge.CAPITAL_CLAIMS
-        return question, partial(_write_fact, country, table, claims, reason)
+        write = partial(_write_fact, country, knowledge.CAPITALS, knowledge.CAPITAL_CLAIMS, reason)
+        return question, write
     animal = generator.choice(list(knowledge.SOUNDS))
     question = generator.choice(knowledge.SOUND_QUESTIONS).format(animal)
     reason = f"The {animal} is {knowledge.KINDS[animal]}, and it {{0}} to be heard."
-    table, claims = knowledge.SOUNDS, knowledge.SOUND_CLAIMS
-    return question, partial(_write_fact, animal, table, claims, reason)
+    write = partial(_write_fact, animal, knowledge.SOUNDS, knowledge.SOUND_CLAIMS, reason)
+    return question, write
 
 
 def _write_fact(
