@@ -23,7 +23,10 @@ from armorm.training.head_stage import load_head
 from armorm.training.statistics import HeadStatistics
 from tests.tiny import TEMPLATES, save_tiny_backbone
 
-ROWS = generate_corpus(0).rated[:450]
+# Plain answers can come twice with the same ratings; the second is no new row.
+ROWS = list(
+    {json.dumps([row["messages"], row["ratings"]]): row for row in generate_corpus(0).rated}.values()
+)[:450]
 PAIRS = [
     {**pair, "split": "test" if number % 5 == 0 else "train"}
     for number, pair in enumerate(generate_corpus(0).preferences[:20])
