@@ -230,7 +230,7 @@ def test_pretraining_starts_from_it_and_writes_an_ordinary_folder(file, tmp_path
         "objectives": "quickstart",
         "backbone": {"model": str(file), "device": "cpu", "max_length": 512, "layer": 2},
         "data": {
-            "rated": [{"catalog": "quickstart", "limit": 300}],
+            "rated": [{"catalog": "quickstart", "limit": 450}],
             "preferences": [{"catalog": "quickstart", "limit": 30}],
             "held_out": {"fraction": 0.3},
         },

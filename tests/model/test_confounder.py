@@ -184,7 +184,7 @@ ASKED = [
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     folder = tmp_path_factory.mktemp("recipe")
     save_tiny_backbone(folder / "backbone", TEMPLATES["chatml"], positions=512)
-    rows = generate_corpus(0).rated[:300]
+    rows = generate_corpus(0).rated[:450]
     (folder / "rated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     content = {
         "objectives": ["quickstart", {"name": "length", "computed": "log_tokens"}],

@@ -114,7 +114,7 @@ def test_armorm_score_runs_on_vllm(tmp_path, as_users_start_it):
 
 def test_a_recipe_trains_on_features_from_vllm(tmp_path):
     small = [
-        *("--set", "data.rated.0.limit=200", "--set", "data.preferences.0.limit=60"),
+        *("--set", "data.rated.0.limit=450", "--set", "data.preferences.0.limit=60"),
         *("--set", "head.alphas=[1.0]"),
         *("--set", "gate.steps=5", "--set", "gate.batch_size=8"),
     ]

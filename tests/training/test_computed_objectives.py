@@ -23,7 +23,7 @@ from armorm.training import features_stage, fit_head_stage, merge_heads, update_
 from armorm.training.statistics import HeadStatistics
 from tests.tiny import TEMPLATES, save_tiny_backbone
 
-ROWS = generate_corpus(0).rated[:300]
+ROWS = generate_corpus(0).rated[:450]
 LENGTH = {"name": "length", "computed": "log_tokens"}
 FIXED = {"name": "lists", "computed": "lists", "minimum": 0, "maximum": 2}
 

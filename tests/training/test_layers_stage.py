@@ -25,7 +25,7 @@ def recipe_file(tmp_path_factory):
         "objectives": "quickstart",
         "backbone": {"model": "builtin", "device": "cpu"},
         "data": {
-            "rated": [{"catalog": "quickstart", "limit": 300}],
+            "rated": [{"catalog": "quickstart", "limit": 450}],
             "preferences": [{"catalog": "quickstart", "limit": 120}],
             "held_out": {"fraction": 0.3},
         },

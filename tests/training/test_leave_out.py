@@ -34,7 +34,7 @@ def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "objectives": "quickstart",
         "backbone": {"model": str(folder / "backbone"), "device": "cpu"},
         "data": {
-            "rated": [{"catalog": "quickstart", "limit": 300}],
+            "rated": [{"catalog": "quickstart", "limit": 450}],
             "preferences": [{"path": str(write(folder / "pairs.jsonl", pairs))}],
             "held_out": {"fraction": 0.3},
         },
