@@ -53,7 +53,8 @@ def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The whole chain on a random backbone: quick, and wrong in a known way."""
     folder = tmp_path_factory.mktemp("recipe")
     save_tiny_backbone(folder / "backbone", TEMPLATES["chatml"], positions=512)
-    rows = {"rated": CORPUS.rated[:240], "preferences": CORPUS.preferences[:100]}
+    # One response a prompt: every objective is rated for prompts of every fold.
+    rows = {"rated": CORPUS.rated[::3][:240], "preferences": CORPUS.preferences[:100]}
     for kind, lines in rows.items():
         text = "".join(f"{json.dumps(line)}\n" for line in lines)
         (folder / f"{kind}.jsonl").write_text(text)
