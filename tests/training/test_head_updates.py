@@ -24,9 +24,8 @@ from armorm.training.statistics import HeadStatistics
 from tests.tiny import TEMPLATES, save_tiny_backbone
 
 # Plain answers can come twice with the same ratings; the second is no new row.
-ROWS = list(
-    {json.dumps([row["messages"], row["ratings"]]): row for row in generate_corpus(0).rated}.values()
-)[:450]
+_DISTINCT = {json.dumps([row["messages"], row["ratings"]]): row for row in generate_corpus(0).rated}
+ROWS = list(_DISTINCT.values())[:450]
 PAIRS = [
     {**pair, "split": "test" if number % 5 == 0 else "train"}
     for number, pair in enumerate(generate_corpus(0).preferences[:20])
