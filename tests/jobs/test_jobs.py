@@ -129,7 +129,7 @@ def test_the_commands_share_their_work(pool, model_folder, tmp_path):
         assert done.exit_code == 0, done.output
     assert outputs[0].read_bytes() == outputs[1].read_bytes()
 
-    limits = ["data.rated.0.limit=60", "data.preferences.0.limit=20"]
+    limits = ["data.rated.0.limit=120", "data.preferences.0.limit=20"]
     words = ["features", "recipes/quickstart.yaml", *(w for one in limits for w in ("--set", one))]
     for folder, engine in ((tmp_path / "ray", ["--on", "ray"]), (tmp_path / "alone", [])):
         done = CliRunner().invoke(app, [*words, "-o", str(folder), *engine])

@@ -13,7 +13,7 @@ import torch
 from starlette.testclient import TestClient
 
 from armorm import Backbone, RewardModel
-from armorm.errors import RecipeError
+from armorm.errors import ArmormError, RecipeError
 from armorm.serving import (
     DeadlineError,
     DrainingError,
@@ -342,3 +342,12 @@ def test_a_server_whose_model_thread_ended_is_not_live(model):
     assert client.get("/health/live").status_code == 503
     with TestClient(build_app(ServeSettings(model="tiny"), model)) as serving:
         assert serving.get("/health/live").json() == {"status": "live"}
+
+
+def test_a_damaged_uncertainty_is_found_before_the_server_starts(tiny_backbone, tmp_path):
+    folder = tmp_path / "model"
+    make_rated_model(tiny_backbone)[0].save_pretrained(folder)
+    ServeSettings(model=str(folder)).load(str(folder))
+    (folder / "uncertainty" / "head.safetensors").write_bytes(b"x")
+    with pytest.raises(ArmormError, match="uncertainty of a head cannot be read"):
+        ServeSettings(model=str(folder)).load(str(folder))

@@ -545,6 +545,7 @@ class RewardModel:
         )
         return self._predict(features, merged)
 
+    @torch.inference_mode()
     def _predict(self, features: BackboneFeatures, merged: MergedPrompts) -> Predictions:
         return Predictions(
             features=features.responses,

@@ -114,5 +114,5 @@ def _parse(body: bytes, content_type: str) -> Any:
         return pydantic_core.from_json(body, allow_inf_nan=False)
     except ValueError as error:
         raise MalformedBodyError(
-            f"The body is not JSON, without NaN and half characters: {error}"
+            f"The body is not JSON (NaN and half characters are not allowed): {error}"
         ) from None

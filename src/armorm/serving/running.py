@@ -82,6 +82,8 @@ class ServeSettings(Options):
         """Load a model and steer it."""
         arguments = {"overlong": "error", **self.loading}
         model = run_apart(lambda: RewardModel.from_pretrained(name, **arguments))
+        if model.uncertainty is not None:  # read now: a damaged file would fail requests later
+            model.uncertainty.check_belongs(model.heads.weight)
         return model if self.steering is None else model.steer(self.steering)
 
 
