@@ -6,6 +6,7 @@ import json
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from urllib.request import urlopen
@@ -142,8 +143,12 @@ def test_logs_are_json_with_request_ids(server: Served):
     headers = {"Authorization": "Bearer secret", "X-Request-Id": "my-id"}
     answer = httpx2.get(server.address + "/v1/model", headers=headers)
     assert answer.headers["X-Request-Id"] == "my-id"
-    events = [json.loads(line) for line in server.log.read_text().splitlines()]
-    [event] = [event for event in events if event.get("request_id") == "my-id"]
+    deadline = time.monotonic() + 20  # the line is written after the answer
+    while not (lines := [one for one in server.log.read_text().splitlines() if "my-id" in one]):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    [event] = map(json.loads, lines)
+    assert event["request_id"] == "my-id"
     assert event["route"] == "/v1/model"
     assert event["status"] == 200
 
