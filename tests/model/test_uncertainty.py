@@ -194,6 +194,8 @@ def test_what_has_no_price_is_refused(rated):
     for bad in ({"aversion": -1.0}, {"kl": 0.0}, {}, {"aversion": 1.0, "kl": 1.0}):
         with pytest.raises(RecipeError, match="Risk cannot be used"):
             Risk(**bad)
+    with pytest.raises(RecipeError, match=r"Risk\(kl=1e-300\): takes more off a score"):
+        model.score_responses("hello", TEXTS, risk=Risk(kl=1e-300))
 
 
 def test_trainers_and_files_rank_by_the_pessimistic_score(rated, folder, tmp_path):

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
 import psutil
@@ -20,6 +18,7 @@ from armorm.errors import RecipeError
 from armorm.http_json import HttpError
 from armorm.serving import Client
 from armorm.serving.ray_serve import NAME, build
+from tests.serving.asking import asking
 from tests.serving.processes import save_model
 from tests.tiny_models import PROMPT
 
@@ -92,26 +91,12 @@ def test_a_killed_replica_loses_no_request_of_a_client_that_retries(address, mod
     with Client(address, api_key=KEY, transport=recorder) as client:
         assert client.model().name == str(model.backbone.folder)
         [victim, survivor] = replicas()
-        dead = threading.Event()
-
-        def keep_asking() -> list[list[float]]:
-            """Ask until the replica is dead, and some more."""
-            answers, left = [], 5
-            while left:
-                left -= dead.is_set()
-                answers.append(client.score_responses(PROMPT, TEXTS).scores)
-            return answers
-
-        with ThreadPoolExecutor(8) as pool:
-            askers = [pool.submit(keep_asking) for _ in range(8)]
-            try:
-                while len(recorder.statuses) < 50:
-                    assert not any(asker.done() for asker in askers)
-                victim.kill()
-                victim.wait()
-            finally:
-                dead.set()
-            answers = [scores for asker in askers for scores in asker.result()]
+        with asking(lambda: client.score_responses(PROMPT, TEXTS).scores, 8) as askers:
+            while len(recorder.statuses) < 50:
+                assert not any(asker.done() for asker in askers)
+            victim.kill()
+            victim.wait()
+        answers = [scores for asker in askers for scores in asker.result()]
     assert {*recorder.statuses} <= {200, 500, 503}
     assert len(answers) >= 50
     for scores in answers:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
-
 import httpx2
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from armorm.serving import Client
+from tests.serving.asking import asking
 from tests.serving.processes import save_model, served
 from tests.tiny_models import PROMPT
 
@@ -41,23 +39,11 @@ def test_a_killed_worker_leaves_the_other_and_is_replaced(tiny_backbone, tmp_pat
         assert len(before) == 2
         reload = httpx2.post(f"{running.address}/v1/admin/reload", json={})
         assert reload.status_code == 404  # it would reach one of the two
-        dead = threading.Event()
-
-        def keep_asking() -> list[list[float]]:
-            """Ask until the worker is dead, and some more."""
-            answers, left = [], 5
-            while left:
-                left -= dead.is_set()
-                answers.append(client.score_responses(PROMPT, TEXTS).scores)
-            return answers
-
-        with ThreadPoolExecutor(4) as pool:
-            askers = [pool.submit(keep_asking) for _ in range(4)]
+        with asking(lambda: client.score_responses(PROMPT, TEXTS).scores, 4) as askers:
             victim = psutil.Process(min(before))
             victim.kill()
             victim.wait()
-            dead.set()
-            answers = [scores for asker in askers for scores in asker.result()]
+        answers = [scores for asker in askers for scores in asker.result()]
         for scores in answers:
             assert scores == pytest.approx(expected, abs=1e-5)
         while len(now := workers(process)) < 2:

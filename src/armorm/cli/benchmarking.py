@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -120,18 +120,11 @@ def benchmark(
 
         check_results_folder(output)
     if scores is not None:
-        if len(given) > 1 or ALL in given:
-            raise RecipeError("--scores FILE takes the name of one benchmark, and no model.")
         flags = {"compare": compare, "objectives": objectives, "fixed-weights": fixed_weights}
-        if needless := [f"--{flag}" for flag, is_on in flags.items() if is_on]:
-            raise RecipeError(f"--scores FILE has no model: leave out {', '.join(needless)}.")
+        _check_one_benchmark(given, ALL, flags)
         result = given_result(scores, given[0] if given else None, root, invalid=invalid)
     else:
-        if not asked or not models:
-            missing = "a benchmark or a preference file" if models else "a model"
-            raise RecipeError(f"Name {missing}: armorm benchmark MODEL... NAME...")
-        if compare and len(models) < 2:
-            raise RecipeError(f"--compare needs two models or more; there is only {models[0]}.")
+        _check_names(asked, models, compare)
         shown = show_progress(quiet)
         suite = load_suite(asked, root, invalid=invalid, show_progress=shown)
         result = run_suite(
@@ -151,6 +144,22 @@ def benchmark(
         from armorm.cli.benchmark_printing import print_benchmarks
 
         print_benchmarks(result, output)
+
+
+def _check_one_benchmark(given: Sequence[str], every: str, flags: Mapping[str, bool]) -> None:
+    """Check the arguments beside ``--scores``: one benchmark at most, and nothing of a model."""
+    if len(given) > 1 or every in given:
+        raise RecipeError("--scores FILE takes the name of one benchmark, and no model.")
+    if needless := [f"--{flag}" for flag, is_on in flags.items() if is_on]:
+        raise RecipeError(f"--scores FILE has no model: leave out {', '.join(needless)}.")
+
+
+def _check_names(asked: Sequence[str], models: Sequence[str], compare: bool) -> None:
+    if not asked or not models:
+        missing = "a benchmark or a preference file" if models else "a model"
+        raise RecipeError(f"Name {missing}: armorm benchmark MODEL... NAME...")
+    if compare and len(models) < 2:
+        raise RecipeError(f"--compare needs two models or more; there is only {models[0]}.")
 
 
 def _opening(

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from armorm.conversations import (
@@ -582,8 +581,7 @@ class RewardModel:
             NonFiniteError: a score is NaN or infinite, unless ``keep_nonfinite``.
         """
         risk = Risk.of(risk)
-        if (uncertainty or risk is not None) and self.uncertainty is None:
-            raise no_uncertainty()
+        known = self._own_uncertainty() if uncertainty or risk is not None else None
         owners = list(predictions.owners)
         # One product a prompt: responses to it have equal coefficients, whatever their number.
         coefficients = self._compiled.coefficients(predictions.gating)[owners]
@@ -597,33 +595,26 @@ class RewardModel:
             objectives=self.objectives.names,
             steering=None if self.steering.is_neutral else self.steering,
         )
-        if uncertainty:
-            assert self.uncertainty is not None
-            self.uncertainty.check_belongs(self.heads.weight)
-            sure = self.uncertainty.of(predictions.features, coefficients)
+        if known is not None and uncertainty:
+            sure = known.of(predictions.features, coefficients)
             rewards = replace(rewards, uncertainty=sure)
         rows = torch.tensor(predictions.responses, dtype=torch.long)
         rewards = rewards.where(rows)
-        if risk is not None:
-            groups = torch.tensor(owners, dtype=torch.long)[rows] if compared else None
-            price = self._price(risk, predictions.features[rows], rewards.coefficients, groups)
+        if known is not None and risk is not None:
+            features = predictions.features[rows].cpu()
+            if compared:
+                features = group_differences(features, torch.tensor(owners, dtype=torch.long)[rows])
+            price = risk.price(known.of_scores(features, rewards.coefficients))
             rewards = replace(rewards, pessimistic=(rewards.score.double() - price).float())
         if not keep_nonfinite:
             rewards.check_finite()
         return rewards
 
-    def _price(
-        self,
-        risk: Risk,
-        features: Float[Tensor, "n hidden"],
-        coefficients: Float[Tensor, "n k"],
-        groups: Int[Tensor, " n"] | None,
-    ) -> Float[Tensor, " n"]:
-        assert self.uncertainty is not None
+    def _own_uncertainty(self) -> ModelUncertainty:
+        if self.uncertainty is None:
+            raise no_uncertainty()
         self.uncertainty.check_belongs(self.heads.weight)
-        features = features.cpu()
-        moved = features if groups is None else group_differences(features, groups)
-        return risk.price(self.uncertainty.of_scores(moved, coefficients))
+        return self.uncertainty
 
 
 def _hash_weights(folder: Path) -> str:

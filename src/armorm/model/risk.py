@@ -72,11 +72,19 @@ class Risk(Options):
         return self.model_dump(exclude_none=True)
 
     def price(self, deviation: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """Return what is taken off scores of these deviations."""
+        """Return what is taken off scores of these deviations.
+
+        Raises:
+            RecipeError: It is more than a score can hold.
+        """
         if self.kl is not None:
-            return deviation.square() / (2 * self.kl)
-        assert self.aversion is not None
-        return self.aversion * deviation
+            price = deviation.square() / (2 * self.kl)
+        else:
+            assert self.aversion is not None
+            price = self.aversion * deviation
+        if not bool(price.float().isfinite().all()):
+            raise RecipeError(f"{self!r}: takes more off a score than a number holds. Ask for less.")
+        return price
 
 
 def group_differences(

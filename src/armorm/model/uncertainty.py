@@ -32,6 +32,7 @@ class ModelUncertainty:
 
     def __init__(self, source: HeadUncertainty | Path) -> None:
         self._source = source
+        self._belongs_to: Tensor | None = None
 
     @classmethod
     def in_folder(cls, folder: Path) -> ModelUncertainty | None:
@@ -58,11 +59,14 @@ class ModelUncertainty:
 
     def check_belongs(self, weight: Float[Tensor, "k hidden"]) -> None:
         """Raise CheckpointError unless it was fitted with this regression layer."""
+        if self._belongs_to is weight:  # hashing it for every answer would be slow
+            return
         if self.head.weight_sha256 != fingerprint_of_weight(weight.numpy()):
             raise CheckpointError(
                 f"{PLACE} belongs to another regression layer than the model's. Run `armorm "
                 "fit-gate` again, or delete it to score without uncertainty."
             )
+        self._belongs_to = weight
 
     def of(
         self, features: Float[Tensor, "n hidden"], coefficients: Float[Tensor, "n k"]
