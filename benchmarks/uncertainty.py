@@ -176,17 +176,24 @@ def conformal(
         rest, rated = ~first, ~np.isnan(ratings[~first])
         distance = np.abs(ratings[rest] - predicted[rest]) / deviations[rest]
         for name, factor in (("normal", norm.ppf(0.95)), ("conformal", sure.conformal)):
-            found[name].append(np.mean(distance <= factor, axis=0, where=rated))
+            covered = np.where(rated, distance <= factor, np.nan)
+            # An objective without ratings on one side of the split has no figure of this split.
+            judged = rated.any(axis=0) & ~np.isnan(sure.conformal)
+            sums = np.nansum(covered, axis=0) / np.maximum(rated.sum(axis=0), 1)
+            found[name].append(np.where(judged, sums, np.nan))
     names = store.objectives.names
     _print(
         {
             "held-out rows and prompts": [len(keys), len(prompts)],
             **{
-                name: dict(zip(names, np.mean(covered, axis=0).tolist(), strict=True))
+                name: dict(zip(names, np.nanmean(covered, axis=0).tolist(), strict=True))
                 for name, covered in found.items()
             },
             "standard deviation of one split": dict(
-                zip(names, np.std(found["conformal"], axis=0).tolist(), strict=True)
+                zip(names, np.nanstd(found["conformal"], axis=0).tolist(), strict=True)
+            ),
+            "splits with a figure": dict(
+                zip(names, (~np.isnan(found["normal"])).sum(axis=0).tolist(), strict=True)
             ),
         }
     )
