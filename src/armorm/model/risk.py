@@ -83,7 +83,9 @@ class Risk(Options):
             assert self.aversion is not None
             price = self.aversion * deviation
         if not bool(price.float().isfinite().all()):
-            raise RecipeError(f"{self!r}: takes more off a score than a number holds. Ask for less.")
+            raise RecipeError(
+                f"{self!r}: takes more off a score than a number holds. Ask for less."
+            )
         return price
 
 
