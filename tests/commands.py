@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -28,6 +29,14 @@ def armorm(*arguments: object) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
     )
+
+
+def heed_interrupts() -> None:
+    """Let SIGINT end the process that is about to start (``preexec_fn``).
+
+    A runner in the background may ignore SIGINT, and children inherit that.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def invoke(*arguments: object) -> str:

@@ -16,7 +16,7 @@ import pytest
 from armorm import RewardModel
 from armorm.cli.application import app
 from armorm.cli.terminal import clean
-from tests.commands import armorm, invoke, write
+from tests.commands import armorm, heed_interrupts, invoke, write
 from tests.tiny_models import make_heads
 
 # Says when signals are handled: before that only Python itself is running.
@@ -45,8 +45,7 @@ def start(*arguments: object) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A runner in the background may ignore SIGINT, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=heed_interrupts,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "up\n"
@@ -82,7 +81,12 @@ def test_a_signal_where_python_drops_exceptions_is_not_lost():
         "process.main([])\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=20
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+        preexec_fn=heed_interrupts,
     )
     assert (done.returncode, done.stderr) == (130, "interrupted\n")
 

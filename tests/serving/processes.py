@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from armorm import Backbone, RewardModel
+from tests.commands import heed_interrupts
 from tests.tiny_models import make_heads
 
 
@@ -46,6 +47,7 @@ def served(folder: Path, *flags: str, log: Path, **environment: str) -> Iterator
             stderr=errors,
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            preexec_fn=heed_interrupts,
         )
     try:
         assert process.stdout is not None
