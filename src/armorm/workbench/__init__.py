@@ -1,0 +1,1 @@
+"""Pages on which people read scores, compare responses, and steer the model."""
