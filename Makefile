@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart real test test-compat test-vllm lint types contracts check format clean
+.PHONY: quickstart real test test-compat test-vllm wheel test-wheel lint types contracts check format clean
 
 quickstart: $(VENV)/.installed
-	$(BIN)/armorm train recipes/quickstart.yaml -o runs/quickstart
+	$(BIN)/armorm train quickstart -o runs/quickstart
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2
@@ -22,6 +22,16 @@ test-compat: $(VENV)/.installed
 # The vLLM plugin on the real vLLM, in an environment of its own.
 test-vllm:
 	PYTHON=$(PYTHON) sh scripts/test_vllm.sh
+
+# The wheel and the source distribution, the wheel built from the latter.
+wheel: $(VENV)/.installed
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python scripts/check_distributions.py dist
+
+# The wheel alone in a clean environment.
+test-wheel: wheel
+	PYTHON=$(PYTHON) sh scripts/test_wheel.sh
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -4,17 +4,12 @@
 set -eu
 version=${1:-4.51.0}
 venv=.venv-compat-$version
-torch=$(sed -n 's/^torch==\([0-9.]*\).*/\1/p' constraints.txt)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 if [ ! -x "$venv/bin/python" ]; then
     "${PYTHON:-python3}" -m venv "$venv"
-    # As in install.sh: without a GPU the CPU build saves several GB.
-    "$venv/bin/pip" install -q "torch==$torch+cpu" 2>/dev/null ||
-        "$venv/bin/pip" install -q "torch==$torch+cpu" \
-            --extra-index-url https://download.pytorch.org/whl/cpu 2>/dev/null ||
-        "$venv/bin/pip" install -q "torch==$torch"
+    sh scripts/install_torch.sh "$venv"
     # transformers 4.51.0 itself cannot load any model without accelerate.
     "$venv/bin/pip" install -q "transformers==$version" "accelerate<1.7" "numpy<2.3"
 fi

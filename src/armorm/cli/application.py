@@ -22,7 +22,7 @@ from armorm.cli import (
 app = typer.Typer(
     name="armorm",
     help="Train, score with, and explain reward models that people can read and steer.",
-    epilog="Start:  armorm train quickstart.yaml -o runs/quickstart",
+    epilog="Start:  armorm train quickstart -o runs/quickstart",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

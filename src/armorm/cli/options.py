@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 TEXT_HELP = "Text, or @FILE."
 
 RecipeArgument = Annotated[
-    Path, typer.Argument(help="Recipe, a YAML file.", metavar="RECIPE", show_default=False)
+    Path,
+    typer.Argument(
+        help="Recipe: a YAML file, or the name of a recipe of the package, such as quickstart.",
+        metavar="RECIPE",
+        show_default=False,
+    ),
 ]
 OutputFolder = Annotated[
     Path, typer.Option("--output", "-o", help="Run folder.", metavar="DIR", show_default=False)

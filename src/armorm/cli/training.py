@@ -45,7 +45,7 @@ LeaveOut = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     panel = "Train"
-    arguments = "quickstart.yaml -o runs/quickstart"
+    arguments = "quickstart -o runs/quickstart"
     add_command(app, train, panel=panel, example=f"armorm train {arguments}", resumable=True)
     add_command(
         app,
@@ -65,7 +65,7 @@ def register(app: typer.Typer) -> None:
         app,
         train_pairwise,
         panel=panel,
-        example="armorm train-pairwise quickstart.yaml -o runs/quickstart",
+        example="armorm train-pairwise quickstart -o runs/quickstart",
         resumable=True,
     )
     add_command(app, features, panel=panel, example=f"armorm features {arguments}", resumable=True)

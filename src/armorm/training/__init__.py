@@ -9,6 +9,7 @@ from armorm.training.layers_stage import compare_layers
 from armorm.training.pipeline import train
 from armorm.training.prepared_recipe import prepare_data
 from armorm.training.recipe import Recipe
+from armorm.training.recipe_file import shipped_recipes
 from armorm.training.run_folder import RunFolder
 from armorm.training.tuning.finetuning import finetune_stage
 from armorm.training.tuning.pairwise import pairwise_stage
@@ -30,6 +31,7 @@ __all__ = [
     "pairwise_stage",
     "prepare_data",
     "pretrain_stage",
+    "shipped_recipes",
     "train",
     "update_head",
 ]

@@ -1,4 +1,4 @@
-"""Recipe files: strict YAML, and overrides such as ``gate.steps=500``."""
+"""Recipe files: strict YAML, recipes that come with the package, and overrides of single keys."""
 
 from __future__ import annotations
 
@@ -11,6 +11,20 @@ from armorm.errors import RecipeError, shorten
 
 MOST_VALUES = 100_000
 """Values in a recipe; aliases of aliases could stand for billions."""
+
+SHIPPED = Path(__file__).parents[1] / "recipes"
+"""Recipes of the package, a link to ``recipes/`` in a checkout."""
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Return the recipes that come with the package, by name.
+
+    Example:
+        >>> from armorm.training import shipped_recipes
+        >>> list(shipped_recipes())
+        ['armorm-llama3-8b', 'chain', 'local-files', 'quickstart', 'smollm2']
+    """
+    return {file.stem: file for file in sorted(SHIPPED.glob("*.yaml"))}
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -36,14 +50,20 @@ class _StrictLoader(yaml.SafeLoader):
 def read_recipe_file(path: Path) -> dict[str, Any]:
     """Read a YAML mapping.
 
+    Args:
+        path: A file, or the name of a recipe that comes with the package.
+
     Raises:
         RecipeError: The file cannot be read, is not UTF-8 or YAML, has a key twice, is nested too
             deeply, or is no mapping.
     """
+    shipped = shipped_recipes()
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = (path if path.is_file() else shipped.get(str(path), path)).read_bytes().decode()
     except (OSError, ValueError) as error:
-        raise RecipeError(f"{path} cannot be read: {error}") from error
+        names = f" Recipes of the package: {', '.join(shipped)}."
+        is_name = path.suffix == "" and len(path.parts) == 1
+        raise RecipeError(f"{path} cannot be read: {error}.{names if is_name else ''}") from error
     content = _parse(text, str(path))
     if not isinstance(content, dict):
         raise RecipeError(f"{path} is not a recipe: it must be a mapping of sections.")
