@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart real test test-compat test-vllm wheel test-wheel lint types contracts check format clean
+.PHONY: quickstart real test test-compat test-vllm wheel test-wheel docs lint types contracts check format clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/armorm train quickstart -o runs/quickstart
@@ -23,6 +23,7 @@ test-compat: $(VENV)/.installed
 test-vllm:
 	PYTHON=$(PYTHON) sh scripts/test_vllm.sh
 
+<<<<<<< HEAD
 # The wheel and the source distribution, the wheel built from the latter.
 wheel: $(VENV)/.installed
 	rm -rf dist
@@ -32,6 +33,11 @@ wheel: $(VENV)/.installed
 # The wheel alone in a clean environment.
 test-wheel: wheel
 	PYTHON=$(PYTHON) sh scripts/test_wheel.sh
+=======
+# The documentation site, in site/: python -m http.server -d site
+docs: $(VENV)/.installed
+	$(BIN)/mkdocs build --strict
+>>>>>>> b60f339 (Documentation site: mkdocs-material, reference from docstrings, built strictly by the tests)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

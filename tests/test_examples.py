@@ -23,7 +23,7 @@ import armorm
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 BLOCK = re.compile(
     r"^(<!-- not run: [^\n]+ -->\n)?```(python|sh)\n(.*?)^```", re.MULTILINE | re.DOTALL
@@ -69,7 +69,7 @@ def test_most_pages_run_their_examples():
     assert sum(not skipped for skipped, _, _ in blocks) >= 32
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_examples_of_pages(place, page):
     names: dict[str, object] = {}
     for skipped, language, code in BLOCK.findall(page.read_text(encoding="utf-8")):

@@ -30,6 +30,7 @@ from armorm.objectives import ObjectiveSet
 from armorm.settings import Options
 
 InvalidPolicy = Literal["error", "skip"]
+"""Answer to a row that cannot be used: stop with an error, or skip and count it."""
 
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 ARROW = (".arrow", ".feather")
