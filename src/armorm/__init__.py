@@ -29,7 +29,15 @@ if TYPE_CHECKING:
         fit_gate,
         fit_reward_head,
     )
-    from armorm.model import Comparison, Explanation, RewardModel, Rewards, Risk, Steering
+    from armorm.model import (
+        Comparison,
+        Explanation,
+        RewardModel,
+        Rewards,
+        Risk,
+        Steering,
+        Trajectory,
+    )
     from armorm.objectives import PAPER_OBJECTIVES, Objective, ObjectiveSet
     from armorm.training import Recipe, train
     from armorm.version import __version__ as __version__
@@ -55,7 +63,15 @@ _HOMES = {
         "fit_gate",
         "fit_reward_head",
     ),
-    "armorm.model": ("Comparison", "Explanation", "RewardModel", "Rewards", "Risk", "Steering"),
+    "armorm.model": (
+        "Comparison",
+        "Explanation",
+        "RewardModel",
+        "Rewards",
+        "Risk",
+        "Steering",
+        "Trajectory",
+    ),
     "armorm.objectives": ("PAPER_OBJECTIVES", "Objective", "ObjectiveSet"),
     "armorm.training": ("Recipe", "train"),
     "armorm.version": ("__version__",),
@@ -87,6 +103,7 @@ __all__ = [
     "RidgeStatistics",
     "Risk",
     "Steering",
+    "Trajectory",
     "VerbosityDebiasing",
     "evaluate",
     "extract_features",

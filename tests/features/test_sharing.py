@@ -372,3 +372,30 @@ def test_batches_hold_every_sequence_once_within_the_budget():
     for batch in batches:
         padded = len(batch) * max(lengths[i] for i in batch)
         assert padded <= 100 or len(batch) == 1
+
+
+@pytest.mark.parametrize("family", [*SHARING, *NOT_SHARING])
+@pytest.mark.parametrize("budget", [25, 10_000])
+@pytest.mark.filterwarnings("ignore:.*do not share")
+def test_states_of_other_tokens_are_the_models_own(family, budget):
+    name, shape = {**SHARING, **{k: v[:2] for k, v in NOT_SHARING.items()}}[family]
+    own = make_model(name, shape)
+    prompts = make_prompts()
+
+    def read(ids, boundary):
+        return range(boundary + 1, len(ids))
+
+    with torch.inference_mode():
+        found = ModelRunner(own, budget, share_prompts=True).run(prompts, None, read)
+        rows = iter(zip(found.responses, found.tokens, strict=True))
+        for prompt in prompts:
+            for ids in prompt.sequences:
+                expected = own(input_ids=torch.tensor([ids])).last_hidden_state[0]
+                last, tokens = next(rows)
+                torch.testing.assert_close(
+                    tokens, expected[prompt.boundary + 1 :], rtol=1e-3, atol=1e-4
+                )
+                torch.testing.assert_close(last, tokens[-1], rtol=0, atol=0)
+        plain = ModelRunner(own, budget, share_prompts=True).run(prompts)
+    assert plain.tokens == ()
+    torch.testing.assert_close(plain.responses, found.responses, rtol=1e-3, atol=1e-4)

@@ -107,6 +107,9 @@ def explain(
     steer: Steer = None,
     *,
     loading: TextLoading,
+    tokens: Annotated[
+        bool, typer.Option("--tokens", help="Show the credit of each token of the response.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Explain the score of one response, objective by objective.
@@ -114,12 +117,16 @@ def explain(
     Nothing is written; the table shows each objective's rating, reward, coefficient and share.
     """
     loaded = loading.load(model, steer)
-    explanation = loaded.explain(
-        [
-            {"role": "user", "content": text_or_file(prompt)},
-            {"role": "assistant", "content": text_or_file(response)},
-        ]
-    )
+    conversation = [
+        {"role": "user", "content": text_or_file(prompt)},
+        {"role": "assistant", "content": text_or_file(response)},
+    ]
+    if tokens:
+        from armorm.cli.trajectory_printing import show_trajectory
+
+        show_trajectory(loaded.trajectory(conversation), as_json)
+        return
+    explanation = loaded.explain(conversation)
     if as_json:
         print_json(explanation.as_dict())
     else:

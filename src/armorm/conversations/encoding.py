@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import bisect
 import copy
+import os.path
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +19,7 @@ from armorm.conversations.boundary import RESPONSE, BoundaryRule, check_bos, pro
 from armorm.conversations.messages import Conversation, with_response
 from armorm.conversations.template import ChatTemplate, bounded
 from armorm.conversations.tokens import Tokens
+from armorm.conversations.tracing import TracedResponse, trace_tokens
 from armorm.errors import InputError, TemplateError
 
 if TYPE_CHECKING:
@@ -179,6 +181,32 @@ class ConversationEncoder:
         unlimited.max_length = None
         return unlimited
 
+    def trace(self, prompt: Conversation, response: str) -> tuple[EncodedPrompt, TracedResponse]:
+        """Return the token ids of one response after the prompt, and the text of each of them.
+
+        Raises:
+            OverlongError: See :meth:`encode`.
+            InputError: See :meth:`encode`.
+        """
+        encoded = self.encode(prompt, [response])
+        system = 1 if prompt[0]["role"] == "system" else 0
+        read = [*prompt[:system], *prompt[system + encoded.dropped_turns :]]
+        before, _, after = self._turns(with_response(read, RESPONSE)).rpartition(RESPONSE)
+        messages = with_response(read, response)
+        text = self._turns(messages)
+        # Some templates write more before a response that begins with a thought, or strip it.
+        start = len(os.path.commonprefix([before, text]))
+        end = len(text) - len(os.path.commonprefix([after[::-1], text[start:][::-1]]))
+        offsets = self._tokens.offsets_rendered(messages, self._turns)
+        return encoded, trace_tokens(offsets, start, end, text)
+
+    def response_start(self, boundary: int) -> int:
+        """Return the position of a response's first token, from the prompt boundary.
+
+        It is where the template's header ends, whatever the response begins with.
+        """
+        return boundary - self.rule.offset + len(self.rule.pattern) + self.rule.lead
+
     def from_ids(self, ids: Sequence[int]) -> EncodedPrompt:
         """Return a conversation that is token ids already, with its boundary.
 
@@ -227,9 +255,11 @@ class ConversationEncoder:
         return self._encode(shortened, responses, following - first)
 
     def _ids(self, messages: Conversation) -> list[int]:
-        return self._tokens.encode_rendered(
-            messages, lambda spelled: self.render(spelled).removesuffix(self._split.appended)
-        )
+        return self._tokens.encode_rendered(messages, self._turns)
+
+    def _turns(self, messages: Conversation) -> str:
+        """Render messages, without the header of a turn that is not there."""
+        return self.render(messages).removesuffix(self._split.appended)
 
     def _encode(
         self, prompt: Conversation, responses: Sequence[str], dropped: int = 0

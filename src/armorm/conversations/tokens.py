@@ -9,6 +9,7 @@ respelled, what the messages hold is not, and stays text.
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -94,21 +95,51 @@ class Tokens:
         Raises:
             InputError: The template or the tokenizer does not keep the two apart.
         """
-        search = self._pattern.search
-        if not any(search(message["content"]) for message in messages):
+        respelled = self._respelled(messages, render)
+        if respelled is None:
             return self.encode(render(messages))
-        broken = [self._broken(i, message) for i, message in enumerate(messages)]
-        text = render(broken)
-        if text.replace(_BREAK, "") != render(messages):
-            raise _not_kept_apart(len(messages) - 1, messages[-1]["content"])
-        twin, names, own_ids = self._twin
-        respelled = self._pattern.sub(lambda found: names[found.group()], text)
-        ids = _ids(twin, respelled.replace(_BREAK, ""))
+        twin, _, own_ids = self._twin
+        ids = _ids(twin, respelled)
         # A vocabulary may hold a control token as a piece of text too, and find it in what stays.
         forbidden = {self.added[token] for token in self.control if token != self._unknown}
         if any(one in forbidden and one not in own_ids for one in ids):
             raise _not_kept_apart(len(messages) - 1, messages[-1]["content"])
         return [own_ids.get(one, one) for one in ids]
+
+    def offsets_rendered(
+        self, messages: Conversation, render: Callable[[Sequence[Message]], str]
+    ) -> list[tuple[int, int]]:
+        """Return the characters of the rendered text that each id of these messages stands for.
+
+        Raises:
+            InputError: See :meth:`encode_rendered`.
+        """
+        respelled = self._respelled(messages, render)
+        if respelled is None:
+            return self.offsets(render(messages))
+        twin, names, _ = self._twin
+        widths = {name: len(token) for token, name in names.items()}
+        places = list(itertools.accumulate((widths.get(c, 1) for c in respelled), initial=0))
+        offsets = twin.encode(respelled, add_special_tokens=False).offsets
+        return [(places[start], places[end]) for start, end in offsets]
+
+    def _respelled(
+        self, messages: Conversation, render: Callable[[Sequence[Message]], str]
+    ) -> str | None:
+        """Return the rendered text for the twin; ``None`` if no message spells a control token.
+
+        Raises:
+            InputError: The template does not keep text and control tokens apart.
+        """
+        search = self._pattern.search
+        if not any(search(message["content"]) for message in messages):
+            return None
+        broken = [self._broken(i, message) for i, message in enumerate(messages)]
+        text = render(broken)
+        if text.replace(_BREAK, "") != render(messages):
+            raise _not_kept_apart(len(messages) - 1, messages[-1]["content"])
+        names = self._twin[1]
+        return self._pattern.sub(lambda found: names[found.group()], text).replace(_BREAK, "")
 
     @cached_property
     def _ordered(self) -> list[str]:

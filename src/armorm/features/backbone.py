@@ -24,7 +24,7 @@ from armorm.features.gguf import (
 from armorm.features.layers import count_layers, cut_config, is_of_later_layer
 from armorm.features.options import BackboneDtype, BackboneOptions
 from armorm.features.processes import Process
-from armorm.features.running import BackboneFeatures, ModelRunner
+from armorm.features.running import BackboneFeatures, ModelRunner, ReadAlso
 from armorm.files import replace_folder, sha256_of, sha256_of_files, sha256_of_json
 from armorm.hub import HEAD_PREFIXES, OTHER_HEADS
 from armorm.hub.weights import check_sizes, read_object, stored_tensors
@@ -237,7 +237,10 @@ class Backbone:
         """Do nothing: memory is released together with this object."""
 
     def features(
-        self, prompts: Sequence[EncodedPrompt], advance: Callable[[int], None] | None = None
+        self,
+        prompts: Sequence[EncodedPrompt],
+        advance: Callable[[int], None] | None = None,
+        read_also: ReadAlso | None = None,
     ) -> BackboneFeatures:
         """Return hidden states of encoded prompts and their responses, in float32 on the CPU.
 
@@ -248,11 +251,12 @@ class Backbone:
         Args:
             prompts: Results of :meth:`ConversationEncoder.encode`.
             advance: Called with a number of tokens after each step.
+            read_also: Other tokens whose states are returned, from the same forward passes.
 
         Raises:
             OutOfMemoryError: A single conversation does not fit into memory.
         """
-        return self.runner.run(prompts, advance)
+        return self.runner.run(prompts, advance, read_also)
 
 
 def identify(backbone: Any, revision: str | None, architecture: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from armorm.conversations import ConversationEncoder, EncodedPrompt
 from armorm.features.backbone import Backbone
 from armorm.features.options import BackboneOptions
-from armorm.features.running import BackboneFeatures
+from armorm.features.running import BackboneFeatures, ReadAlso
 
 
 @runtime_checkable
@@ -52,7 +52,10 @@ class FeatureBackbone(Protocol):
         """Release memory and processes. Nothing can be computed afterwards."""
 
     def features(
-        self, prompts: Sequence[EncodedPrompt], advance: Callable[[int], None] | None = None
+        self,
+        prompts: Sequence[EncodedPrompt],
+        advance: Callable[[int], None] | None = None,
+        read_also: ReadAlso | None = None,
     ) -> BackboneFeatures:
         """Return states of encoded prompts and their responses, in float32 on the CPU."""
 

@@ -33,7 +33,7 @@ from armorm.features.extraction import (
 from armorm.features.layers import find_final_norm, find_layers, layer_output
 from armorm.features.options import StoreOptions
 from armorm.features.processes import Process
-from armorm.features.running import BackboneFeatures, CountTokens, ModelRunner
+from armorm.features.running import BackboneFeatures, CountTokens, ModelRunner, ReadAlso
 from armorm.features.shards import InvalidRows
 from armorm.features.store_writing import StoreWriter
 from armorm.objectives import ObjectiveSet
@@ -65,12 +65,18 @@ class LayersRunner(ModelRunner):
         return self.hidden_size * len(self._layers)
 
     def run(
-        self, prompts: Sequence[EncodedPrompt], advance: CountTokens | None = None
+        self,
+        prompts: Sequence[EncodedPrompt],
+        advance: CountTokens | None = None,
+        read_also: ReadAlso | None = None,
     ) -> BackboneFeatures:
         """Return the states of all layers, one layer's columns after the other's."""
-        raw = super().run(prompts, advance)
+        raw = super().run(prompts, advance, read_also)
         return replace(
-            raw, prompts=self._normed(raw.prompts), responses=self._normed(raw.responses)
+            raw,
+            prompts=self._normed(raw.prompts),
+            responses=self._normed(raw.responses),
+            tokens=tuple(map(self._normed, raw.tokens)),
         )
 
     def _hidden_states(self, **inputs: Any) -> Float[Tensor, "sequences tokens state"]:

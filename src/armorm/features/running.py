@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 
 CountTokens = Callable[[int], None]
 
+ReadAlso = Callable[[Sequence[int], int], Sequence[int]]
+"""Function from the ids of a conversation and its boundary to positions of tokens behind the
+boundary, ascending, whose states are read beside the last one's."""
+
 # Largest accepted difference between packed states and a model's own, divided by the largest
 # state: a few roundings of each format.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -67,12 +71,15 @@ class BackboneFeatures:
             conversations have if these share their prompt.
         response_tokens: The part of them that each conversation is the reason for: a shared
             prompt's tokens count for the first that was computed with it.
+        tokens: For each response, the states at the other tokens that were asked for, each of shape
+            (tokens, hidden); empty if none were.
     """
 
     prompts: Float[Tensor, "prompts hidden"]
     responses: Float[Tensor, "responses hidden"]
     computed_tokens: int | None = None
     response_tokens: tuple[int, ...] | None = None
+    tokens: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +168,10 @@ class ModelRunner:
 
     @torch.inference_mode()
     def run(
-        self, prompts: Sequence[EncodedPrompt], advance: CountTokens | None = None
+        self,
+        prompts: Sequence[EncodedPrompt],
+        advance: CountTokens | None = None,
+        read_also: ReadAlso | None = None,
     ) -> BackboneFeatures:
         """Return hidden states of encoded prompts and their responses, in float32 on the CPU.
 
@@ -169,6 +179,7 @@ class ModelRunner:
             prompts: Prompts with their responses.
             advance: Called after each step with the tokens of the conversations it finished, each
                 distinct conversation counted once.
+            read_also: Other tokens whose states are returned, from the same forward passes.
 
         Raises:
             OutOfMemoryError: A single conversation does not fit.
@@ -176,10 +187,11 @@ class ModelRunner:
         merged = merge_prompts(prompts)
         scaling = PositionScaling.of(self.model)
         separated = separate_lengths(merged.prompts, scaling)
-        at_boundary = self.separate or self.cache is not None
+        # Tokens behind the boundary are in the branches then, each response's in its own.
+        at_boundary = self.separate or self.cache is not None or read_also is not None
         trees = grow_trees(separated.groups, divided_at_boundary=at_boundary)
         with self._lock:
-            states = self._states_for(trees)
+            states = self._states_for(trees, read_also)
             # Beyond the limit of a scaling, positions differ: such conversations run by themselves.
             limit = None if scaling is None else scaling.limit
             within = [tree for tree in trees if limit is None or tree.longest <= limit]
@@ -194,11 +206,13 @@ class ModelRunner:
         response_tokens = [states.response_tokens[row] for row in separated.response_rows]
         prompt_states = states.prompts.cpu()[separated.prompt_rows]
         response_states = states.responses.cpu()[separated.response_rows]
+        tokens = [states.tokens[row] for row in separated.response_rows] if read_also else []
         return BackboneFeatures(
             prompt_states[merged.prompt_numbers],
             response_states[merged.response_numbers],
             states.computed_tokens,
             tuple(response_tokens[row] for row in merged.response_numbers),
+            tuple(tokens[row] for row in merged.response_numbers) if read_also else (),
         )
 
     def _run_group(
@@ -328,7 +342,8 @@ class ModelRunner:
         cache: PromptCache | None,
     ) -> None:
         placed = _place(pack, kept)
-        rows = placed.boundaries(pack) + [end - 1 for end in placed.ends]
+        leaves = [leaf for piece in pack for leaf in piece.leaves]
+        rows = placed.boundaries(pack) + states.rows_of(leaves, placed.ends)
         with _shared_attention(self.model), _last_mlp_at(self.model, rows):
             hidden = self._hidden_states(
                 input_ids=torch.tensor([placed.ids], device=self.device),
@@ -365,9 +380,10 @@ class ModelRunner:
     def _run_batch(self, members: list[Leaf], states: _States) -> None:
         width = max(leaf.tokens for leaf in members)
         padded = [leaf.ids + [0] * (width - leaf.tokens) for leaf in members]
-        read = [(leaf.tree.boundary, leaf.tokens - 1) for leaf in members]
-        rows = [i * width + token for i, tokens in enumerate(read) for token in tokens]
-        with _last_mlp_at(self.model, rows):
+        starts = [i * width for i in range(len(members))]
+        rows = [start + leaf.tree.boundary for start, leaf in zip(starts, members, strict=True)]
+        ends = [start + leaf.tokens for start, leaf in zip(starts, members, strict=True)]
+        with _last_mlp_at(self.model, rows + states.rows_of(members, ends)):
             hidden = self._hidden_states(input_ids=torch.tensor(padded, device=self.device))
         states.read_batch(members, hidden)
 
@@ -376,11 +392,14 @@ class ModelRunner:
         hidden: Tensor = self.model(**inputs, use_cache=False).last_hidden_state
         return hidden
 
-    def _states_for(self, trees: Sequence[PromptTree]) -> _States:
+    def _states_for(
+        self, trees: Sequence[PromptTree], read_also: ReadAlso | None = None
+    ) -> _States:
         responses = sum(len(tree.responses) for tree in trees)
         return _States(
             torch.empty(len(trees), self.state_size, device=self.device),
             torch.empty(responses, self.state_size, device=self.device),
+            read_also,
         )
 
     @torch.inference_mode()
@@ -411,10 +430,15 @@ class _States:
     """States read from packs and batches so far."""
 
     def __init__(
-        self, prompts: Float[Tensor, "prompts hidden"], responses: Float[Tensor, "responses hidden"]
+        self,
+        prompts: Float[Tensor, "prompts hidden"],
+        responses: Float[Tensor, "responses hidden"],
+        read_also: ReadAlso | None = None,
     ) -> None:
         self.prompts = prompts
         self.responses = responses
+        self.tokens: dict[int, Tensor] = {}
+        self._read_also = read_also
         self.done: set[int] = set()
         self.computed_tokens = 0
         self.response_tokens = [0] * len(responses)
@@ -443,12 +467,28 @@ class _States:
         for leaf in leaves:
             self.response_tokens[leaf.response] += leaf.tokens
 
+    def rows_of(self, leaves: Sequence[Leaf], ends: Sequence[int]) -> list[int]:
+        """Return the rows of hidden states that are read for conversations that end there."""
+        rows = [end - 1 for end in ends]
+        for leaf, end in zip(leaves, ends, strict=True):
+            rows.extend(self._also(leaf, end))
+        return rows
+
+    def _also(self, leaf: Leaf, end: int) -> list[int]:
+        if self._read_also is None:
+            return []
+        first = end - leaf.tokens  # a row that is there only if the trunk is in the same pack
+        return [first + place for place in self._read_also(leaf.ids, leaf.tree.boundary)]
+
     def _put(
         self, leaves: Sequence[Leaf], ends: Sequence[int], hidden: Float[Tensor, "tokens hidden"]
     ) -> None:
-        """Store the state of the token before each end."""
+        """Store the state of the token before each end, and the others that are read."""
         numbers = [leaf.response for leaf in leaves]
         self.responses[numbers] = hidden[[end - 1 for end in ends]].to(self.responses)
+        if self._read_also is not None:
+            for number, leaf, end in zip(numbers, leaves, ends, strict=True):
+                self.tokens[number] = hidden[self._also(leaf, end)].float().cpu()
         self.done.update(numbers)
 
     def difference(self, other: _States) -> float:

@@ -28,7 +28,7 @@ from armorm.features.backbone import (
 from armorm.features.gguf import is_gguf
 from armorm.features.merging import merge_prompts
 from armorm.features.options import BackboneOptions
-from armorm.features.running import BackboneFeatures
+from armorm.features.running import BackboneFeatures, ReadAlso
 
 # One call waits for as many sequences, then reports progress; more at once gain nothing.
 SEQUENCES_AT_ONCE = 1024
@@ -163,7 +163,10 @@ class VllmBackbone:
         self.llm.llm_engine.engine_core.shutdown()
 
     def features(
-        self, prompts: Sequence[EncodedPrompt], advance: Callable[[int], None] | None = None
+        self,
+        prompts: Sequence[EncodedPrompt],
+        advance: Callable[[int], None] | None = None,
+        read_also: ReadAlso | None = None,
     ) -> BackboneFeatures:
         """Return hidden states of encoded prompts and their responses, in float32 on the CPU.
 
@@ -173,7 +176,16 @@ class VllmBackbone:
         Args:
             prompts: Results of :meth:`ConversationEncoder.encode`.
             advance: Called with the number of tokens after each group of conversations.
+            read_also: Not possible with this engine.
+
+        Raises:
+            ArmormError: Other tokens are to be read.
         """
+        if read_also is not None:
+            raise ArmormError(
+                "vLLM returns the states at the boundary and at the last token only. Load the "
+                "model with engine='transformers' to read other tokens."
+            )
         merged = merge_prompts(prompts)
         requests = [(ids, prompt.boundary) for prompt in merged.prompts for ids in prompt.sequences]
         states = torch.empty(len(requests), 2, self.hidden_size)

@@ -6,6 +6,7 @@ from armorm.model.predictions import Predictions
 from armorm.model.reward_model import RewardModel
 from armorm.model.risk import Risk
 from armorm.model.steering import Steering
+from armorm.model.trajectory import Trajectory
 from armorm.model.uncertainty import ModelUncertainty
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "Rewards",
     "Risk",
     "Steering",
+    "Trajectory",
 ]

@@ -45,6 +45,13 @@ from armorm.model.risk import Risk, group_differences
 from armorm.model.saving import save_model
 from armorm.model.self_check import PROMPT, RESPONSE, SelfCheck, hash_ids, sample_state
 from armorm.model.steering import NO_EFFECT, Steering
+from armorm.model.trajectory import (
+    Traced,
+    Trajectory,
+    after_boundary,
+    in_groups,
+    states_along,
+)
 from armorm.model.uncertainty import ModelUncertainty, no_uncertainty
 from armorm.objectives import ObjectiveSet
 from armorm.progress import Advance
@@ -415,6 +422,76 @@ class RewardModel:
     def explanation(self, rewards: Rewards) -> Explanation:
         """Return the explanation of the first score, which this model gave, however steered."""
         return explanation_of(rewards, self.objectives, self._confounder)
+
+    def trajectory(self, conversation: Conversation) -> Trajectory:
+        """Return the rewards of one conversation after every token of its response.
+
+        Args:
+            conversation: Messages that end with the assistant's.
+
+        Raises:
+            InputError: See :meth:`score`; without a row.
+            ArmormError: The engine gives the state at the last token only.
+        """
+        prompt, response = located_in("messages", validate_conversation, conversation)
+        traced = self.backbone.encoder.trace(prompt, response)
+        return self._trajectories([traced], uncertainty=self.uncertainty is not None)[0]
+
+    def trajectories(
+        self, conversations: Sequence[Conversation], *, uncertainty: bool = False
+    ) -> list[Trajectory]:
+        """Return the rewards of conversations after every token of their responses.
+
+        A response costs one forward pass, as it does to score it; equal prompts are computed once.
+
+        Args:
+            conversations: Each a list of messages that ends with the assistant's.
+            uncertainty: Also give novelty and deviations at each token.
+
+        Raises:
+            InputError: A conversation is malformed; ``row`` is its one-based position.
+            OverlongError: A conversation is longer than the model can read.
+            NonFiniteError: A reward is NaN or infinite.
+            ArmormError: The engine gives the state at the last token only, or there is no
+                uncertainty.
+        """
+        traced = []
+        for number, conversation in enumerate(conversations, start=1):
+            try:
+                prompt, response = located_in("messages", validate_conversation, conversation)
+                traced.append(self.backbone.encoder.trace(prompt, response))
+            except InputError as error:
+                raise error.at(None, number) from None
+        groups = in_groups(traced, self.backbone.hidden_size)
+        return [one for group in groups for one in self._trajectories(group, uncertainty)]
+
+    @torch.inference_mode()
+    def _trajectories(self, traced: Sequence[Traced], uncertainty: bool) -> list[Trajectory]:
+        known = self._own_uncertainty() if uncertainty else None
+        encoded = [one for one, _ in traced]
+        features = self.backbone.features(encoded, None, after_boundary)
+        coefficients = self._compiled.coefficients(self.gate(features.prompts))
+        weight = self.heads.weight.double()
+        found = []
+        for i, (one, response) in enumerate(traced):
+            states = states_along(features.prompts[i], features.tokens[i], traced[i])
+            own = coefficients[i]
+            trajectory = Trajectory(
+                text=response.text,
+                token_ids=tuple(one.sequences[0][response.first :]),
+                tokens=response.pieces,
+                closing=response.closing,
+                rewards=states.double() @ weight.T,
+                coefficients=own.double(),
+                objectives=self.objectives.names,
+                steering=None if self.steering.is_neutral else self.steering,
+            )
+            trajectory.check_finite(i + 1)
+            if known is not None:
+                sure = known.of(states, own.expand(len(states), -1))
+                trajectory = replace(trajectory, uncertainty=sure)
+            found.append(trajectory)
+        return found
 
     def compare(self, prompt: Conversation | str, a: str, b: str) -> Comparison:
         """Compare two responses and return what each objective adds to the margin."""
