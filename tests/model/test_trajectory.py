@@ -100,6 +100,7 @@ def test_the_command_shows_each_token(model, tmp_path):
     model.save_pretrained(tmp_path / "model")
     question = ("--prompt", "what is the capital of France ?", "--response", "one two")
     shown = invoke("explain", tmp_path / "model", *question, "--tokens")
-    assert "start" in shown and "end of turn" in shown
+    assert "start" in shown
+    assert "end of turn" in shown
     record = json.loads(invoke("explain", tmp_path / "model", *question, "--tokens", "--json"))
-    assert [token["text"] for token in record["tokens"]][0] == "one"
+    assert next(token["text"] for token in record["tokens"]) == "one"

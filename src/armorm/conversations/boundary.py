@@ -197,7 +197,7 @@ def probe(render: Render, tokens: Tokens, bos: int | None) -> Split:
     if bos is not None and ids[:2] == [bos, bos]:
         raise TemplateError("The chat template writes the BOS token twice.")
     offsets = tokens.offsets(whole)
-    closing = gap[: _shared([bare[user_end:], gap])]
+    closing = gap[: shared_length([bare[user_end:], gap])]
     target = user_end + _closing_character(closing, gap, tokens)
     boundary = _token_at(offsets, target)
     families = [
@@ -205,14 +205,14 @@ def probe(render: Render, tokens: Tokens, bos: int | None) -> Split:
         for ending in _ENDINGS
     ]
     # Tokens that change with the response cannot belong to the prompt: the boundary moves left.
-    unstable = max(len(rows[0]) - _shared(rows) for rows in families)
+    unstable = max(len(rows[0]) - shared_length(rows) for rows in families)
     from_end = max(len(ids) - boundary, unstable + 1)
     boundary = len(ids) - from_end
     left = [rows[0][: len(rows[0]) - from_end][::-1] for rows in families]
-    right = [rows[0][len(rows[0]) - from_end : _shared(rows)] for rows in families]
+    right = [rows[0][len(rows[0]) - from_end : shared_length(rows)] for rows in families]
     before = sum(start >= user_end for start, _ in offsets[:boundary])
-    offset = min(_shared(left), before)
-    pattern = tuple(ids[boundary - offset : boundary + _shared(right)])
+    offset = min(shared_length(left), before)
+    pattern = tuple(ids[boundary - offset : boundary + shared_length(right)])
     if boundary < 0 or offsets[boundary][0] < user_end or len(pattern) <= offset:
         raise TemplateError(
             "The chat template cannot be split: nothing stands between the user turn and the "
@@ -253,7 +253,7 @@ def _appended_header(render: Render, tokens: Tokens, gap: str, tail: str) -> str
         return ""
     before = tokens.units(text.partition(USER)[0])
     between = tokens.units(text.partition(RESPONSE)[2].partition(following["content"])[0])
-    opening = _shared([before[::-1], between[::-1]])
+    opening = shared_length([before[::-1], between[::-1]])
     ending = "".join(between[: len(between) - opening])
     header = tail.removeprefix(ending)
     return header if header.strip() and header != tail and gap.endswith(header) else ""
@@ -264,7 +264,7 @@ def _token_at(offsets: Sequence[tuple[int, int]], character: int) -> int:
     return next((i for i, (_, end) in enumerate(offsets) if end > character), len(offsets))
 
 
-def _shared(rows: Sequence[Sequence[object]]) -> int:
+def shared_length(rows: Sequence[Sequence[object]]) -> int:
     """Count the ids, or characters, that all rows begin with."""
     columns = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False))
     return sum(1 for _ in columns)

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import bisect
 import copy
-import os.path
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from armorm.conversations.boundary import RESPONSE, BoundaryRule, check_bos, probe
+from armorm.conversations.boundary import RESPONSE, BoundaryRule, check_bos, probe, shared_length
 from armorm.conversations.messages import Conversation, with_response
 from armorm.conversations.template import ChatTemplate, bounded
 from armorm.conversations.tokens import Tokens
@@ -195,8 +194,8 @@ class ConversationEncoder:
         messages = with_response(read, response)
         text = self._turns(messages)
         # Some templates write more before a response that begins with a thought, or strip it.
-        start = len(os.path.commonprefix([before, text]))
-        end = len(text) - len(os.path.commonprefix([after[::-1], text[start:][::-1]]))
+        start = shared_length([before, text])
+        end = len(text) - shared_length([after[::-1], text[start:][::-1]])
         offsets = self._tokens.offsets_rendered(messages, self._turns)
         return encoded, trace_tokens(offsets, start, end, text)
 
