@@ -26,6 +26,7 @@ from armorm.cli.options import (
     text_or_file,
 )
 from armorm.cli.terminal import print_json
+from armorm.conversations.messages import Conversation, with_response
 
 
 def register(app: typer.Typer) -> None:
@@ -117,10 +118,8 @@ def explain(
     Nothing is written; the table shows each objective's rating, reward, coefficient and share.
     """
     loaded = loading.load(model, steer)
-    conversation = [
-        {"role": "user", "content": text_or_file(prompt)},
-        {"role": "assistant", "content": text_or_file(response)},
-    ]
+    asked: Conversation = [{"role": "user", "content": text_or_file(prompt)}]
+    conversation = with_response(asked, text_or_file(response))
     if tokens:
         from armorm.cli.trajectory_printing import show_trajectory
 
