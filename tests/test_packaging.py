@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import runpy
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 
 import armorm
-from armorm import Recipe
+from armorm import Recipe, RewardModel
 from armorm.errors import RecipeError
 from armorm.training import shipped_recipes
+from armorm.training.recipe_file import apply_override, read_recipe_file
+from tests.commands import invoke
+from tests.tiny_models import make_heads
 
 ROOT = Path(__file__).parents[1]
 
@@ -41,3 +47,53 @@ def test_the_citation_names_this_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == armorm.__version__
     assert "2406.12845" in citation["preferred-citation"]["url"]
+
+
+def test_the_recipe_command_lists_and_prints_them():
+    listed = invoke("recipe")
+    assert [line.split()[0] for line in listed.splitlines()] == list(shipped_recipes())
+    assert "yaml-language-server" not in listed
+    assert invoke("recipe", "chain") == (ROOT / "recipes" / "chain.yaml").read_text()
+
+
+def validator(name: str) -> jsonschema.Draft202012Validator:
+    schema = json.loads(invoke("schema", name))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    return jsonschema.Draft202012Validator(schema)
+
+
+def test_the_schemas_in_the_repository_are_those_of_the_classes():
+    script = runpy.run_path(str(ROOT / "scripts" / "build_schemas.py"))
+    for name, file in script["FILES"].items():
+        assert file.read_text(encoding="utf-8") == script["text"](name), (
+            "run: python scripts/build_schemas.py"
+        )
+
+
+def test_recipes_fit_the_schema_that_their_first_line_names(tmp_path):
+    recipes = validator("recipe")
+    for file in (ROOT / "recipes").glob("*.yaml"):
+        first = file.read_text(encoding="utf-8").splitlines()[0]
+        assert (file.parent / first.partition("$schema=")[2]).is_file()
+        recipes.validate(read_recipe_file(file))
+        (tmp_path / "full.yaml").write_text(Recipe.load(file).dump())
+        recipes.validate(read_recipe_file(tmp_path / "full.yaml"))
+
+
+@pytest.mark.parametrize(
+    "override", ["gate.step=5", "gate.steps=0", "gate.seeds=two", "head.method=best", "data=null"]
+)
+def test_the_schema_refuses_what_a_recipe_refuses(override):
+    content = read_recipe_file(ROOT / "recipes" / "quickstart.yaml")
+    apply_override(content, override)
+    assert list(validator("recipe").iter_errors(content))
+    with pytest.raises(RecipeError):
+        Recipe.load("quickstart", [override])
+
+
+def test_a_saved_model_fits_its_schema(tiny_backbone, tmp_path):
+    folder = tmp_path / "model"
+    RewardModel(tiny_backbone, make_heads()).steer({"safe": 0.5}).save_pretrained(folder)
+    content = json.loads((folder / "armorm.json").read_text())
+    validator("model").validate(content)
+    assert list(validator("model").iter_errors({**content, "colour": "red"}))

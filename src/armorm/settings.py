@@ -7,6 +7,8 @@ from :func:`settings_of`, and ``docs/options.md`` is generated from the same.
 
 from __future__ import annotations
 
+import inspect
+import math
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +17,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from pydantic.fields import FieldInfo
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
 from armorm.errors import RecipeError, did_you_mean, shorten
 
@@ -174,6 +177,54 @@ def _model_at(location: Sequence[int | str], model: type[BaseModel]) -> type[Bas
             annotation = current.model_fields[str(part)].annotation
             current = next(iter(_models_in(annotation, BaseModel)), None)
     return current
+
+
+class _ReadableSchema(GenerateJsonSchema):
+    """JSON Schema for editors: descriptions in plain text, no generated titles, strict JSON."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        """Leave out titles that repeat the name of a key."""
+        del schema
+        return False
+
+    def default_schema(self, schema: Any) -> JsonSchemaValue:
+        """Leave out a default that JSON cannot express, of a key that follows from others."""
+        default = schema.get("default")
+        if isinstance(default, float) and not math.isfinite(default):
+            return self.generate_inner(schema["schema"])
+        return super().default_schema(schema)
+
+
+def json_schema(model: type[BaseModel], title: str) -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of the mappings that a class validates.
+
+    It says what a key may hold by itself; rules on several keys are the class's alone.
+
+    Args:
+        model: The class.
+        title: Title of the schema.
+
+    Example:
+        >>> from pydantic import Field
+        >>> class BakingOptions(Options):
+        ...     minutes: int = Field(default=30, ge=1)
+        ...     "Time in the oven."
+        >>> json_schema(BakingOptions, "Baking")["properties"]["minutes"]["minimum"]
+        1
+    """
+    schema = model.model_json_schema(schema_generator=_ReadableSchema)
+    for part in (schema, *schema.get("$defs", {}).values()):
+        part.pop("title", None)
+        _clean_descriptions(part)
+    return {"$schema": GenerateJsonSchema.schema_dialect, "title": title, **schema}
+
+
+def _clean_descriptions(part: dict[str, Any]) -> None:
+    """Turn docstrings into plain text on one line, without their examples."""
+    for described in (part, *part.get("properties", {}).values()):
+        if "description" in described:
+            text = inspect.cleandoc(described["description"]).partition("\n\nExample:")[0]
+            described["description"] = " ".join(text.replace("``", "`").split())
 
 
 def _models_in(annotation: Any, base: type[_Model]) -> list[type[_Model]]:

@@ -12,6 +12,7 @@ from armorm.cli import (
     candidates,
     data,
     exporting,
+    formats,
     heads,
     judging,
     serving,
@@ -38,6 +39,7 @@ MODULES = (
     heads,
     candidates,
     exporting,
+    formats,
 )
 for module in MODULES:
     module.register(app)

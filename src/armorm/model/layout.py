@@ -57,31 +57,28 @@ _OWN_FILES = re.compile(
 
 
 class Metadata(BaseModel):
-    """The contents of ``armorm.json``.
+    """The contents of ``armorm.json``."""
 
-    Attributes:
-        format_version: Version of these keys.
-        written_by: Name and version of the program.
-        objectives: Names and scales.
-        beta: Learned scale of the Bradley–Terry model.
-        steering: Steering that ``reward_transform_matrix`` contains.
-        unsteered_transform: The matrix without it.
-        debiasing: Report of the debiasing.
-        training: Record of the training.
-        self_check: Answer to a fixed conversation, and hashes.
-    """
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     format_version: Literal[2] = 2
+    """Version of these keys."""
     written_by: str = ""
+    """Name and version of the program."""
     objectives: list[Objective]
+    """Names and scales."""
     beta: Annotated[float, Field(gt=0)] | None = None
+    """Learned scale of the Bradley–Terry model."""
     steering: dict[str, Any] | None = None
+    """Steering that ``reward_transform_matrix`` contains."""
     unsteered_transform: list[list[float]] | None = None
+    """The matrix without it."""
     debiasing: dict[str, Any] = {}
+    """Report of the debiasing."""
     training: dict[str, Any] = {}
+    """Record of the training."""
     self_check: SelfCheck | None = None
+    """Answer to a fixed conversation, and hashes."""
 
 
 @dataclass(frozen=True, slots=True)

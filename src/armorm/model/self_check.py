@@ -39,31 +39,30 @@ _STATE_SAMPLE = 64
 
 
 class SelfCheck(BaseModel):
-    """Answer of a model to one conversation, with hashes of what the answer depends on.
+    """Answer of a model to one conversation, with hashes of what the answer depends on."""
 
-    Attributes:
-        prompt: Messages of the conversation's prompt.
-        response: Its response.
-        heads_sha256: Hash of the heads, the objectives, their scales, and beta.
-        weights_sha256: Hash of samples of the backbone's stored weights.
-        ids_sha256: Hash of the token ids and the boundary.
-        states: Samples of the two hidden states that the heads read: prompt, response.
-        score: The score.
-        magnitude: Sum of the absolute contributions to the score.
-        dtype: Number format of the backbone.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", use_attribute_docstrings=True, frozen=True, allow_inf_nan=False
+    )
 
     prompt: tuple[dict[str, str], ...]
+    """Messages of the conversation's prompt."""
     response: str
+    """Its response."""
     heads_sha256: str
+    """Hash of the heads, the objectives, their scales, and beta."""
     weights_sha256: str
+    """Hash of samples of the backbone's stored weights."""
     ids_sha256: str
+    """Hash of the token ids and the boundary."""
     states: tuple[tuple[float, ...], tuple[float, ...]]
+    """Samples of the two hidden states that the heads read: prompt, response."""
     score: float
+    """The score."""
     magnitude: float
+    """Sum of the absolute contributions to the score."""
     dtype: str
+    """Number format of the backbone."""
 
     def verify(self, found: SelfCheck, name: str, *, quantized: bool = False) -> None:
         """Compare with the answer of the loaded model to the same conversation.
