@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+import typer
 from typer.testing import CliRunner
 
 from armorm.cli import app
@@ -44,6 +45,15 @@ def invoke(*arguments: object) -> str:
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert result.exit_code == 0, f"{result.output}{result.exception!r}"
     return result.stdout
+
+
+def all_commands(group: typer.Typer = app) -> list[tuple[str, ...]]:
+    """Return the words of every command."""
+    found = [(command.name or "",) for command in group.registered_commands]
+    for inner in group.registered_groups:
+        name = inner.typer_instance.info.name or ""
+        found += [(name, *words) for words in all_commands(inner.typer_instance)]
+    return found
 
 
 def write(file: Path, rows: Iterable[object]) -> Path:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -185,7 +183,7 @@ def test_comparison_is_on_the_rows_that_all_could_score(folder, model, tmp_path)
     assert (found[0].too_long, compared.n, compared.score_b) == (3, 5, 1.0)
 
 
-def test_scores_made_elsewhere_need_no_torch_and_are_checked_row_by_row(tmp_path):
+def test_scores_made_elsewhere_are_checked_row_by_row(tmp_path):
     files.reward_bench_2(tmp_path)
     rows = benchmark("reward-bench-2").read(tmp_path).rows
     given = [
@@ -197,15 +195,6 @@ def test_scores_made_elsewhere_need_no_torch_and_are_checked_row_by_row(tmp_path
         "reward-bench-2"
     ]
     assert found["figures"]["score"]["value"] == pytest.approx((5 + 1.01) / 6)
-    script = (
-        "import sys; from armorm.cli import main\n"
-        "try: main(sys.argv[1:])\n"
-        "except SystemExit as end: assert not end.code, end\n"
-        "heavy = {'torch', 'transformers', 'datasets', 'matplotlib'} & sys.modules.keys()\n"
-        "assert not heavy, heavy"
-    )
-    arguments = ["benchmark", "--scores", file, "reward-bench-2", "--from", tmp_path]
-    subprocess.run([sys.executable, "-c", script, *map(str, arguments)], check=True)
 
     def refused(changed: list) -> str:
         bad = write(tmp_path / "bad.jsonl", changed)

@@ -124,8 +124,9 @@ def _print_row(row: Mapping[str, Any]) -> None:
     for message in row.get("messages") or row["prompt"]:
         _print_turn(message["role"], message["content"])
     for side in ("chosen", "rejected"):
-        if side in row:
-            _print_turn(side, row[side])
+        answer = row.get(side, ())
+        for text in [answer] if isinstance(answer, str) else [turn["content"] for turn in answer]:
+            _print_turn(side, text)
     if "ratings" in row:
         _print_turn("ratings", ", ".join(f"{k} {v:g}" for k, v in row["ratings"].items()))
     console.print()
