@@ -1,11 +1,11 @@
-"""Answers of a reward model: scores with their parts, explanations, comparisons."""
+"""Scores of a reward model, with their parts and their uncertainty."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -101,6 +101,19 @@ def finite_or_none(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def weigh_rewards(
+    coefficients: Float[Tensor, "n k"], rewards: Float[Tensor, "m k"]
+) -> tuple[Float[Tensor, "m k"], Float[Tensor, " m"]]:
+    """Return contributions and scores of m responses.
+
+    Args:
+        coefficients: Weights of the rewards: a row for each response, or one for all.
+        rewards: Unit rewards of the responses.
+    """
+    contributions = coefficients * rewards
+    return contributions, contributions.double().sum(dim=-1).float()
+
+
 @dataclass(frozen=True, slots=True)
 class Rewards:
     """Scores of n responses, each a sum over k objectives.
@@ -121,6 +134,8 @@ class Rewards:
         steering: The steering that shaped the scores; ``None`` without any.
         pessimistic: Scores less the price of their uncertainty, where a risk was given; they rank
             the responses then. Shape (n,).
+        neighbours: Average output of the gate over the reference prompts that are nearest to the
+            response's, where they were asked for. Shape (n, k).
 
     Example:
         >>> import torch
@@ -144,6 +159,7 @@ class Rewards:
     uncertainty: RewardUncertainty | None = None
     steering: Steering | None = None
     pessimistic: Float[Tensor, " n"] | None = None
+    neighbours: Float[Tensor, "n k"] | None = None
 
     def __len__(self) -> int:
         return len(self.score)
@@ -168,6 +184,7 @@ class Rewards:
             contributions=self.contributions[rows],
             uncertainty=None if self.uncertainty is None else self.uncertainty.where(rows),
             pessimistic=None if self.pessimistic is None else self.pessimistic[rows],
+            neighbours=None if self.neighbours is None else self.neighbours[rows],
         )
 
     def split(self, sizes: Sequence[int]) -> list[Rewards]:
@@ -181,6 +198,7 @@ class Rewards:
         parts = list(parts)
         unsure = [part.uncertainty for part in parts if part.uncertainty is not None]
         pessimistic = [part.pessimistic for part in parts if part.pessimistic is not None]
+        neighbours = [part.neighbours for part in parts if part.neighbours is not None]
         return replace(
             parts[0],
             score=torch.cat([part.score for part in parts]),
@@ -190,6 +208,7 @@ class Rewards:
             contributions=torch.cat([part.contributions for part in parts]),
             uncertainty=RewardUncertainty.join(unsure) if unsure else None,
             pessimistic=torch.cat(pessimistic) if pessimistic else None,
+            neighbours=torch.cat(neighbours) if neighbours else None,
         )
 
     def check_finite(self) -> None:
@@ -286,186 +305,3 @@ def check_floors(floors: Mapping[str, float], objectives: Sequence[str]) -> None
             raise InputError("floors", name, "not an objective of the model", hint)
         if not math.isfinite(floor):
             raise InputError(f"floors.{name}", floor, "not a finite number", "")
-
-
-@dataclass(frozen=True, slots=True)
-class ConfounderPart:
-    """Part of a score, or of a preference, that is the confounder (:mod:`armorm.model.confounder`).
-
-    Attributes:
-        objective: Name of the confounder, such as ``length``.
-        kept: True where the gate can weigh it; false where debiasing drops it from the score, so
-            that the gate's weight on it is no opinion.
-        gate_share: Share of the gate's weights that is on it and its reverse.
-        coefficient: Weight of its reward beside the debiased rest, steering included.
-        contribution: ``coefficient`` times its reward, or in a comparison times the difference of
-            its rewards. Score or margin minus this is what the debiased rest alone gives.
-        share: Share of the margin that ``contribution`` is: above 1 where the debiased rest prefers
-            the other response, negative where the confounder speaks against the preferred one;
-            ``None`` for a single score, and for a tie.
-    """
-
-    objective: str
-    kept: bool
-    gate_share: float
-    coefficient: float
-    contribution: float
-    share: float | None = None
-
-    @property
-    def sentence(self) -> str:
-        """Sentence for people."""
-        if self.share is not None and self.share > 1:
-            return (
-                f"{self.objective} decides this preference: without it the other response is ahead."
-            )
-        if self.share is not None and self.share < 0:
-            return f"{self.objective} speaks against this preference ({self.contribution:+.4f})."
-        if self.share is not None:
-            return f"{self.share:.0%} of this preference is {self.objective}."
-        if not self.kept:
-            return (
-                f"{self.gate_share:.0%} of the gate is on {self.objective}, which debiasing drops: "
-                "no opinion."
-            )
-        return (
-            f"{self.gate_share:.0%} of the gate is {self.objective}: it adds "
-            f"{self.contribution:+.4f} to the score."
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectiveShare:
-    """Contribution of one objective to a score.
-
-    Attributes:
-        objective: Name of the objective.
-        reward: Predicted unit reward.
-        rating: The prediction in the raters' units (such as HelpSteer points).
-        gating: Output of the gate.
-        coefficient: Weight of the reward in the score, debiasing and steering included.
-        contribution: ``coefficient * reward``; the contributions sum to the score.
-        deviation: Standard deviation of a new rating around ``rating``, in its units; ``None``
-            if the model folder holds no uncertainty.
-        epistemic: Standard deviation of ``rating`` itself, in its units.
-        interval: Ratings between which 90 % of new ones lie (conformal); ``None`` if too few
-            ratings were held out.
-    """
-
-    objective: str
-    reward: float
-    rating: float
-    gating: float
-    coefficient: float
-    contribution: float
-    deviation: float | None = None
-    epistemic: float | None = None
-    interval: tuple[float, float] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """A score with the contribution of every objective, the largest first.
-
-    Attributes:
-        score: The score.
-        objectives: Contributions of the objectives.
-        deviation: Standard deviation of the score of new ratings; ``None``, like the next three,
-            if the model folder holds no uncertainty.
-        epistemic: Standard deviation of the predicted score, without the noise of raters.
-        novelty: Distance of the response's features from those of the rated rows; 1 is typical.
-        novel: True if the novelty exceeds that of 99 % of held-out rated rows, so that the
-            rewards are guesses.
-        steering: The steering that shaped the score; ``None`` without any.
-        confounder: Part of the confounder; ``None`` if the model is not debiased.
-
-    Example:
-        >>> from armorm import RewardModel
-        >>> model = RewardModel.from_pretrained("runs/quickstart/model")
-        >>> explanation = model.explain([
-        ...     {"role": "user", "content": "What is 2 plus 3?"},
-        ...     {"role": "assistant", "content": "2 plus 3 is 5."},
-        ... ])
-        >>> total = sum(share.contribution for share in explanation.objectives)
-        >>> abs(total - explanation.score) < 1e-5
-        True
-    """
-
-    score: float
-    objectives: tuple[ObjectiveShare, ...]
-    deviation: float | None = None
-    epistemic: float | None = None
-    novelty: float | None = None
-    novel: bool | None = None
-    steering: Steering | None = None
-    confounder: ConfounderPart | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready record; ``steering`` is in it only where there is some."""
-        return _record(self, self.steering)
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectiveDifference:
-    """Contribution of one objective to the difference of two scores.
-
-    Attributes:
-        objective: Name of the objective.
-        coefficient: Weight of the reward for this prompt; the same for both responses.
-        rating_a: Prediction for a, in the raters' units.
-        rating_b: Prediction for b, in the raters' units.
-        reward_a: Predicted unit reward of a.
-        reward_b: Predicted unit reward of b.
-        contribution: ``coefficient * (reward_a - reward_b)``; these sum to the margin.
-    """
-
-    objective: str
-    coefficient: float
-    rating_a: float
-    rating_b: float
-    reward_a: float
-    reward_b: float
-    contribution: float
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """Two responses to one prompt, with the contribution of every objective, the largest first.
-
-    Attributes:
-        score_a: Score of a.
-        score_b: Score of b.
-        margin: ``score_a - score_b``.
-        probability: Bradley–Terry probability that a is preferred; ``None`` if the model folder
-            holds no learned scale beta, or steering changed the scale of the scores.
-        preferred: ``a``, ``b`` or ``tie``.
-        objectives: Contributions of the objectives to the margin.
-        steering: The steering that shaped the scores; ``None`` without any.
-        confounder: Part of the confounder; ``None`` if the model is not debiased.
-
-    Example:
-        >>> from armorm import RewardModel
-        >>> model = RewardModel.from_pretrained("runs/quickstart/model")
-        >>> comparison = model.compare("What is 2 plus 3?", "2 plus 3 is 5.", "2 plus 3 is 5.")
-        >>> comparison.preferred, comparison.margin, comparison.probability
-        ('tie', 0.0, 0.5)
-    """
-
-    score_a: float
-    score_b: float
-    margin: float
-    probability: float | None
-    preferred: Literal["a", "b", "tie"]
-    objectives: tuple[ObjectiveDifference, ...]
-    steering: Steering | None = None
-    confounder: ConfounderPart | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready record; ``steering`` is in it only where there is some."""
-        return _record(self, self.steering)
-
-
-def _record(answer: Explanation | Comparison, steering: Steering | None) -> dict[str, Any]:
-    record = asdict(replace(answer, steering=None))
-    del record["steering"]
-    return record if steering is None else {**record, "steering": steering.as_dict()}

@@ -3,56 +3,93 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 from typing import Any
 
-from armorm.model.answers import (
+from armorm.heads.uncertainty import CONFORMAL_LEVEL
+from armorm.model.answers import Rewards, RewardUncertainty, finite_or_none
+from armorm.model.confounder import Confounder
+from armorm.model.explanations import (
     Comparison,
     ConfounderPart,
     Explanation,
     ObjectiveDifference,
     ObjectiveShare,
-    Rewards,
-    RewardUncertainty,
-    finite_or_none,
 )
-from armorm.model.confounder import Confounder
-from armorm.objectives import Objective, ObjectiveSet
+from armorm.model.flips import flips_of
+from armorm.model.layout import Heads
+from armorm.model.reference import Reference
+from armorm.objectives import Objective
+
+NORMAL_HALF_WIDTH = NormalDist().inv_cdf((1 + CONFORMAL_LEVEL) / 2)
+"""Standard deviations on either side of the mean that hold as much of a normal distribution."""
 
 
 def explanation_of(
-    rewards: Rewards, objectives: ObjectiveSet, confounder: Confounder | None
+    rewards: Rewards,
+    heads: Heads,
+    confounder: Confounder | None,
+    reference: Reference | None = None,
+    percentile: float | None = None,
 ) -> Explanation:
     """Return the explanation of the first score.
 
     Args:
         rewards: The score.
-        objectives: Names and scales.
+        heads: Heads of the model that gave it.
         confounder: The model's confounder, if it is debiased.
+        reference: The model's reference, if it has one.
+        percentile: Percentage of the reference scores below this one.
     """
-    ratings = objectives.to_ratings(rewards.rewards.numpy())[0].tolist()
     sure = rewards.uncertainty
     shares = [
-        ObjectiveShare(
-            objective=objective.name,
-            reward=float(rewards.rewards[0, i]),
-            rating=ratings[i],
-            gating=float(rewards.gating[0, i]),
-            coefficient=float(rewards.coefficients[0, i]),
-            contribution=float(rewards.contributions[0, i]),
-            **_sureness(sure, i, objective, ratings[i]),
-        )
-        for i, objective in enumerate(objectives)
+        _share(rewards, column, objective, reference)
+        for column, objective in enumerate(heads.objectives)
     ]
-    shares.sort(key=lambda share: -abs(share.contribution))
+    shares.sort(key=lambda share: -abs(share.effect))
+    mean_score = None
+    if reference is not None:
+        mean_score = float(rewards.coefficients[0].double() @ reference.mean_rewards)
     return Explanation(
         score=float(rewards.score[0]),
         objectives=tuple(shares),
+        mean_score=mean_score,
+        percentile=percentile,
+        neighbours=None if rewards.neighbours is None or reference is None else reference.compared,
         deviation=None if sure is None else finite_or_none(float(sure.score[0])),
         epistemic=None if sure is None else finite_or_none(float(sure.score_epistemic[0])),
         novelty=None if sure is None else float(sure.novelty[0]),
         novel=None if sure is None or sure.usual_novelty is None else bool(sure.novel[0]),
         steering=rewards.steering,
         confounder=None if confounder is None else _part(rewards, confounder),
+    )
+
+
+def _share(
+    rewards: Rewards, column: int, objective: Objective, reference: Reference | None
+) -> ObjectiveShare:
+    reward = float(rewards.rewards[0, column])
+    coefficient = float(rewards.coefficients[0, column])
+    rating = objective.to_rating(reward)
+    compared: dict[str, Any] = {}
+    if reference is not None:
+        mean = float(reference.mean_rewards[column])
+        compared = {
+            "mean_reward": mean,
+            "above_mean": coefficient * (reward - mean),
+            "mean_gating": float(reference.mean_gating[column]),
+        }
+    if rewards.neighbours is not None:
+        compared["neighbours_gating"] = float(rewards.neighbours[0, column])
+    return ObjectiveShare(
+        objective=objective.name,
+        reward=reward,
+        rating=rating,
+        gating=float(rewards.gating[0, column]),
+        coefficient=coefficient,
+        contribution=float(rewards.contributions[0, column]),
+        **_sureness(rewards.uncertainty, column, objective, rating),
+        **compared,
     )
 
 
@@ -63,17 +100,22 @@ def _sureness(
     if sure is None:
         return {}
     scale = abs(objective.unit_one - objective.unit_zero)
-    half = float(sure.half_widths[0, column]) * scale
+    deviation = finite_or_none(float(sure.deviations[0, column]) * scale)
     return {
-        "deviation": finite_or_none(float(sure.deviations[0, column]) * scale),
+        "deviation": deviation,
         "epistemic": finite_or_none(float(sure.epistemic[0, column]) * scale),
-        "interval": (rating - half, rating + half) if math.isfinite(half) else None,
+        "interval": _around(rating, float(sure.half_widths[0, column]) * scale),
+        "normal_interval": _around(rating, NORMAL_HALF_WIDTH * (deviation or math.nan)),
     }
+
+
+def _around(center: float, half: float) -> tuple[float, float] | None:
+    return (center - half, center + half) if math.isfinite(half) else None
 
 
 def comparison_of(
     rewards: Rewards,
-    objectives: ObjectiveSet,
+    heads: Heads,
     probability: float | None,
     confounder: Confounder | None,
 ) -> Comparison:
@@ -81,11 +123,11 @@ def comparison_of(
 
     Args:
         rewards: Scores of two responses to one prompt.
-        objectives: Names and scales.
+        heads: Heads of the model that gave them.
         probability: Probability that the first is preferred.
         confounder: The model's confounder, if it is debiased.
     """
-    ratings = objectives.to_ratings(rewards.rewards.numpy()).tolist()
+    ratings = heads.objectives.to_ratings(rewards.rewards.numpy()).tolist()
     differences = [
         ObjectiveDifference(
             objective=name,
@@ -96,10 +138,10 @@ def comparison_of(
             reward_b=float(rewards.rewards[1, i]),
             contribution=float(rewards.contributions[0, i] - rewards.contributions[1, i]),
         )
-        for i, name in enumerate(objectives.names)
+        for i, name in enumerate(heads.objectives.names)
     ]
     differences.sort(key=lambda difference: -abs(difference.contribution))
-    score_a, score_b = rewards.score.tolist()
+    score_a, score_b = rewards.score[:2].tolist()
     return Comparison(
         score_a=score_a,
         score_b=score_b,
@@ -107,6 +149,7 @@ def comparison_of(
         probability=probability,
         preferred="a" if score_a > score_b else "b" if score_b > score_a else "tie",
         objectives=tuple(differences),
+        flips=flips_of(rewards, heads),
         steering=rewards.steering,
         confounder=None if confounder is None else _part(rewards, confounder, score_a - score_b),
     )

@@ -50,7 +50,7 @@ RELEASED_N_HIDDEN = 3
 # Everything that saving a model writes; a folder with any other file is never replaced.
 _OWN_FILES = re.compile(
     r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|config\.json|README\.md|"
-    r"armorm\.json|uncertainty/head\.safetensors|tokenizer\.(json|model)|tokenizer_config\.json|"
+    r"armorm\.json|uncertainty/head\.safetensors|reference/prompts\.safetensors|tokenizer\.(json|model)|tokenizer_config\.json|"
     r"special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt|"
     r"(additional_chat_templates/)?[\w-]+\.jinja|[\w-]+\.tiktoken|" + re.escape(MODELING_FILE)
 )

@@ -15,6 +15,7 @@ class Predictions:
 
     Attributes:
         features: Features of the conversations. Shape (n, hidden).
+        prompts: Features of the distinct prompts. Shape (prompts, hidden).
         rewards: Predicted unit rewards of the conversations. Shape (n, k).
         gating: Output of the gate for each distinct prompt. Shape (prompts, k).
         owners: For each conversation, the position of its prompt.
@@ -26,6 +27,7 @@ class Predictions:
     """
 
     features: Float[Tensor, "n hidden"]
+    prompts: Float[Tensor, "prompts hidden"]
     rewards: Float[Tensor, "n k"]
     gating: Float[Tensor, "prompts k"]
     owners: tuple[int, ...]
@@ -53,6 +55,7 @@ class Predictions:
             parts.append(
                 Predictions(
                     self.features[rows],
+                    self.prompts[[self.owners[rows[0]]]],
                     self.rewards[rows],
                     self.gating[[self.owners[rows[0]]]],
                     (0,) * len(rows),

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from armorm.conversations import (
@@ -35,12 +36,15 @@ from armorm.files import sha256_of, sha256_of_files, sha256_of_json
 from armorm.heads import Gate, GateTraining, RewardHead, VerbosityDebiasing
 from armorm.hub import HEAD_PREFIXES
 from armorm.hub.weights import sample_hash, stored_tensors
-from armorm.model.answers import Comparison, Explanation, Rewards
+from armorm.model.answers import Rewards, weigh_rewards
 from armorm.model.confounder import Confounder
 from armorm.model.explaining import comparison_of, explanation_of
+from armorm.model.explanations import Comparison, Explanation
 from armorm.model.layout import FIXED_WEIGHTS, METADATA_FILE, SCORE_QUANTILES, Heads
 from armorm.model.loading import load_checkpoint
 from armorm.model.predictions import Predictions
+from armorm.model.ranking import Ranking, ranking_of
+from armorm.model.reference import ModelReference, Reference
 from armorm.model.risk import Risk, group_differences
 from armorm.model.saving import save_model
 from armorm.model.self_check import PROMPT, RESPONSE, SelfCheck, hash_ids, sample_state
@@ -71,6 +75,7 @@ class RewardModel:
         heads: Regression layer, transform, gate and their training record.
         steering: Changes to the weights of the objectives.
         uncertainty: Statistics of the ratings, for standard deviations; ``None`` if unknown.
+        reference: Held-out prompts that explanations compare with; ``None`` if unknown.
 
     Example:
         >>> from armorm import RewardModel
@@ -90,11 +95,13 @@ class RewardModel:
         heads: Heads,
         steering: Steering | None = None,
         uncertainty: ModelUncertainty | None = None,
+        reference: ModelReference | None = None,
     ) -> None:
         self.backbone = backbone
         self.heads = heads
         self.steering = steering or Steering()
         self.uncertainty = uncertainty
+        self.reference = reference
         total = float(heads.gate.logit_scale)
         self._confounder = Confounder.of(heads.objectives, heads.transform)
         self._compiled = self.steering.compile(heads.objectives, heads.transform, total)
@@ -151,8 +158,13 @@ class RewardModel:
         checkpoint = load_checkpoint(name_or_path, options.revision)
         backbone = load_engine(checkpoint.folder, options)
         checkpoint.heads.check_fits(backbone.hidden_size, str(name_or_path))
-        uncertainty = ModelUncertainty.in_folder(checkpoint.folder)
-        model = cls(backbone, checkpoint.heads, checkpoint.steering, uncertainty)
+        model = cls(
+            backbone,
+            checkpoint.heads,
+            checkpoint.steering,
+            ModelUncertainty.in_folder(checkpoint.folder),
+            ModelReference.in_folder(checkpoint.folder),
+        )
         if verify and checkpoint.self_check is not None:
             checkpoint.self_check.verify(
                 model.self_check(checkpoint.folder, checkpoint.fingerprint),
@@ -269,7 +281,7 @@ class RewardModel:
             factors = Steering.from_dict({"factors": factors or {}, **knobs})
         elif knobs:
             raise RecipeError("steer: give a Steering, or its settings, not both.")
-        return RewardModel(self.backbone, self.heads, factors, self.uncertainty)
+        return RewardModel(self.backbone, self.heads, factors, self.uncertainty, self.reference)
 
     def with_fixed_weights(self, name: str = "The model") -> RewardModel:
         """Return the same model with the fixed weights that were trained beside its gate.
@@ -317,6 +329,10 @@ class RewardModel:
             ArmormError: ``uncertainty`` or ``risk`` is asked of a model folder that does not
                 hold it.
         """
+        predictions = self.predict(self._encode(conversations))
+        return self.weigh(predictions, uncertainty=uncertainty, risk=risk, compared=False)
+
+    def _encode(self, conversations: Sequence[Conversation]) -> list[EncodedPrompt]:
         encoded = []
         for number, conversation in enumerate(conversations, start=1):
             try:
@@ -324,8 +340,7 @@ class RewardModel:
                 encoded.append(self.backbone.encoder.encode(prompt, [response]))
             except InputError as error:
                 raise error.at(None, number) from None
-        predictions = self.predict(encoded)
-        return self.weigh(predictions, uncertainty=uncertainty, risk=risk, compared=False)
+        return encoded
 
     def score_ids(
         self,
@@ -414,14 +429,25 @@ class RewardModel:
         return rewards.ranking(floors)[0], rewards
 
     def explain(self, conversation: Conversation) -> Explanation:
-        """Return the score of one conversation with the contribution of every objective."""
+        """Return the score of one conversation with what every objective adds to it."""
+        encoded = self._encode([conversation])
+        predictions = self.predict(encoded)
+        known = self.uncertainty is not None
         return self.explanation(
-            self.score([conversation], uncertainty=self.uncertainty is not None)
+            self.weigh(predictions, uncertainty=known, neighbours=True, compared=False)
         )
 
     def explanation(self, rewards: Rewards) -> Explanation:
         """Return the explanation of the first score, which this model gave, however steered."""
-        return explanation_of(rewards, self.objectives, self._confounder)
+        first = rewards.where(torch.tensor([0]))
+        percentiles = self.percentiles(first)
+        return explanation_of(
+            first,
+            self.heads,
+            self._confounder,
+            self._sample(),
+            None if percentiles is None else percentiles[0],
+        )
 
     def trajectory(self, conversation: Conversation) -> Trajectory:
         """Return the rewards of one conversation after every token of its response.
@@ -501,16 +527,36 @@ class RewardModel:
         """Return the comparison of the first two scores, which this model gave, however steered."""
         margin = float(rewards.score[0] - rewards.score[1])
         probability = self._probability(margin, rewards.steering or Steering())
-        return comparison_of(rewards, self.objectives, probability, self._confounder)
+        return comparison_of(rewards, self.heads, probability, self._confounder)
+
+    def rank(
+        self,
+        prompt: Conversation | str,
+        responses: Sequence[str],
+        *,
+        floors: Mapping[str, float] | None = None,
+    ) -> Ranking:
+        """Rank responses to one prompt: by score, under each objective alone, and by dominance.
+
+        Args:
+            prompt: Messages, or the text of one user turn.
+            responses: Texts.
+            floors: See :meth:`best_of`.
+        """
+        return self.ranking(self.score_responses(prompt, responses), floors)
+
+    def ranking(self, rewards: Rewards, floors: Mapping[str, float] | None = None) -> Ranking:
+        """Return the ranking of responses to one prompt, which this model scored."""
+        return ranking_of(rewards, self.heads, floors)
 
     def percentiles(self, rewards: Rewards) -> list[float] | None:
         """Return, for each score of this model, the percentage of reference scores below it.
 
-        The reference are the responses of the pairs that were held out of the training.
+        The reference are the responses of the pairs that were held out of the training; for steered
+        scores a sample of them, under the same steering.
 
         Returns:
-            Numbers from 0 to 100; ``None`` for steered scores, which have another scale, and if
-            the model folder holds no reference.
+            Numbers from 0 to 100; ``None`` if the model folder holds no reference.
 
         Example:
             >>> from armorm import RewardModel
@@ -521,12 +567,32 @@ class RewardModel:
             True
         """
         quantiles = self.heads.training.get(SCORE_QUANTILES)
-        if quantiles is None or rewards.steering is not None:
+        if rewards.steering is not None:
+            quantiles = self._steered_quantiles(rewards.steering)
+        if quantiles is None:
             return None
         percentiles: list[float] = np.interp(
             rewards.score.double().numpy(), quantiles, np.arange(len(quantiles))
         ).tolist()
         return percentiles
+
+    def _steered_quantiles(self, steering: Steering) -> Float[np.ndarray, " 101"] | None:
+        """Return the 0th to the 100th percentile of the reference scores under a steering."""
+        sample = self._sample()
+        if sample is None:
+            return None
+        total = float(self.heads.gate.logit_scale)
+        compiled = steering.compile(self.objectives, self.heads.transform, total, warn=False)
+        coefficients = compiled.coefficients(sample.gating)[sample.owners]
+        scores = weigh_rewards(coefficients, sample.rewards)[1].double().numpy()
+        quantiles: Float[np.ndarray, " 101"] = np.percentile(scores, np.arange(101))
+        return quantiles
+
+    def _sample(self) -> Reference | None:
+        if self.reference is None:
+            return None
+        self.reference.check_fits(*self.heads.weight.shape)
+        return self.reference.sample
 
     def fingerprint(self) -> str:
         """Return a hash of everything that a score depends on.
@@ -625,6 +691,7 @@ class RewardModel:
     def _predict(self, features: BackboneFeatures, merged: MergedPrompts) -> Predictions:
         return Predictions(
             features=features.responses,
+            prompts=features.prompts,
             # In float64, since kernels round a row by its position: equal responses must tie.
             rewards=(features.responses.double() @ self.heads.weight.double().T).float(),
             gating=self.gate(features.prompts),
@@ -641,6 +708,7 @@ class RewardModel:
         *,
         uncertainty: bool = False,
         risk: Risk | float | None = None,
+        neighbours: bool = False,
         compared: bool = True,
         keep_nonfinite: bool = False,
     ) -> Rewards:
@@ -650,6 +718,7 @@ class RewardModel:
             predictions: Result of :meth:`predict` of this model, however it is steered.
             uncertainty: See :meth:`score`.
             risk: See :meth:`score`.
+            neighbours: Also give ``Rewards.neighbours``, if the model folder holds a reference.
             compared: Take the risk of differences from the mean of the responses to one prompt,
                 and not of each score alone.
             keep_nonfinite: See :meth:`score_encoded`.
@@ -662,9 +731,9 @@ class RewardModel:
         owners = list(predictions.owners)
         # One product a prompt: responses to it have equal coefficients, whatever their number.
         coefficients = self._compiled.coefficients(predictions.gating)[owners]
-        contributions = coefficients * predictions.rewards
+        contributions, score = weigh_rewards(coefficients, predictions.rewards)
         rewards = Rewards(
-            score=contributions.double().sum(dim=-1).float(),
+            score=score,
             rewards=predictions.rewards,
             gating=predictions.gating[owners],
             coefficients=coefficients,
@@ -675,6 +744,10 @@ class RewardModel:
         if known is not None and uncertainty:
             sure = known.of(predictions.features, coefficients)
             rewards = replace(rewards, uncertainty=sure)
+        reference = self._sample() if neighbours else None
+        if reference is not None:
+            around = reference.neighbours(predictions.prompts)
+            rewards = replace(rewards, neighbours=around[owners])
         rows = torch.tensor(predictions.responses, dtype=torch.long)
         rewards = rewards.where(rows)
         if known is not None and risk is not None:

@@ -71,6 +71,8 @@ def save_model(
         write_atomically(folder / "README.md", card.encode())
         if model.uncertainty is not None:
             model.uncertainty.save(folder)
+        if model.reference is not None:
+            model.reference.save(folder)
         # safetensors makes files that only their owner can read.
         mode = (folder / "config.json").stat().st_mode
         for file in folder.rglob("*"):
