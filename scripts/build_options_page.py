@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from armorm import Recipe
+from armorm.evaluation.monitoring import MonitorOptions, ReportingOptions
 from armorm.serving.options import BatchingOptions, ReplicaOptions, ServerOptions
 from armorm.settings import Options, Setting, settings_of
 
@@ -33,6 +34,12 @@ SERVER = """\
 Flags of [`armorm serve`](serving.md): `max_body_mb` is `--max-body-mb`. In Python they are
 `ServerOptions(…)` and `BatchingOptions(…)` of `armorm.serving`. `ReplicaOptions` are the keys
 `replicas` on [Ray Serve](deployment.md#ray-serve).
+"""
+
+MONITOR = """\
+## The drift monitor
+
+Flags of [`armorm monitor`](monitoring.md); those of `armorm serve` begin with `--monitor-`.
 """
 
 NAMES = {
@@ -61,6 +68,9 @@ def page() -> str:
     for options in (ServerOptions, BatchingOptions, ReplicaOptions):
         title = f"`{options.__name__}`"
         parts.append(f"### {title}\n\n{_introduction(options)}\n\n{_table(options)}\n")
+    parts.append(MONITOR)
+    for options in (MonitorOptions, ReportingOptions):
+        parts.append(f"### `{options.__name__}`\n\n{_introduction(options)}\n\n{_table(options)}\n")
     return "\n".join(parts)
 
 

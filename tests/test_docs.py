@@ -9,6 +9,7 @@ import pytest
 
 from armorm import Recipe
 from armorm.cli.options import Loading
+from armorm.evaluation.monitoring import MonitorOptions, ReportingOptions
 from armorm.serving.options import BatchingOptions, ReplicaOptions, ServerOptions
 from armorm.settings import Options, settings_of
 
@@ -30,7 +31,11 @@ def classes(options: type[Options]) -> set[type[Options]]:
 @pytest.mark.parametrize(
     "options",
     sorted(
-        {*classes(Recipe), Loading, ServerOptions, BatchingOptions, ReplicaOptions},
+        {
+            *classes(Recipe),
+            *(Loading, ServerOptions, BatchingOptions, ReplicaOptions),
+            *(MonitorOptions, ReportingOptions),
+        },
         key=lambda kind: kind.__name__,
     ),
 )

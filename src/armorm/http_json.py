@@ -37,6 +37,7 @@ def request_json(
     *,
     timeout: float = 120.0,
     retries: int = 0,
+    answer: bool = True,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Any:
     """Send a request and return the JSON of the answer.
@@ -47,6 +48,7 @@ def request_json(
         timeout: Seconds that the server may be silent.
         retries: Further tries when the server does not answer, is overloaded, or fails; the wait
             doubles from half a second, or is what the server asks for, at most half a minute.
+        answer: Read the answer; otherwise its status is enough, and ``None`` is returned.
         sleep: Waits for a number of seconds.
 
     Raises:
@@ -54,7 +56,7 @@ def request_json(
     """
     for number in range(retries + 1):
         try:
-            return _request(url, body, timeout)
+            return _request(url, body, timeout, answer)
         except _PassingError as error:
             if number == retries:
                 tries = f" ({retries + 1} tries)" if retries else ""
@@ -84,11 +86,13 @@ class _PassingError(HttpError):
         self.wait = wait
 
 
-def _request(url: str, body: Mapping[str, Any] | None, timeout: float) -> Any:
+def _request(url: str, body: Mapping[str, Any] | None, timeout: float, answer: bool) -> Any:
     data = None if body is None else json.dumps(body).encode()
     request = Request(url, data, {"Content-Type": "application/json"})
     try:
         with urlopen(request, timeout=timeout) as opened:
+            if not answer:
+                return None
             content = opened.read()
     except HTTPError as error:
         message = f"{url}: {error.code}: {_message(error.read().decode('utf-8', 'replace'))}"

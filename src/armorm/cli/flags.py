@@ -34,12 +34,16 @@ class Flags:
     Args:
         *names: Names of the fields; default all of them.
         panel: Heading of these flags in the command's help.
+        prefix: Word before the name of each flag, for a command with several classes of options.
         **defaults: Defaults of the command, where they differ from those of the class.
     """
 
-    def __init__(self, *names: str, panel: str | None = None, **defaults: Any) -> None:
+    def __init__(
+        self, *names: str, panel: str | None = None, prefix: str = "", **defaults: Any
+    ) -> None:
         self.names = names
         self.panel = panel
+        self.prefix = f"{prefix}_" if prefix else ""
         self.defaults = defaults
 
     def parameters(self, options: type[Options]) -> Iterator[inspect.Parameter]:
@@ -51,10 +55,15 @@ class Flags:
     def _parameter(self, setting: Setting) -> inspect.Parameter:
         default = self.defaults.get(setting.name, setting.default)
         kind, names = setting.type, []
+        flag = self.prefix + setting.name
         metavar = None if kind is bool or len(setting.choices) == 2 else setting.name.upper()
+        one = f"--{flag.removesuffix('s').replace('_', '-')}"
         if typing.get_origin(kind) is dict:  # such as engine_options: --engine-option NAME=VALUE
             kind, default, metavar = list[str], None, "NAME=VALUE"
-            names = [f"--{setting.name.removesuffix('s').replace('_', '-')}"]
+            names = [one]
+        elif typing.get_origin(kind) is tuple:  # repeatable: --text length --text markup
+            kind, default, metavar = list[str], list(default), "NAME"
+            names = [one]
         option = typer.Option(
             *names,
             help=setting.help,
@@ -65,14 +74,14 @@ class Flags:
         )
         annotation: Any = Annotated[kind | None if default is None else kind, option]
         return inspect.Parameter(
-            setting.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+            flag, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
         )
 
     def options(self, options: type[Options], values: dict[str, Any]) -> Options:
         """Take the values of the flags out of those of the command; return the options."""
         given = {}
         for setting in settings_of(options):
-            value = values.pop(setting.name, None)
+            value = values.pop(self.prefix + setting.name, None)
             if value is not None and typing.get_origin(setting.type) is dict:
                 value = parse_assignments(value, f"--{setting.name.removesuffix('s')}")
             if value is not None:

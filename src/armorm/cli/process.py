@@ -79,8 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit.
 
     Exit codes: 0 done; 1 failed; 2 wrong usage or recipe; 3 invalid input; 4 a rule of ``audit``
-    or ``diff`` is broken; 130 interrupted (SIGINT); 141 the reader of the output left; 143
-    terminated (SIGTERM).
+    or ``diff`` is broken, or ``monitor`` found drift; 130 interrupted (SIGINT); 141 the reader of
+    the output left; 143 terminated (SIGTERM).
 
     Args:
         arguments: Default: those of the process.

@@ -132,7 +132,7 @@ def head_influence(
     rows = _TrainingRows(run, statistics)
     found = most_influential_rows(feature, rows.blocks(column), factor, head.weight[column], top)
     lines = rows.lines([influence.row for influence in found])
-    texts = _texts(recipe, {line["row_key"] for line in lines}) if with_text else {}
+    texts = row_texts(recipe, {line["row_key"] for line in lines}) if with_text else {}
     return InfluenceReport(
         objective=asked.name,
         prediction=asked.to_rating(float(head.weight[column] @ feature)),
@@ -181,7 +181,7 @@ def label_suspects(
         for name, suspects in found.items()
     }
     keys = {line["row_key"] for several in lines.values() for line in several}
-    texts = _texts(recipe, keys) if with_text else {}
+    texts = row_texts(recipe, keys) if with_text else {}
     return {
         objective.name: tuple(
             _described(influence, line, texts.get(line["row_key"]), objective)
@@ -295,7 +295,7 @@ def _first_copies(
     return copies
 
 
-def _texts(recipe: Recipe, keys: Collection[str]) -> dict[str, RatedResponse]:
+def row_texts(recipe: Recipe, keys: Collection[str]) -> dict[str, RatedResponse]:
     """Return the rows with these keys, as far as the recipe's data can still be read."""
     found: dict[str, RatedResponse] = {}
     for source in recipe.data.rated:
