@@ -39,7 +39,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         page = pages.pop()
         for target, _ in LINK.findall(page.content_string):
             path = _linked_path(page, target)
-            if (ROOT / path).is_file() and files.get_file_from_path(_site_path(path)) is None:
+            if _is_in_repository(path) and files.get_file_from_path(_site_path(path)) is None:
                 copy = _copy(path, config)
                 files.append(copy)
                 if copy.is_documentation_page():
@@ -73,7 +73,8 @@ def on_post_build(config: MkDocsConfig) -> None:
 
 def _copy(path: str, config: MkDocsConfig) -> File:
     listed = InclusionLevel.INCLUDED if path in IN_NAVIGATION else InclusionLevel.NOT_IN_NAV
-    content = (ROOT / path).read_bytes()
+    source = ROOT / path
+    content = source.read_bytes() if source.is_file() else _listing(source.parent)
     return File.generated(config, _site_path(path), content=content, inclusion=listed)
 
 
@@ -83,7 +84,22 @@ def _linked_path(page: File, target: str) -> str:
         folder = posixpath.dirname(page.src_uri.removeprefix("repository/"))
     else:
         folder = posixpath.dirname(f"docs/{page.src_uri}")
-    return posixpath.normpath(posixpath.join(folder, target))
+    path = posixpath.normpath(posixpath.join(folder, target))
+    if (ROOT / path).is_dir():
+        path += "/README.md" if (ROOT / path / "README.md").exists() else "/index.md"
+    return path
+
+
+def _is_in_repository(path: str) -> bool:
+    """Return True for a file, and for the page that lists a folder."""
+    return (ROOT / path).is_file() or (path.endswith("/index.md") and (ROOT / path).parent.is_dir())
+
+
+def _listing(folder: Path) -> str:
+    """Return a page with the files of a folder."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    links = "\n".join(f"- [{name}]({name})" for name in names)
+    return f"# {folder.relative_to(ROOT)}/\n\n{links}\n"
 
 
 def _site_path(path: str) -> str:

@@ -1,7 +1,8 @@
 """Every example of the package, the README and the docs runs, and shows the output it has.
 
 A fenced ``python`` or ``sh`` block is run in the order of its page unless the line before it says
-``<!-- not run: why -->``. Blocks and docstrings find the trained example as ``runs/quickstart``.
+``<!-- not run: why -->``; a ``text`` block right after an ``sh`` block is what it prints. Blocks
+and docstrings find the trained example as ``runs/quickstart``.
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ from pathlib import Path
 import pytest
 
 import armorm
+from tests.shown_output import ShownOutput, is_as_shown
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 BLOCK = re.compile(
-    r"^(<!-- not run: [^\n]+ -->\n)?```(python|sh)\n(.*?)^```", re.MULTILINE | re.DOTALL
+    r"^(<!-- not run: [^\n]+ -->\n)?```(python|sh)\n(.*?)^```(?:\n\n```text\n(.*?)^```)?",
+    re.MULTILINE | re.DOTALL,
 )
 QUESTIONS = {"what", "whether", "how", "of", "which", "who", "whose", "why", "where", "when"}
 NEEDS_OTHERS = ("armorm.vllm_plugin", "armorm.features.vllm_backbone", "armorm.integrations.verl")
@@ -52,7 +55,8 @@ def modules() -> Iterator[str]:
 
 def run_doctest(test: doctest.DocTest) -> None:
     report: list[str] = []
-    doctest.DocTestRunner(optionflags=FLAGS).run(test, out=report.append, clear_globs=False)
+    runner = doctest.DocTestRunner(ShownOutput(), optionflags=FLAGS)
+    runner.run(test, out=report.append, clear_globs=False)
     assert not report, "".join(report)
 
 
@@ -66,17 +70,31 @@ def test_examples_of_docstrings(place, name):
 def test_most_pages_run_their_examples():
     """Blocks run unless their page says why not; a pattern that finds none would test nothing."""
     blocks = [block for page in PAGES for block in BLOCK.findall(page.read_text(encoding="utf-8"))]
-    assert sum(not skipped for skipped, _, _ in blocks) >= 32
+    assert sum(not skipped for skipped, *_ in blocks) >= 32
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed", "same"),
+    [
+        ("score 0.784\n...\nend", "score   0.781\nmore\nend", True),
+        ("score 0.784", "score 0.7", False),
+        ("3 rows", "4 rows", False),
+        ("0.784", "0.784 more", False),
+    ],
+)
+def test_shown_output(shown, printed, same):
+    assert is_as_shown(shown, printed) == same
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_examples_of_pages(place, page):
     names: dict[str, object] = {}
-    for skipped, language, code in BLOCK.findall(page.read_text(encoding="utf-8")):
+    for skipped, language, code, shown in BLOCK.findall(page.read_text(encoding="utf-8")):
         if skipped:
             continue
         if language == "sh":
-            run_shell(code)
+            printed = run_shell(code)
+            assert not shown or is_as_shown(shown, printed), f"{code}\n{printed}"
         elif ">>>" in code:
             test = doctest.DocTestParser().get_doctest(code, names, page.name, None, 0)
             run_doctest(test)
@@ -85,16 +103,18 @@ def test_examples_of_pages(place, page):
             exec(compile(code, page.name, "exec"), names)
 
 
-def run_shell(code: str) -> None:
+def run_shell(code: str) -> str:
+    """Run shell commands as in a terminal of 80 columns, and return what they printed."""
     python = Path(sys.executable).parent
     done = subprocess.run(
         ["bash", "-euc", code],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PATH": f"{python}{os.pathsep}{os.environ['PATH']}"},
+        env={**os.environ, "COLUMNS": "80", "PATH": f"{python}{os.pathsep}{os.environ['PATH']}"},
     )
     assert done.returncode == 0, f"{code}\n{done.stdout}{done.stderr}"
+    return done.stdout
 
 
 @pytest.mark.parametrize("name", armorm.__all__)
