@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 import typer
 
 from armorm import RidgeStatistics, Risk, fit_reward_head
@@ -116,8 +115,7 @@ def _price(world: World, risk: Risk | None, x: Array, coefficients: Array) -> Ar
     leverages = world.uncertainty.leverages(x - x.mean(axis=0))
     weights = np.tile(coefficients, (len(x), 1))
     deviations = world.uncertainty.score_epistemic(leverages, weights)
-    price: Array = risk.price(torch.from_numpy(deviations)).numpy()
-    return price
+    return risk.price(deviations)
 
 
 def _interval(values: Array, plain: Array | None = None) -> str:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         Rewards,
         Risk,
         Steering,
+        SteeringProfile,
         Trajectory,
     )
     from armorm.objectives import PAPER_OBJECTIVES, Objective, ObjectiveSet
@@ -70,6 +71,7 @@ _HOMES = {
         "Rewards",
         "Risk",
         "Steering",
+        "SteeringProfile",
         "Trajectory",
     ),
     "armorm.objectives": ("PAPER_OBJECTIVES", "Objective", "ObjectiveSet"),
@@ -103,6 +105,7 @@ __all__ = [
     "RidgeStatistics",
     "Risk",
     "Steering",
+    "SteeringProfile",
     "Trajectory",
     "VerbosityDebiasing",
     "evaluate",

@@ -71,7 +71,8 @@ def test_a_score_is_the_debiased_rest_and_one_coefficient_of_length(seed, steeri
     options = DebiasingOptions(objective="length", confounder="kept", correlation=correlation)
     fitted = fit_debiasing(rewards, LENGTH, options, mirror=MIRROR)
     transform = torch.from_numpy(fitted.transform).float()
-    coefficients = steering.compile(NAMES, transform, 1.0, warn=False).coefficients(gating_of(seed))
+    compiled = steering.compile(NAMES, transform.numpy(), 1.0, warn=False)
+    coefficients = torch.from_numpy(compiled.coefficients(gating_of(seed).numpy()))
     c = coefficients.double().numpy()
     score = (c * rewards).sum(axis=1)
     rest = sum(
@@ -111,8 +112,8 @@ def test_kept_without_its_weights_is_dropped(seed, negative):
     np.testing.assert_allclose((without * (rewards @ kept.transform)).sum(axis=1), expected)
 
     off = Steering({"length": 0.0, "length-reversed": 0.0})
-    compiled = off.compile(NAMES, torch.from_numpy(kept.transform).float(), 1.0)
-    scores = (compiled.coefficients(gating).double().numpy() * rewards).sum(axis=1)
+    compiled = off.compile(NAMES, kept.transform.astype(np.float32), 1.0)
+    scores = (compiled.coefficients(gating.numpy()).astype(np.float64) * rewards).sum(axis=1)
     np.testing.assert_allclose(scores, expected, atol=1e-5)
 
 

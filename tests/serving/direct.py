@@ -17,7 +17,7 @@ class DirectScorer:
         self.model = model
 
     async def score(self, request: ScoreRequest) -> ScoredRequest:
-        model = self.model if request.steering is None else self.model.steer(request.steering)
+        model = self.model.steer_by(request.steering)
         encoded = request.encoded(model)
         rewards = model.score_encoded([encoded], uncertainty=request.uncertainty)
         return ScoredRequest(rewards, self.model, encoded.tokens, None, 0.0)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from armorm import Backbone, RewardModel, Steering
+from armorm import Backbone, RewardModel, Steering, SteeringProfile
 from tests.serving.direct import direct_client
 from tests.tiny_models import OBJECTIVES, PROMPT, conversation, make_heads
 
 TEXTS = ["Paris", "Lyon , one two three", "ok"]
+
+
+MILD = SteeringProfile(name="mild", steering=Steering({"tone": 0.5}), floors={"safe": 0.1})
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +22,7 @@ def model(tiny_backbone: Backbone) -> RewardModel:
 
 @pytest.fixture(scope="module")
 def client(model):
-    return direct_client(model, profiles={"mild": Steering({"tone": 0.5})})
+    return direct_client(model, profiles={"mild": MILD})
 
 
 def test_conversations_and_responses_give_the_models_scores(model, client):
@@ -64,6 +67,7 @@ def test_steering_by_knobs_and_by_profile(model, client):
         answer = client.post("/v1/score", json=body).json()
         assert answer["results"][0]["score"] == pytest.approx(expected[0], abs=1e-5)
         assert answer["steering"] == {"factors": {"tone": 0.5}}
+        assert answer.get("profile") == (MILD.reference if steering == "mild" else None)
     answer = client.post(
         "/v1/score", json={"conversations": [conversation("Paris")], "steering": "mil"}
     )
@@ -94,4 +98,5 @@ def test_objectives_model_and_profiles(model, client):
     listed = client.get("/v1/objectives").json()["objectives"]
     assert [one["name"] for one in listed] == list(OBJECTIVES.names)
     assert client.get("/v1/model").json()["fingerprint"] == model.fingerprint()
-    assert client.get("/v1/profiles").json() == {"profiles": {"mild": {"factors": {"tone": 0.5}}}}
+    listed = client.get("/v1/profiles").json()["profiles"]
+    assert listed == {"mild": {**MILD.as_dict(), "hash": MILD.hash}}

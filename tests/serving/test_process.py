@@ -196,7 +196,7 @@ def test_a_large_body_is_refused_while_it_arrives(server: Served):
 
 def test_wrong_start_is_a_message(folder, tmp_path):
     (tmp_path / "key").write_text("two words")
-    (tmp_path / "mild.yaml").write_text("factor: {tone: 0.5}")
+    (tmp_path / "mild.yaml").write_text("steering: {factor: {tone: 0.5}}")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         for options, message in (
             ({"port": listener.getsockname()[1]}, "cannot be listened at"),

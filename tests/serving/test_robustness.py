@@ -200,15 +200,18 @@ def test_uncertainty_and_explanation(model, tiny_backbone):
 
 
 def test_profiles_are_checked_at_the_start(model, tmp_path):
-    (tmp_path / "mild.json").write_text('{"factors": {"tune": 0.5}}')
+    (tmp_path / "mild.json").write_text('{"steering": {"factors": {"tune": 0.5}}}')
     settings = ServeSettings(model="tiny", server=ServerOptions(profiles=tmp_path))
     with pytest.raises(RecipeError, match=r"profile mild: .*'tone'"):
         build_app(settings, model)
-    (tmp_path / "mild.json").write_text('{"factors": {"tone": 0.5}}')
-    (tmp_path / "kind.yaml").write_text("factors: {tone: 2.0}")
+    (tmp_path / "mild.json").write_text('{"steering": {"factors": {"tone": 0.5}}}')
+    (tmp_path / "kind.yaml").write_text("steering: {factors: {tone: 2.0}}")
     with TestClient(build_app(settings, model)) as client:
         profiles = client.get("/v1/profiles").json()["profiles"]
-    assert profiles == {"kind": {"factors": {"tone": 2.0}}, "mild": {"factors": {"tone": 0.5}}}
+    assert {name: one["steering"] for name, one in profiles.items()} == {
+        "kind": {"factors": {"tone": 2.0}},
+        "mild": {"factors": {"tone": 0.5}},
+    }
 
 
 def test_a_public_address_without_a_key_is_warned_of():

@@ -13,6 +13,7 @@ from armorm.cli.options import (
     BenchmarkLoading,
     From,
     Json,
+    Profile,
     Quiet,
     SkipInvalid,
     Steer,
@@ -105,6 +106,7 @@ def audit(
     root: From = None,
     skip_invalid: SkipInvalid = False,
     steer: Steer = None,
+    profile: Profile = None,
     *,
     scoring: Scorers,
     loading: BenchmarkLoading,
@@ -136,7 +138,7 @@ def audit(
     pairs = read_pairs(preferences, root, skip_invalid, quiet)
     names = figure_names(pairs, options)
     check_names(rules, names)
-    scorer = open_model(model, scoring, loading, steer)
+    scorer = open_model(model, scoring, loading, steer, profile)
     output.mkdir(parents=True, exist_ok=True)
     report = run_audit(scorer, pairs, output, options, show_progress=show_progress(quiet))
     figures = dict.fromkeys(names, UNKNOWN) | report.figures

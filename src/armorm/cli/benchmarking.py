@@ -14,6 +14,7 @@ from armorm.cli.options import (
     From,
     Json,
     Loading,
+    Profile,
     Quiet,
     SkipInvalid,
     Steer,
@@ -90,6 +91,7 @@ def benchmark(
     ] = None,
     skip_invalid: SkipInvalid = False,
     steer: Steer = None,
+    profile: Profile = None,
     *,
     scoring: Scorers,
     loading: BenchmarkLoading,
@@ -129,7 +131,7 @@ def benchmark(
         suite = load_suite(asked, root, invalid=invalid, show_progress=shown)
         result = run_suite(
             suite,
-            {name: _opening(name, scoring, loading, steer, renders) for name in models},
+            {name: _opening(name, scoring, loading, steer, profile, renders) for name in models},
             None if output is None else output / "scores",
             detail=Detail(objectives, fixed_weights),
             compare=compare,
@@ -167,12 +169,13 @@ def _opening(
     scoring: ScorerOptions,
     loading: Loading,
     steer: list[str] | None,
+    profile: str | None,
     renders: dict[str, Callable[..., str]],
 ) -> Callable[[], Scorer]:
     """Return how a scorer is opened; its chat template is kept for the files that show text."""
 
     def open_it() -> Scorer:
-        scorer = open_model(name, scoring, loading, steer)
+        scorer = open_model(name, scoring, loading, steer, profile)
         backbone = getattr(getattr(scorer, "model", None), "backbone", None)
         if backbone is not None:
             renders[scorer.name] = backbone.encoder.render

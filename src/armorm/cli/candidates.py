@@ -13,6 +13,7 @@ from armorm.cli.options import (
     FileLoading,
     Json,
     ModelArgument,
+    Profile,
     Quiet,
     SkipInvalid,
     Steer,
@@ -70,6 +71,7 @@ def annotate(
     ] = True,
     skip_invalid: SkipInvalid = False,
     steer: Steer = None,
+    profile: Profile = None,
     *,
     loading: FileLoading,
     on: Where = "local",
@@ -86,7 +88,7 @@ def annotate(
 
     workers_on_ray = ray_workers(on, workers, worker_gpus)
     summary = annotate_file(
-        loading.judge(model, steer, workers_on_ray),
+        loading.judge(model, steer, profile, workers_on_ray),
         source,
         output,
         workers=workers_on_ray,
@@ -129,6 +131,7 @@ def best_of(
     ] = None,
     skip_invalid: SkipInvalid = False,
     steer: Steer = None,
+    profile: Profile = None,
     *,
     loading: FileLoading,
     on: Where = "local",
@@ -147,7 +150,7 @@ def best_of(
 
     workers_on_ray = ray_workers(on, workers, worker_gpus)
     summary = best_of_file(
-        loading.judge(model, steer, workers_on_ray),
+        loading.judge(model, steer, profile, workers_on_ray),
         source,
         output,
         workers=workers_on_ray,

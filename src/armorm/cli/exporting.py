@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from armorm.cli.flags import Flags, add_command
-from armorm.cli.options import Json, Loading, ModelArgument, OutputFolder, Steer
+from armorm.cli.options import Json, Loading, ModelArgument, OutputFolder, Profile, Steer
 from armorm.cli.terminal import print_json, print_line
 
 
@@ -40,15 +40,17 @@ def export(
         bool, typer.Option("--public", help="A repository made by --push-to-hub is public.")
     ] = False,
     steer: Steer = None,
+    profile: Profile = None,
     as_json: Json = False,
 ) -> None:
     """Write a model as a folder that transformers loads without this package.
 
     Writes weights, config, tokenizer, modelling file and model card to DIR. The released
     checkpoint, which transformers 5 cannot load, becomes loadable by this. Steering
-    becomes part of the weights.
+    becomes part of the weights; floors and risk of a profile stay in the folder, for
+    this package.
     """
-    loaded = loading.model_copy(update={"device": "cpu"}).load(model, steer)
+    loaded = loading.model_copy(update={"device": "cpu"}).load(model, steer, profile)
     loaded.save_pretrained(output, license_id=license_id)
     address = None
     if push_to_hub is not None:

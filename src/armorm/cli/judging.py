@@ -13,6 +13,7 @@ from armorm.cli.options import (
     FileLoading,
     Json,
     ModelArgument,
+    Profile,
     Quiet,
     SkipInvalid,
     Steer,
@@ -70,6 +71,7 @@ def score(
     ],
     skip_invalid: SkipInvalid = False,
     steer: Steer = None,
+    profile: Profile = None,
     *,
     loading: FileLoading,
     uncertainty: Annotated[
@@ -90,7 +92,7 @@ def score(
 
     workers_on_ray = ray_workers(on, workers, worker_gpus)
     summary = score_file(
-        loading.judge(model, steer, workers_on_ray),
+        loading.judge(model, steer, profile, workers_on_ray),
         source,
         output,
         workers=workers_on_ray,
@@ -106,6 +108,7 @@ def explain(
     prompt: Annotated[str, typer.Option(help=TEXT_HELP, show_default=False)],
     response: Annotated[str, typer.Option(help=TEXT_HELP, show_default=False)],
     steer: Steer = None,
+    profile: Profile = None,
     *,
     loading: TextLoading,
     tokens: Annotated[
@@ -117,7 +120,7 @@ def explain(
 
     Nothing is written; the table shows each objective's rating, reward, coefficient and share.
     """
-    loaded = loading.load(model, steer)
+    loaded = loading.load(model, steer, profile)
     asked: Conversation = [{"role": "user", "content": text_or_file(prompt)}]
     conversation = with_response(asked, text_or_file(response))
     if tokens:
@@ -140,6 +143,7 @@ def compare(
     a: Annotated[str, typer.Option("--a", help=f"First response. {TEXT_HELP}", show_default=False)],
     b: Annotated[str, typer.Option("--b", help=f"Second one. {TEXT_HELP}", show_default=False)],
     steer: Steer = None,
+    profile: Profile = None,
     *,
     loading: TextLoading,
     as_json: Json = False,
@@ -148,7 +152,7 @@ def compare(
 
     Nothing is written; the table shows each objective's share of the margin.
     """
-    loaded = loading.load(model, steer)
+    loaded = loading.load(model, steer, profile)
     comparison = loaded.compare(text_or_file(prompt), text_or_file(a), text_or_file(b))
     if as_json:
         print_json(comparison.as_dict())

@@ -15,7 +15,7 @@ from armorm.features.options import BackboneOptions
 if TYPE_CHECKING:
     from armorm.evaluation.scoring import ModelSettings, ScoringSummary
     from armorm.jobs.pools import Workers
-    from armorm.model import RewardModel, Steering
+    from armorm.model import RewardModel, Steering, SteeringProfile
 
 TEXT_HELP = "Text, or @FILE."
 
@@ -89,6 +89,16 @@ Steer = Annotated[
         rich_help_panel="Model",
     ),
 ]
+Profile = Annotated[
+    str | None,
+    typer.Option(
+        help="Steering profile in place of --steer: one that is saved with the model, or a YAML "
+        "file.",
+        metavar="NAME|FILE",
+        show_default=False,
+        rich_help_panel="Model",
+    ),
+]
 
 
 class Loading(BackboneOptions):
@@ -102,24 +112,25 @@ class Loading(BackboneOptions):
         """Return the arguments of :meth:`armorm.RewardModel.from_pretrained` besides the name."""
         return self.model_dump(exclude_unset=True)
 
-    def load(self, name: str, steer: list[str] | None = None) -> RewardModel:
+    def load(
+        self, name: str, steer: list[str] | None = None, profile: str | None = None
+    ) -> RewardModel:
         """Load a model and steer it."""
         from armorm.model import RewardModel
 
         hide_library_progress()
-        model = RewardModel.from_pretrained(name, **self.arguments())
-        steering = parse_steering(steer)
-        return model if steering is None else model.steer(steering)
+        steering = parse_steering(steer, profile)
+        return RewardModel.from_pretrained(name, **self.arguments()).steer_by(steering)
 
     def judge(
-        self, name: str, steer: list[str] | None, workers: Workers | None
+        self, name: str, steer: list[str] | None, profile: str | None, workers: Workers | None
     ) -> RewardModel | ModelSettings:
         """Return the model that works on rows: loaded here, or described for workers on Ray."""
         from armorm.evaluation.scoring import ModelSettings
 
         if workers is None:
-            return self.load(name, steer)
-        return ModelSettings(name, self.arguments(), parse_steering(steer))
+            return self.load(name, steer, profile)
+        return ModelSettings(name, self.arguments(), parse_steering(steer, profile))
 
 
 def show_progress(quiet: bool) -> bool:
@@ -182,8 +193,20 @@ def report_scoring(summary: ScoringSummary, output: Path, as_json: bool) -> None
         print_scoring(summary.as_dict(), output)
 
 
-def parse_steering(items: list[str] | None) -> Steering | None:
-    """Return the steering of ``--steer``, or ``None`` if the option is not given."""
-    from armorm.model import Steering
+def parse_steering(
+    items: list[str] | None, profile: str | None = None
+) -> Steering | SteeringProfile | str | None:
+    """Return the steering of ``--steer``, or the profile of ``--profile``, or its name.
 
-    return Steering.parse(items) if items else None
+    Raises:
+        RecipeError: Both are given, or one cannot be used.
+    """
+    from armorm.model import Steering, SteeringProfile
+    from armorm.model.profiles import SUFFIXES
+
+    if profile is None:
+        return Steering.parse(items) if items else None
+    if items:
+        raise RecipeError("Give --steer or --profile, not both.")
+    file = Path(profile)
+    return SteeringProfile.read(file) if file.suffix in SUFFIXES or file.is_file() else profile

@@ -17,7 +17,7 @@ from armorm.evaluation.debiasing_report import DebiasingReport
 from armorm.evaluation.leave_out import LeaveOutReport
 from armorm.evaluation.pages import p_value
 from armorm.evaluation.run_metrics import METHODS, HeadReport, PreferenceMetrics, RunMetrics
-from armorm.model import Comparison, Explanation
+from armorm.model import Comparison, Explanation, SteeringProfile
 from armorm.training import TrainingResult
 
 console = make_console()
@@ -318,6 +318,7 @@ def print_explanation(explanation: Explanation) -> None:
             _bar(share.contribution, largest),
         )
     console.print(table)
+    _print_profile(explanation.profile)
     if explanation.confounder is not None:
         console.print(escape(explanation.confounder.sentence))
     if explanation.novelty is not None:
@@ -364,9 +365,18 @@ def print_comparison(comparison: Comparison) -> None:
             _bar(difference.contribution, largest),
         )
     console.print(table)
+    _print_profile(comparison.profile)
+    if comparison.below_floors:
+        below = " and ".join(comparison.below_floors)
+        console.print(f"Below a floor of the profile: {below}. Floors come before the scores.")
     part = comparison.confounder
     if part is not None and part.share is not None and (part.kept or abs(part.share) > NOTHING):
         console.print(escape(part.sentence))
+
+
+def _print_profile(profile: SteeringProfile | None) -> None:
+    if profile is not None:
+        console.print(f"Under the profile {profile.name} ({profile.hash}).")
 
 
 def _bar(value: float, largest: float, width: int = 10) -> Text:

@@ -16,7 +16,11 @@ Scorers = Annotated[ScorerOptions, Flags(panel="Other models")]
 
 
 def open_model(
-    name: str, scoring: ScorerOptions, loading: Loading, steer: list[str] | None = None
+    name: str,
+    scoring: ScorerOptions,
+    loading: Loading,
+    steer: list[str] | None = None,
+    profile: str | None = None,
 ) -> Scorer:
     """Open what gives the scores."""
     from armorm.evaluation.scorers import open_scorer
@@ -27,7 +31,7 @@ def open_model(
         scoring,
         backbone_options(loading),
         verify=loading.verify,
-        steer=parse_steering(steer),
+        steer=parse_steering(steer, profile),
     )
 
 

@@ -8,7 +8,14 @@ from typing import Annotated
 import typer
 
 from armorm.cli.flags import Flags, add_command
-from armorm.cli.options import Loading, ModelArgument, Steer, hide_library_progress, parse_steering
+from armorm.cli.options import (
+    Loading,
+    ModelArgument,
+    Profile,
+    Steer,
+    hide_library_progress,
+    parse_steering,
+)
 from armorm.cli.terminal import print_line
 from armorm.errors import MissingExtraError
 from armorm.serving.options import BatchingOptions, ServerOptions
@@ -47,6 +54,7 @@ def register(app: typer.Typer) -> None:
 def serve(
     model: ModelArgument,
     steer: Steer = None,
+    profile: Profile = None,
     *,
     server: Annotated[ServerOptions, Flags(*_SERVER, panel="Server")],
     limits: Annotated[ServerOptions, Flags(*_LIMITS, panel="Limits")],
@@ -59,6 +67,8 @@ def serve(
     logs are JSON lines on standard error. SIGTERM answers what was taken and stops; SIGHUP loads
     the model folder again.
     """
+    from armorm.model import Steering
+
     try:
         from armorm.serving.running import ServeSettings
         from armorm.serving.running import serve as run
@@ -67,10 +77,12 @@ def serve(
             raise
         raise MissingExtraError("The reward server", "serve") from None
     hide_library_progress()
+    judging = parse_steering(steer, profile)
     settings = ServeSettings(
         model=model,
         loading=loading.arguments(),
-        steering=parse_steering(steer),
+        steering=judging if isinstance(judging, Steering) else None,
+        profile=None if isinstance(judging, Steering) else judging,
         batching=batching,
         server=server.model_copy(update=limits.model_dump(exclude_unset=True)),
     )

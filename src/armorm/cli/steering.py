@@ -1,4 +1,4 @@
-"""The command that fits steering to a user's choices."""
+"""Commands on steering: fit it to choices, save profiles with a model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from rich.table import Table
 
 from armorm.cli.flags import add_command
 from armorm.cli.options import FileLoading, Json, ModelArgument
-from armorm.cli.terminal import make_console, print_json
+from armorm.cli.terminal import make_console, print_json, print_line
+from armorm.files import check_output_file
 
 if TYPE_CHECKING:
     from armorm.evaluation.accuracy import Accuracy
@@ -20,17 +21,23 @@ if TYPE_CHECKING:
 
 console = make_console()
 
+ModelFolder = Annotated[
+    Path, typer.Argument(help="Model folder.", metavar="DIR", show_default=False)
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the group of commands to the application."""
     group = typer.Typer(
         name="steer",
-        help="Weights of the objectives from choices of your own.",
+        help="Weights of the objectives: fit them to your choices, save them as profiles.",
         no_args_is_help=True,
     )
-    # A group of one command would be that command.
-    group.callback()(lambda: None)
     add_command(group, fit, example="armorm steer fit runs/quickstart/model pairs.jsonl")
+    add_command(group, save, example="armorm steer save runs/quickstart/model cautious.yaml")
+    add_command(
+        group, list_profiles, name="list", example="armorm steer list runs/quickstart/model"
+    )
     app.add_typer(group, rich_help_panel="Judge")
 
 
@@ -45,6 +52,16 @@ def fit(
             show_default=False,
         ),
     ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Also write the weights as a profile, a YAML file named after it.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
     *,
     loading: FileLoading,
     as_json: Json = False,
@@ -56,13 +73,61 @@ def fit(
     """
     from armorm.data import DataSource, read_preferences
     from armorm.evaluation.choices import fit_steering
+    from armorm.model import SteeringProfile
 
+    if output is not None:
+        SteeringProfile(name=output.stem)  # refused before the work
+        check_output_file(output)
     rows = list(read_preferences([DataSource(path=str(pairs))]).rows)
     found = fit_steering(loading.load(model), rows)
+    if output is not None:
+        about = f"Fitted to {found.pairs} choices of {pairs.name}."
+        profile = SteeringProfile(name=output.stem, description=about, steering=found.steering)
+        profile.write(output)
     if as_json:
         print_json(found.as_dict())
     else:
         print_fit(found)
+
+
+def save(
+    model: ModelFolder,
+    profile: Annotated[
+        Path, typer.Argument(help="Profile, a YAML file.", metavar="PROFILE", show_default=False)
+    ],
+    as_json: Json = False,
+) -> None:
+    """Save a profile with a model, in the place of one of its name.
+
+    Checks it against the model and writes DIR/profiles/NAME.yaml: every command then takes
+    --profile NAME, and a server offers it to requests.
+    """
+    from armorm.model import SteeringProfile
+    from armorm.model.saved_heads import SavedHeads
+
+    given = SteeringProfile.read(profile)
+    file = SavedHeads.in_folder(model).save(given)
+    if as_json:
+        print_json({"file": str(file), **given.reference})
+    else:
+        print_line(f"{file}: profile {given.name} ({given.hash})")
+
+
+def list_profiles(model: ModelFolder, as_json: Json = False) -> None:
+    """List the profiles that are saved with a model.
+
+    Nothing is written.
+    """
+    from armorm.model.saved_heads import SavedHeads
+
+    profiles = SavedHeads.in_folder(model).profiles
+    if as_json:
+        print_json({name: {**one.as_dict(), "hash": one.hash} for name, one in profiles.items()})
+        return
+    for profile in profiles.values():
+        print_line(f"{profile.name} ({profile.hash})  {profile.description}".rstrip())
+    if not profiles:
+        print_line("The model has no profiles. Save one: armorm steer save DIR PROFILE.yaml")
 
 
 def print_fit(found: SteeringFit) -> None:

@@ -27,7 +27,7 @@ from armorm.errors import ArmormError, InputError
 from armorm.files import exclusive, json_line, sha256_of
 from armorm.jobs.parts import PartRecord, PartsFolder
 from armorm.jobs.pools import Task, Workers, ray_pool
-from armorm.model import RewardModel, Rewards, Risk
+from armorm.model import RewardModel, Rewards, Risk, Steering, SteeringProfile
 from armorm.progress import Advance, progress_bar
 
 ROWS_AT_ONCE = 256
@@ -101,17 +101,16 @@ class ModelSettings:
     Attributes:
         name: Folder or hub id.
         options: Arguments of :meth:`armorm.RewardModel.from_pretrained`.
-        steer: What :meth:`armorm.RewardModel.steer` takes.
+        steer: Steering, or a profile or its name.
     """
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
-    steer: Any = None
+    steer: Steering | SteeringProfile | str | None = None
 
     def load(self) -> RewardModel:
         """Load the model, steered."""
-        model = RewardModel.from_pretrained(self.name, **self.options)
-        return model.steer(self.steer) if self.steer else model
+        return RewardModel.from_pretrained(self.name, **self.options).steer_by(self.steer)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,15 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 # Everything a decoder needs, and no code: no pickled weights, no Python files.
-MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
+MODEL_FILES = [
+    "*.json",
+    "*.safetensors",
+    "*.jinja",
+    "*.model",
+    "*.txt",
+    "*.tiktoken",
+    "profiles/*.yaml",  # of a reward model
+]
 
 # On a CPU small batches stay in the cache; a GPU wants as much as fits.
 BATCH_TOKENS = {"cpu": 1024, "cuda": 32768, "mps": 8192}

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 MODELING_FILE = "modeling_armorm.py"
+METADATA_FILE = "armorm.json"
+UNCERTAINTY_FILE = "uncertainty/head.safetensors"
+"""Not beside the weights: engines that serve a model take every safetensors file there for them."""
 
 # Parts of a gated reward model that are not part of its backbone.
 HEAD_PREFIXES = ("regression_layer.", "gating.", "reward_transform_matrix")

@@ -21,7 +21,7 @@ from armorm.evaluation.scoring import (
 )
 from armorm.integrations.pairs import response_texts
 from armorm.model import RewardModel, Rewards, Risk
-from armorm.model.answers import check_floors
+from armorm.model.profiles import check_floors
 from armorm.model.uncertainty import no_uncertainty
 
 
@@ -36,9 +36,11 @@ def annotate_file(
     """Add the rewards of all responses to each row.
 
     Each row is kept and gets ``rewards`` (one score per response, as Online-RLHF reads them) and,
-    unless ``objectives`` is false, ``objective_rewards`` (``{objective: [one per response]}``) and
-    ``coefficients`` (``{objective: number}``, the prompt's); every score is the sum of their
-    products.
+    unless ``objectives`` is false, ``objective_rewards`` (``{objective: [one per response]}``),
+    and the prompt's ``gating`` and ``coefficients`` (``{objective: number}``); every score is the
+    sum of the products of coefficients and rewards.  A steered model's row also has ``steering``;
+    under a profile ``profile``, its name and hash, and where it has a risk or floors
+    ``pessimistic`` and ``meets_floors``, one per response.
 
     Args:
         model: The reward model.
@@ -69,6 +71,8 @@ def best_of_file(
     ready for supervised fine-tuning), ``score`` and ``best`` (its position).  With ``keep`` above
     1 it also gets ``ranked``, the ``keep`` best as ``{"response", "score", "position"}``.  With
     ``floors`` it gets these too, and ``meets_floors``: false where every response is below one.
+    A steered model's row also has ``steering``; under a profile ``profile``, its name and hash, and
+    the profile's floors and risk rank beside those given here or in their place.
 
     Args:
         model: The reward model.
@@ -107,11 +111,17 @@ class AnnotateCandidates(_CandidateWork):
         """Return the row with its rewards."""
         annotated = {**row, "rewards": rewards.score.tolist()}
         if self.objectives:
-            by_objective = zip(rewards.objectives, rewards.rewards.T.tolist(), strict=True)
-            coefficients = zip(rewards.objectives, rewards.coefficients[0].tolist(), strict=True)
-            annotated["objective_rewards"] = dict(by_objective)
-            annotated["coefficients"] = dict(coefficients)
-        return annotated
+            names = rewards.objectives
+            annotated |= {
+                "objective_rewards": rewards.by_objective("rewards"),
+                "gating": dict(zip(names, rewards.gating[0].tolist(), strict=True)),
+                "coefficients": dict(zip(names, rewards.coefficients[0].tolist(), strict=True)),
+            }
+        if rewards.pessimistic is not None:
+            annotated["pessimistic"] = rewards.pessimistic.tolist()
+        if rewards.floors():
+            annotated["meets_floors"] = rewards.meets().tolist()
+        return annotated | rewards.shaped_by()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,16 +156,16 @@ class BestOfCandidates(_CandidateWork):
         pessimistic = None if rewards.pessimistic is None else rewards.pessimistic.tolist()
         if pessimistic is not None:
             kept["pessimistic"] = pessimistic[best]
-        if self.floors:
-            kept["floors"] = dict(self.floors)
-            kept["meets_floors"] = bool(rewards.meets(self.floors)[best])
+        if floors := rewards.floors(self.floors):
+            kept["floors"] = floors
+            kept["meets_floors"] = bool(rewards.meets(floors)[best])
         if self.keep > 1:
             kept["ranked"] = [
                 {"response": texts[i], "score": float(rewards.score[i]), "position": i}
                 | ({} if pessimistic is None else {"pessimistic": pessimistic[i]})
                 for i in order[: self.keep]
             ]
-        return kept
+        return kept | rewards.shaped_by()
 
 
 def _candidates(row: Mapping[str, Any]) -> tuple[Any, list[str]]:

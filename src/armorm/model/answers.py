@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from armorm.errors import InputError, NonFiniteError, did_you_mean
-from armorm.model.steering import Steering
+from armorm.errors import NonFiniteError
+from armorm.model.profiles import SteeringProfile, check_floors
+from armorm.model.steering import CompiledSteering, Steering
 
 PerObjective = Literal["contributions", "rewards"]
 """Kind of a value per objective.
@@ -101,6 +102,13 @@ def finite_or_none(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def coefficients_of(
+    steering: CompiledSteering, gating: Float[Tensor, "n k"]
+) -> Float[Tensor, "n k"]:
+    """Return the coefficients of the rewards for each row of the gate's output."""
+    return torch.from_numpy(steering.coefficients(gating.float().cpu().numpy()))
+
+
 def weigh_rewards(
     coefficients: Float[Tensor, "n k"], rewards: Float[Tensor, "m k"]
 ) -> tuple[Float[Tensor, "m k"], Float[Tensor, " m"]]:
@@ -136,6 +144,7 @@ class Rewards:
             the responses then. Shape (n,).
         neighbours: Average output of the gate over the reference prompts that are nearest to the
             response's, where they were asked for. Shape (n, k).
+        profile: Profile that shaped the scores; its floors rank the responses.
 
     Example:
         >>> import torch
@@ -160,6 +169,7 @@ class Rewards:
     steering: Steering | None = None
     pessimistic: Float[Tensor, " n"] | None = None
     neighbours: Float[Tensor, "n k"] | None = None
+    profile: SteeringProfile | None = None
 
     def __len__(self) -> int:
         return len(self.score)
@@ -240,27 +250,40 @@ class Rewards:
         They are ranked by their pessimistic scores where there are some.
 
         Args:
-            floors: Least unit reward of some objectives. A row below any of them comes after all
-                rows that are not, whatever its score.
+            floors: Least unit reward of some objectives, beside those of the profile or in their
+                place. A row below any of them comes after all rows that are not, whatever its
+                score.
 
         Raises:
             InputError: A floor names no objective, or is not a finite number.
         """
-        meets = self.meets(floors or {}).tolist()
+        meets = self.meets(floors).tolist()
         scores = (self.score if self.pessimistic is None else self.pessimistic).tolist()
         return sorted(range(len(self)), key=lambda row: (not meets[row], -scores[row]))
 
-    def meets(self, floors: Mapping[str, float]) -> Bool[Tensor, " n"]:
+    def floors(self, given: Mapping[str, float] | None = None) -> dict[str, float]:
+        """Return floors with those of the profile that they do not replace."""
+        return {**({} if self.profile is None else self.profile.floors), **(given or {})}
+
+    def meets(self, floors: Mapping[str, float] | None = None) -> Bool[Tensor, " n"]:
         """Return, by row, if no reward is below the floor of its objective.
+
+        Args:
+            floors: See :meth:`ranking`.
 
         Raises:
             InputError: A floor names no objective, or is not a finite number.
         """
+        floors = self.floors(floors)
         check_floors(floors, self.objectives)
         meets = torch.ones(len(self), dtype=torch.bool)
         for name, floor in floors.items():
             meets &= self.rewards[:, self.objectives.index(name)] >= floor
         return meets
+
+    def shaped_by(self) -> dict[str, Any]:
+        """Return the steering and the profile that shaped the scores, as outputs name them."""
+        return shaped_by(self.steering, self.profile)
 
     def as_dicts(self) -> list[dict[str, object]]:
         """Return one JSON-ready record per row.
@@ -268,7 +291,8 @@ class Rewards:
         It holds ``score``, and ``rewards``, ``gating`` and ``coefficients`` as ``{objective:
         number}``; with uncertainty also ``deviations``, ``epistemic`` and ``half_widths`` per
         objective, ``score_deviation``, ``score_epistemic``, ``novelty`` and ``novel``; under
-        steering also ``steering``; with a risk also ``pessimistic``.
+        steering also ``steering``; with a risk also ``pessimistic``; under a profile also its name
+        and hash as ``profile``, and with floors ``meets_floors``.
         """
         more: list[dict[str, object]] = [{} for _ in range(len(self))]
         if self.uncertainty is not None:
@@ -276,7 +300,12 @@ class Rewards:
         if self.pessimistic is not None:
             prices = self.pessimistic.tolist()
             more = [{"pessimistic": p, **row} for p, row in zip(prices, more, strict=True)]
-        steering = {} if self.steering is None else {"steering": self.steering.as_dict()}
+        if self.floors():
+            more = [
+                {"meets_floors": m, **row}
+                for m, row in zip(self.meets().tolist(), more, strict=True)
+            ]
+        shaped_by = self.shaped_by()
         tables = (self.rewards, self.gating, self.coefficients)
         per_row = zip(*(table.tolist() for table in (self.score, *tables)), more, strict=True)
         names = self.objectives
@@ -287,21 +316,15 @@ class Rewards:
                 "gating": dict(zip(names, gating, strict=True)),
                 "coefficients": dict(zip(names, coefficients, strict=True)),
                 **uncertainty,
-                **steering,
+                **shaped_by,
             }
             for score, rewards, gating, coefficients, uncertainty in per_row
         ]
 
 
-def check_floors(floors: Mapping[str, float], objectives: Sequence[str]) -> None:
-    """Check that floors are finite numbers for objectives of the model.
-
-    Raises:
-        InputError: One is not.
-    """
-    for name, floor in floors.items():
-        if name not in objectives:
-            hint = did_you_mean(name, objectives)
-            raise InputError("floors", name, "not an objective of the model", hint)
-        if not math.isfinite(floor):
-            raise InputError(f"floors.{name}", floor, "not a finite number", "")
+def shaped_by(steering: Steering | None, profile: SteeringProfile | None) -> dict[str, Any]:
+    """Return ``steering``, and ``profile`` by name and hash, as an output names what shaped it."""
+    return {
+        **({} if steering is None else {"steering": steering.as_dict()}),
+        **({} if profile is None else {"profile": profile.reference}),
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from statistics import NormalDist
-from typing import Any
+from typing import Any, Literal
 
 from armorm.heads.uncertainty import CONFORMAL_LEVEL
 from armorm.model.answers import Rewards, RewardUncertainty, finite_or_none
@@ -61,6 +61,7 @@ def explanation_of(
         novelty=None if sure is None else float(sure.novelty[0]),
         novel=None if sure is None or sure.usual_novelty is None else bool(sure.novel[0]),
         steering=rewards.steering,
+        profile=rewards.profile,
         confounder=None if confounder is None else _part(rewards, confounder),
     )
 
@@ -147,12 +148,22 @@ def comparison_of(
         score_b=score_b,
         margin=score_a - score_b,
         probability=probability,
-        preferred="a" if score_a > score_b else "b" if score_b > score_a else "tie",
+        preferred=_preferred(rewards),
+        below_floors=tuple(
+            name for name, meets in zip("ab", rewards.meets().tolist(), strict=True) if not meets
+        ),
         objectives=tuple(differences),
         flips=flips_of(rewards, heads),
         steering=rewards.steering,
+        profile=rewards.profile,
         confounder=None if confounder is None else _part(rewards, confounder, score_a - score_b),
     )
+
+
+def _preferred(rewards: Rewards) -> Literal["a", "b", "tie"]:
+    """Return the response that ranks first: the profile's floors come before the scores."""
+    a, b = zip(rewards.meets().tolist(), rewards.score.tolist(), strict=True)
+    return "a" if a > b else "b" if b > a else "tie"
 
 
 def _part(rewards: Rewards, confounder: Confounder, margin: float | None = None) -> ConfounderPart:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from armorm.errors import ArmormError
 from armorm.model import wording
+from armorm.model.answers import shaped_by
 from armorm.model.flips import Flips
+from armorm.model.profiles import SteeringProfile
 from armorm.model.steering import Steering
 
 if TYPE_CHECKING:
@@ -127,6 +129,7 @@ class Explanation:
             rewards are guesses.
         steering: The steering that shaped the score; ``None`` without any.
         confounder: Part of the confounder; ``None`` if the model is not debiased.
+        profile: The profile that shaped it; ``None`` without any.
 
     Example:
         >>> from armorm import RewardModel
@@ -154,6 +157,7 @@ class Explanation:
     novel: bool | None = None
     steering: Steering | None = None
     confounder: ConfounderPart | None = None
+    profile: SteeringProfile | None = None
 
     @property
     def sentence(self) -> str:
@@ -161,7 +165,7 @@ class Explanation:
         return wording.of_score(self)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready record; ``steering`` is in it only where there is some."""
+        """Return a JSON-ready record; ``steering`` and ``profile`` only where there is one."""
         return {
             "score": self.score,
             "sentence": self.sentence,
@@ -235,11 +239,13 @@ class Comparison:
         margin: ``score_a - score_b``.
         probability: Bradley–Terry probability that a is preferred; ``None`` if the model folder
             holds no learned scale beta, or steering changed the scale of the scores.
-        preferred: ``a``, ``b`` or ``tie``.
+        preferred: ``a``, ``b`` or ``tie``. The floors of a profile come before the scores.
         objectives: Contributions of the objectives to the margin.
+        below_floors: Those of ``a`` and ``b`` that are below a floor of the profile.
         flips: Smallest changes of the weights that turn the preference around; ``None`` for a tie.
         steering: The steering that shaped the scores; ``None`` without any.
         confounder: Part of the confounder; ``None`` if the model is not debiased.
+        profile: The profile that shaped it; ``None`` without any.
 
     Example:
         >>> from armorm import RewardModel
@@ -255,9 +261,11 @@ class Comparison:
     probability: float | None
     preferred: Literal["a", "b", "tie"]
     objectives: tuple[ObjectiveDifference, ...]
+    below_floors: tuple[str, ...] = ()
     flips: Flips | None = None
     steering: Steering | None = None
     confounder: ConfounderPart | None = None
+    profile: SteeringProfile | None = None
 
     @property
     def sentence(self) -> str:
@@ -265,13 +273,14 @@ class Comparison:
         return wording.of_preference(self)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready record; ``steering`` is in it only where there is some."""
+        """Return a JSON-ready record; ``steering`` and ``profile`` only where there is one."""
         return {
             "score_a": self.score_a,
             "score_b": self.score_b,
             "margin": self.margin,
             "probability": self.probability,
             "preferred": self.preferred,
+            "below_floors": list(self.below_floors),
             "sentence": self.sentence,
             "objectives": [asdict(difference) for difference in self.objectives],
             "flips": None if self.flips is None else self.flips.as_dict(),
@@ -281,5 +290,4 @@ class Comparison:
 
 def _common(answer: Explanation | Comparison) -> dict[str, Any]:
     confounder = None if answer.confounder is None else asdict(answer.confounder)
-    steering = {} if answer.steering is None else {"steering": answer.steering.as_dict()}
-    return {"confounder": confounder, **steering}
+    return {"confounder": confounder, **shaped_by(answer.steering, answer.profile)}

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from armorm.model.answers import Rewards, weigh_rewards
+from armorm.model.answers import Rewards, coefficients_of, weigh_rewards
 from armorm.model.layout import Heads
 from armorm.model.steering import Steering
 
@@ -210,9 +210,7 @@ def _steering_flip(rewards: Rewards, heads: Heads, difference: Vector) -> Steeri
 
 def _margin(rewards: Rewards, heads: Heads, steering: Steering) -> float:
     """Return the margin of the first two responses under a steering, as a model computes it."""
-    total = float(heads.gate.logit_scale)
-    compiled = steering.compile(heads.objectives, heads.transform, total, warn=False)
-    coefficients = compiled.coefficients(rewards.gating[:1])
+    coefficients = coefficients_of(heads.compile(steering, warn=False), rewards.gating[:1])
     scores = weigh_rewards(coefficients, rewards.rewards[:2])[1].tolist()
     return float(scores[0] - scores[1])
 
@@ -239,10 +237,8 @@ class _Problem:
     def of(cls, rewards: Rewards, heads: Heads, steering: Steering, difference: Vector) -> _Problem:
         gating = rewards.gating[0].double().numpy()
         margin = float(rewards.coefficients[0].double().numpy() @ difference)
-        debias = Steering(debiasing=steering.debiasing).compile(
-            heads.objectives, heads.transform, float(heads.gate.logit_scale), warn=False
-        )
-        debiased = debias.matrix.double().numpy().T @ difference
+        debias = heads.compile(Steering(debiasing=steering.debiasing), warn=False)
+        debiased = debias.matrix.T.astype(np.float64) @ difference
         gated = steering.weights is None or steering.mixture < 1
         knob: Literal["factors", "weights"] = "factors" if gated else "weights"
         default = 1.0 if gated else 0.0

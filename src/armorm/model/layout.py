@@ -29,11 +29,11 @@ from torch import Tensor
 from armorm.errors import CheckpointError
 from armorm.files import sha256_of_json
 from armorm.heads import Gate, GateTraining, RewardHead, VerbosityDebiasing
-from armorm.hub import MODELING_FILE
+from armorm.hub import METADATA_FILE, MODELING_FILE
 from armorm.model.self_check import SelfCheck
+from armorm.model.steering import CompiledSteering, Steering
 from armorm.objectives import Objective, ObjectiveSet
 
-METADATA_FILE = "armorm.json"
 FORMAT_VERSION = 2
 FIXED_WEIGHTS = "fixed_weights"
 """Key of the training record: the gate's ablation, weights that do not depend on the prompt."""
@@ -50,7 +50,7 @@ RELEASED_N_HIDDEN = 3
 # Everything that saving a model writes; a folder with any other file is never replaced.
 _OWN_FILES = re.compile(
     r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|config\.json|README\.md|"
-    r"armorm\.json|uncertainty/head\.safetensors|reference/prompts\.safetensors|tokenizer\.(json|model)|tokenizer_config\.json|"
+    r"armorm\.json|profiles/[\w.-]+\.(yaml|yml|json)|uncertainty/head\.safetensors|reference/prompts\.safetensors|tokenizer\.(json|model)|tokenizer_config\.json|"
     r"special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt|"
     r"(additional_chat_templates/)?[\w-]+\.jinja|[\w-]+\.tiktoken|" + re.escape(MODELING_FILE)
 )
@@ -73,6 +73,8 @@ class Metadata(BaseModel):
     """Steering that ``reward_transform_matrix`` contains."""
     unsteered_transform: list[list[float]] | None = None
     """The matrix without it."""
+    profile: dict[str, str] | None = None
+    """Name and hash of the profile that the folder was saved under."""
     debiasing: dict[str, Any] = {}
     """Report of the debiasing."""
     training: dict[str, Any] = {}
@@ -140,6 +142,11 @@ class Heads:
             debiasing_report or {},
             training or {},
         )
+
+    def compile(self, steering: Steering, *, warn: bool = True) -> CompiledSteering:
+        """Return a steering as a matrix for these heads; see :meth:`Steering.compile`."""
+        total = float(self.gate.logit_scale)
+        return steering.compile(self.objectives, self.transform.numpy(), total, warn=warn)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors under the names of the released checkpoint."""

@@ -14,20 +14,20 @@ from pydantic import ValidationError
 from safetensors import safe_open
 from torch import Tensor
 
-from armorm.errors import ArmormError, CheckpointError
+from armorm.errors import ArmormError, CheckpointError, RecipeError
 from armorm.features import resolve_model_folder
 from armorm.heads import GatingNetwork
-from armorm.hub import HEAD_PREFIXES
+from armorm.hub import HEAD_PREFIXES, METADATA_FILE
 from armorm.hub.weights import StoredTensor, check_sizes, read_object, stored_tensors
 from armorm.model.layout import (
     FORMAT_VERSION,
-    METADATA_FILE,
     RELEASED_HIDDEN_DIM,
     RELEASED_N_HIDDEN,
     RELEASED_TEMPERATURE,
     Heads,
     Metadata,
 )
+from armorm.model.profiles import FOLDER, SteeringProfile, read_profiles
 from armorm.model.self_check import SelfCheck
 from armorm.model.steering import Steering
 from armorm.objectives import PAPER_OBJECTIVES, ObjectiveSet
@@ -44,6 +44,8 @@ class Checkpoint:
         folder: The local folder.
         heads: Regression layer, transform and gate, as they are without steering.
         steering: Steering that the folder was exported with.
+        profiles: Profiles that are saved with the model, by name.
+        profile: Profile that the folder was exported with.
         self_check: Answer to a fixed conversation when the model was saved; ``None`` for the
             released checkpoint, which holds none.
         fingerprint: Hash of the heads as they are stored.
@@ -52,6 +54,8 @@ class Checkpoint:
     folder: Path
     heads: Heads
     steering: Steering
+    profiles: dict[str, SteeringProfile]
+    profile: SteeringProfile | None
     self_check: SelfCheck | None
     fingerprint: str
 
@@ -85,10 +89,34 @@ def load_checkpoint(name_or_path: str | Path, revision: str | None = None) -> Ch
         training=metadata.training,
     )
     fingerprint = heads.fingerprint()
-    if metadata.steering is None:
-        return Checkpoint(folder, heads, Steering(), metadata.self_check, fingerprint)
-    steering, heads = _take_steering_out(folder, heads, metadata)
-    return Checkpoint(folder, heads, steering, metadata.self_check, fingerprint)
+    steering = Steering()
+    if metadata.steering is not None:
+        steering, heads = _take_steering_out(folder, heads, metadata)
+    profiles, profile = _read_profiles(folder, metadata, steering)
+    return Checkpoint(folder, heads, steering, profiles, profile, metadata.self_check, fingerprint)
+
+
+def _read_profiles(
+    folder: Path, metadata: Metadata, steering: Steering
+) -> tuple[dict[str, SteeringProfile], SteeringProfile | None]:
+    """Return the saved profiles, and the one that the folder was exported with."""
+    try:
+        profiles = read_profiles(folder / FOLDER)
+    except RecipeError as error:
+        raise CheckpointError(str(error)) from None
+    if metadata.profile is None:
+        return profiles, None
+    profile = profiles.get(metadata.profile.get("name", ""))
+    if (
+        profile is None
+        or profile.reference != metadata.profile
+        or (profile.steering != steering and not profile.steering.is_neutral)
+    ):
+        raise CheckpointError(
+            f"{folder / METADATA_FILE}: the model was saved under the profile {metadata.profile}, "
+            f"which {FOLDER} no longer holds. Restore the file, or save the model again."
+        )
+    return profiles, profile
 
 
 def _read_heads(
@@ -219,11 +247,12 @@ def _take_steering_out(folder: Path, heads: Heads, metadata: Metadata) -> tuple[
         if original.shape != heads.transform.shape:
             raise CheckpointError(f"{file}: unsteered_transform has another shape than the matrix.")
         total = float(heads.gate.logit_scale)
-        compiled = steering.compile(heads.objectives, original, total, warn=False)
+        compiled = steering.compile(heads.objectives, original.numpy(), total, warn=False)
+        stored = torch.from_numpy(compiled.as_transform())
     except CheckpointError:
         raise
     except (ArmormError, ValueError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"{file}: steering cannot be used: {error}") from error
-    if not torch.allclose(compiled.as_transform(), heads.transform, rtol=1e-5, atol=1e-6):
+    if not torch.allclose(stored, heads.transform, rtol=1e-5, atol=1e-6):
         raise CheckpointError(f"{file}: steering does not lead to the reward_transform_matrix.")
     return steering, replace(heads, transform=original)

@@ -22,8 +22,9 @@ import numpy.typing as npt
 from jaxtyping import Float
 
 from armorm.model import wording
-from armorm.model.answers import Rewards
+from armorm.model.answers import Rewards, shaped_by
 from armorm.model.layout import Heads
+from armorm.model.profiles import SteeringProfile
 from armorm.model.steering import Steering
 
 
@@ -61,6 +62,7 @@ class Ranking:
         objectives: Names of the objectives that are compared.
         left_out: Names of the objectives that are not: neither end of their scale is better.
         steering: The steering that shaped the scores; ``None`` without any.
+        profile: The profile that shaped them, floors included; ``None`` without any.
 
     Example:
         >>> from armorm import RewardModel
@@ -74,6 +76,7 @@ class Ranking:
     objectives: tuple[str, ...]
     left_out: tuple[str, ...]
     steering: Steering | None = None
+    profile: SteeringProfile | None = None
 
     @property
     def front(self) -> tuple[int, ...]:
@@ -86,14 +89,14 @@ class Ranking:
         return wording.of_ranking(self)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready record; ``steering`` is in it only where there is some."""
+        """Return a JSON-ready record; ``steering`` and ``profile`` only where there is one."""
         return {
             "sentence": self.sentence,
             "front": list(self.front),
             "responses": [asdict(one) for one in self.responses],
             "objectives": list(self.objectives),
             "left_out": list(self.left_out),
-            **({} if self.steering is None else {"steering": self.steering.as_dict()}),
+            **shaped_by(self.steering, self.profile),
         }
 
 
@@ -137,6 +140,7 @@ def ranking_of(
         objectives=tuple(wanted),
         left_out=tuple(name for name in names if name not in wanted),
         steering=rewards.steering,
+        profile=rewards.profile,
     )
 
 
@@ -153,12 +157,11 @@ def dominance(values: Float[np.ndarray, "n k"]) -> npt.NDArray[np.bool_]:
 def _debiased(rewards: Rewards, heads: Heads) -> Float[np.ndarray, "n k"]:
     """Return the rewards after debiasing, at the strength that shaped the scores."""
     steering = rewards.steering or Steering()
-    compiled = Steering(debiasing=steering.debiasing).compile(
-        heads.objectives, heads.transform, float(heads.gate.logit_scale), warn=False
-    )
+    compiled = heads.compile(Steering(debiasing=steering.debiasing), warn=False)
     # Term by term: a matrix product rounds a row by its position, and equal responses must tie.
-    terms = rewards.rewards.double()[:, :, None] * compiled.matrix.double()
-    debiased: Float[np.ndarray, "n k"] = terms.sum(dim=1).numpy()
+    matrix = compiled.matrix.astype(np.float64)
+    terms = rewards.rewards.double().numpy()[:, :, None] * matrix
+    debiased: Float[np.ndarray, "n k"] = terms.sum(axis=1)
     return debiased
 
 

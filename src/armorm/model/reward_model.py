@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,18 +35,19 @@ from armorm.features import (
 )
 from armorm.files import sha256_of, sha256_of_files, sha256_of_json
 from armorm.heads import Gate, GateTraining, RewardHead, VerbosityDebiasing
-from armorm.hub import HEAD_PREFIXES
+from armorm.hub import HEAD_PREFIXES, METADATA_FILE
 from armorm.hub.weights import sample_hash, stored_tensors
-from armorm.model.answers import Rewards, weigh_rewards
+from armorm.model.answers import Rewards, coefficients_of, weigh_rewards
 from armorm.model.confounder import Confounder
 from armorm.model.explaining import comparison_of, explanation_of
 from armorm.model.explanations import Comparison, Explanation
-from armorm.model.layout import FIXED_WEIGHTS, METADATA_FILE, SCORE_QUANTILES, Heads
+from armorm.model.layout import FIXED_WEIGHTS, SCORE_QUANTILES, Heads
 from armorm.model.loading import load_checkpoint
 from armorm.model.predictions import Predictions
+from armorm.model.profiles import FOLDER, SteeringProfile, named_profile
 from armorm.model.ranking import Ranking, ranking_of
 from armorm.model.reference import ModelReference, Reference
-from armorm.model.risk import Risk, group_differences
+from armorm.model.risk import Risk
 from armorm.model.saving import save_model
 from armorm.model.self_check import PROMPT, RESPONSE, SelfCheck, hash_ids, sample_state
 from armorm.model.steering import NO_EFFECT, Steering
@@ -56,7 +58,7 @@ from armorm.model.trajectory import (
     in_groups,
     states_along,
 )
-from armorm.model.uncertainty import ModelUncertainty, no_uncertainty
+from armorm.model.uncertainty import ModelUncertainty, group_differences, no_uncertainty
 from armorm.objectives import ObjectiveSet
 from armorm.progress import Advance
 
@@ -76,6 +78,8 @@ class RewardModel:
         steering: Changes to the weights of the objectives.
         uncertainty: Statistics of the ratings, for standard deviations; ``None`` if unknown.
         reference: Held-out prompts that explanations compare with; ``None`` if unknown.
+        profiles: Profiles that are saved with the model.
+        profile: Profile that the model judges by, which takes the place of ``steering``.
 
     Example:
         >>> from armorm import RewardModel
@@ -96,15 +100,34 @@ class RewardModel:
         steering: Steering | None = None,
         uncertainty: ModelUncertainty | None = None,
         reference: ModelReference | None = None,
+        profiles: Iterable[SteeringProfile] = (),
+        profile: SteeringProfile | None = None,
     ) -> None:
         self.backbone = backbone
         self.heads = heads
-        self.steering = steering or Steering()
         self.uncertainty = uncertainty
         self.reference = reference
-        total = float(heads.gate.logit_scale)
         self._confounder = Confounder.of(heads.objectives, heads.transform)
-        self._compiled = self.steering.compile(heads.objectives, heads.transform, total)
+        self._judge_by(steering, profile)
+        self._keep(profiles)
+
+    def _judge_by(self, steering: Steering | None, profile: SteeringProfile | None) -> None:
+        if profile is not None:
+            self._check_profile(profile)
+            steering = profile.steering
+        self.profile = profile
+        self.steering = steering or Steering()
+        self._compiled = self.heads.compile(self.steering)
+
+    def _keep(self, profiles: Iterable[SteeringProfile]) -> None:
+        self.profiles = {profile.name: profile for profile in profiles}
+        for profile in self.profiles.values():
+            self._check_profile(profile)
+
+    def _check_profile(self, profile: SteeringProfile) -> None:
+        profile.check(self.objectives)
+        if profile.risk is not None and self.uncertainty is None:
+            raise RecipeError(f"profile {profile.name}: risk: {no_uncertainty()}")
 
     @classmethod
     def of(
@@ -158,13 +181,18 @@ class RewardModel:
         checkpoint = load_checkpoint(name_or_path, options.revision)
         backbone = load_engine(checkpoint.folder, options)
         checkpoint.heads.check_fits(backbone.hidden_size, str(name_or_path))
-        model = cls(
-            backbone,
-            checkpoint.heads,
-            checkpoint.steering,
-            ModelUncertainty.in_folder(checkpoint.folder),
-            ModelReference.in_folder(checkpoint.folder),
-        )
+        try:
+            model = cls(
+                backbone,
+                checkpoint.heads,
+                checkpoint.steering,
+                ModelUncertainty.in_folder(checkpoint.folder),
+                ModelReference.in_folder(checkpoint.folder),
+                checkpoint.profiles.values(),
+                checkpoint.profile,
+            )
+        except RecipeError as error:
+            raise CheckpointError(f"{checkpoint.folder / FOLDER}: {error}") from None
         if verify and checkpoint.self_check is not None:
             checkpoint.self_check.verify(
                 model.self_check(checkpoint.folder, checkpoint.fingerprint),
@@ -180,6 +208,7 @@ class RewardModel:
         ``AutoModelForSequenceClassification.from_pretrained(path, trust_remote_code=True)``.
         Steering is written into ``reward_transform_matrix``, so that every program that reads the
         folder scores as this model does; loaded by this package, the model is steered as before.
+        The profiles, with the one that the model judges by, stand in ``profiles/NAME.yaml``.
 
         Args:
             path: The folder. An older model of this package in it is replaced when the new one is
@@ -196,7 +225,8 @@ class RewardModel:
                 "The engine holds the weights in a form of its own, so it cannot save them. Load "
                 "the model with engine='transformers'."
             )
-        stored = replace(self.heads, transform=self._compiled.as_transform())
+        transform = torch.from_numpy(self._compiled.as_transform())
+        stored = replace(self.heads, transform=transform)
         save_model(Path(path), self, self.backbone, stored, license_id)
 
     def push_to_hub(
@@ -264,7 +294,11 @@ class RewardModel:
         return self.heads.gate
 
     def steer(
-        self, factors: Mapping[str, float] | Steering | None = None, **knobs: Any
+        self,
+        factors: Mapping[str, float] | Steering | None = None,
+        *,
+        profile: SteeringProfile | str | None = None,
+        **knobs: Any,
     ) -> RewardModel:
         """Return the same model with other weights of the objectives.
 
@@ -272,16 +306,43 @@ class RewardModel:
 
         Args:
             factors: A :class:`~armorm.Steering`, or factors by objective.
+            profile: A :class:`~armorm.SteeringProfile`, or the name of one that is saved with the
+                model, in place of all others: its steering, its floors and its risk.
             **knobs: Other attributes of :class:`~armorm.Steering`, such as ``weights``.
 
         Raises:
-            RecipeError: An unknown objective, or a value that cannot be used.
+            RecipeError: An unknown objective or profile, or a value that cannot be used.
         """
+        if (knobs and isinstance(factors, Steering)) or (
+            profile is not None and (factors or knobs)
+        ):
+            raise RecipeError("steer: give a Steering, or its settings, or a profile; not two.")
+        if isinstance(profile, str):
+            profile = named_profile(self.profiles, profile)
         if not isinstance(factors, Steering):
             factors = Steering.from_dict({"factors": factors or {}, **knobs})
-        elif knobs:
-            raise RecipeError("steer: give a Steering, or its settings, not both.")
-        return RewardModel(self.backbone, self.heads, factors, self.uncertainty, self.reference)
+        steered = copy(self)
+        steered._judge_by(factors, profile)
+        return steered
+
+    def steer_by(self, judging: Steering | SteeringProfile | str | None) -> RewardModel:
+        """Return the model under a steering, a profile or the name of one; as it is for None."""
+        if judging is None:
+            return self
+        return self.steer(judging) if isinstance(judging, Steering) else self.steer(profile=judging)
+
+    def with_profiles(self, *profiles: SteeringProfile) -> RewardModel:
+        """Return the same model with more profiles, which :meth:`save_pretrained` writes.
+
+        A profile takes the place of one of its name.
+
+        Raises:
+            RecipeError: A profile names an objective that the model has not, or a risk that it
+                cannot tell.
+        """
+        model = copy(self)
+        model._keep([*self.profiles.values(), *profiles])
+        return model
 
     def with_fixed_weights(self, name: str = "The model") -> RewardModel:
         """Return the same model with the fixed weights that were trained beside its gate.
@@ -422,7 +483,8 @@ class RewardModel:
             prompt: Messages, or the text of one user turn.
             responses: Texts.
             floors: Least unit reward of some objectives: a response below any of them loses to
-                every response that is not, such as ``{"safety": 0.5}``.
+                every response that is not, such as ``{"safety": 0.5}``. They stand beside those of
+                the model's profile, or in their place.
             risk: Rank by scores less the price of their uncertainty: see :meth:`score_responses`.
         """
         rewards = self.score_responses(prompt, responses, risk=risk)
@@ -496,7 +558,7 @@ class RewardModel:
         known = self._own_uncertainty() if uncertainty else None
         encoded = [one for one, _ in traced]
         features = self.backbone.features(encoded, None, after_boundary)
-        coefficients = self._compiled.coefficients(self.gate(features.prompts))
+        coefficients = coefficients_of(self._compiled, self.gate(features.prompts))
         weight = self.heads.weight.double()
         found = []
         for i, (one, response) in enumerate(traced):
@@ -511,6 +573,7 @@ class RewardModel:
                 coefficients=own.double(),
                 objectives=self.objectives.names,
                 steering=None if self.steering.is_neutral else self.steering,
+                profile=self.profile,
             )
             trajectory.check_finite(i + 1)
             if known is not None:
@@ -581,9 +644,8 @@ class RewardModel:
         sample = self._sample()
         if sample is None:
             return None
-        total = float(self.heads.gate.logit_scale)
-        compiled = steering.compile(self.objectives, self.heads.transform, total, warn=False)
-        coefficients = compiled.coefficients(sample.gating)[sample.owners]
+        compiled = self.heads.compile(steering, warn=False)
+        coefficients = coefficients_of(compiled, sample.gating)[sample.owners]
         scores = weigh_rewards(coefficients, sample.rewards)[1].double().numpy()
         quantiles: Float[np.ndarray, " 101"] = np.percentile(scores, np.arange(101))
         return quantiles
@@ -609,6 +671,7 @@ class RewardModel:
                 [type(self.backbone).__name__, self.backbone.dtype, self.backbone.layer],
                 self.heads.fingerprint(),
                 self.steering.as_dict(),
+                None if self.profile is None else self.profile.reference,
             ]
         )
 
@@ -717,7 +780,7 @@ class RewardModel:
         Args:
             predictions: Result of :meth:`predict` of this model, however it is steered.
             uncertainty: See :meth:`score`.
-            risk: See :meth:`score`.
+            risk: See :meth:`score`. Default: that of the model's profile.
             neighbours: Also give ``Rewards.neighbours``, if the model folder holds a reference.
             compared: Take the risk of differences from the mean of the responses to one prompt,
                 and not of each score alone.
@@ -726,11 +789,11 @@ class RewardModel:
         Raises:
             NonFiniteError: a score is NaN or infinite, unless ``keep_nonfinite``.
         """
-        risk = Risk.of(risk)
+        risk = Risk.of(risk) or (None if self.profile is None else self.profile.risk)
         known = self._own_uncertainty() if uncertainty or risk is not None else None
         owners = list(predictions.owners)
         # One product a prompt: responses to it have equal coefficients, whatever their number.
-        coefficients = self._compiled.coefficients(predictions.gating)[owners]
+        coefficients = coefficients_of(self._compiled, predictions.gating)[owners]
         contributions, score = weigh_rewards(coefficients, predictions.rewards)
         rewards = Rewards(
             score=score,
@@ -740,6 +803,7 @@ class RewardModel:
             contributions=contributions,
             objectives=self.objectives.names,
             steering=None if self.steering.is_neutral else self.steering,
+            profile=self.profile,
         )
         if known is not None and uncertainty:
             sure = known.of(predictions.features, coefficients)
@@ -755,7 +819,8 @@ class RewardModel:
             if compared:
                 features = group_differences(features, torch.tensor(owners, dtype=torch.long)[rows])
             price = risk.price(known.of_scores(features, rewards.coefficients))
-            rewards = replace(rewards, pessimistic=(rewards.score.double() - price).float())
+            pessimistic = rewards.score.double() - torch.from_numpy(price)
+            rewards = replace(rewards, pessimistic=pessimistic.float())
         if not keep_nonfinite:
             rewards.check_finite()
         return rewards

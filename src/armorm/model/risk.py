@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import torch
-from jaxtyping import Float, Int
+import numpy as np
+from jaxtyping import Float
 from pydantic import Field, ValidationError, model_validator
-from torch import Tensor
 
 from armorm.errors import RecipeError
 from armorm.settings import Options, describe_problems
@@ -33,11 +32,11 @@ class Risk(Options):
         RecipeError: A value that cannot be used.
 
     Example:
-        >>> import torch
+        >>> import numpy as np
         >>> Risk(1.0)
         Risk(aversion=1.0)
-        >>> Risk(kl=0.05).price(torch.tensor([0.1])).round(decimals=6)
-        tensor([0.1000])
+        >>> Risk(kl=0.05).price(np.array([0.1])).round(6)
+        array([0.1])
     """
 
     aversion: Annotated[float, Field(strict=True, ge=0)] | None = None
@@ -71,36 +70,22 @@ class Risk(Options):
         """Return the setting that is given, JSON-ready."""
         return self.model_dump(exclude_none=True)
 
-    def price(self, deviation: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    def price(self, deviation: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """Return what is taken off scores of these deviations.
 
         Raises:
             RecipeError: It is more than a score can hold.
         """
-        if self.kl is not None:
-            price = deviation.square() / (2 * self.kl)
-        else:
-            assert self.aversion is not None
-            price = self.aversion * deviation
-        if not bool(price.float().isfinite().all()):
+        price: Float[np.ndarray, " n"]
+        with np.errstate(over="ignore"):
+            if self.kl is not None:
+                price = deviation**2 / (2 * self.kl)
+            else:
+                assert self.aversion is not None
+                price = self.aversion * deviation
+            fits = bool(np.isfinite(price.astype(np.float32)).all())
+        if not fits:
             raise RecipeError(
                 f"{self!r}: takes more off a score than a number holds. Ask for less."
             )
         return price
-
-
-def group_differences(
-    features: Float[Tensor, "n hidden"], groups: Int[Tensor, " n"]
-) -> Float[Tensor, "n hidden"]:
-    """Return features less the mean of their group; those of a group of one as they are.
-
-    Rows that are not finite are left out of the means.
-    """
-    finite = features.isfinite().all(dim=1)
-    count = int(groups.max()) + 1 if len(groups) else 0
-    sizes = torch.bincount(groups[finite], minlength=count)
-    sums = features.new_zeros(count, features.shape[1]).double()
-    sums.index_add_(0, groups[finite], features[finite].double())
-    means = sums / sizes.clamp(min=1)[:, None]
-    alone = (sizes < 2)[groups][:, None]
-    return torch.where(alone, features.double(), features.double() - means[groups])

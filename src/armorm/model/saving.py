@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 from armorm.features import Backbone
 from armorm.files import read_json, replace_folder, write_atomically, write_json, writing
 from armorm.heads import released_gate
-from armorm.hub import MODELING_FILE, modeling_source
+from armorm.hub import METADATA_FILE, MODELING_FILE, modeling_source
 from armorm.model.card import model_card
 from armorm.model.layout import (
     ARCHITECTURE_SUFFIX,
-    METADATA_FILE,
     Heads,
     Metadata,
     is_model_folder,
 )
+from armorm.model.profiles import FOLDER
 
 if TYPE_CHECKING:
     from armorm.model.reward_model import RewardModel
@@ -55,6 +55,7 @@ def save_model(
             beta=stored.beta,
             steering=model.steering.as_dict() if steered else None,
             unsteered_transform=model.heads.transform.tolist() if steered else None,
+            profile=None if model.profile is None else model.profile.reference,
             debiasing=stored.debiasing,
             training=stored.training,
             self_check=model.self_check(folder, stored.fingerprint()),
@@ -66,18 +67,27 @@ def save_model(
             debiasing=stored.debiasing,
             training=stored.training,
             license_id=license_id,
-            steering=metadata.steering,
+            steering=_named(metadata),
         )
         write_atomically(folder / "README.md", card.encode())
         if model.uncertainty is not None:
             model.uncertainty.save(folder)
         if model.reference is not None:
             model.reference.save(folder)
+        active = () if model.profile is None else (model.profile,)
+        for profile in (*model.profiles.values(), *active):
+            profile.write(folder / FOLDER / f"{profile.name}.yaml")
         # safetensors makes files that only their owner can read.
         mode = (folder / "config.json").stat().st_mode
         for file in folder.rglob("*"):
             if file.is_file():
                 file.chmod(mode)
+
+
+def _named(metadata: Metadata) -> dict[str, Any] | None:
+    """Return the steering of a folder with the profile it comes from, for people."""
+    profile = {} if metadata.profile is None else {"profile": metadata.profile}
+    return {**profile, **(metadata.steering or {})} or None
 
 
 def _save_tensors(folder: Path, backbone: Backbone, heads: Heads) -> None:

@@ -8,6 +8,8 @@ give the coefficients ``c = T g`` of the rewards.  Steering changes them by
 with factors f, weights w mixed in by t, debiasing strengths s, ``T(s) = I + (T - I) diag(s)``, and
 direct coefficients b.  Since ``1 . g = total`` for every prompt, all of this is one matrix,
 ``c = M g``: a model folder that holds M in place of T is steered in every program that reads it.
+
+All of it is numpy, so that saved rewards and gates are steered again without torch.
 """
 
 from __future__ import annotations
@@ -19,10 +21,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import torch
-from jaxtyping import Float
+import numpy as np
+from jaxtyping import Bool, Float
 from pydantic import Field, ValidationError, model_validator
-from torch import Tensor
 
 from armorm.errors import ArmormError, RecipeError
 from armorm.objectives import ObjectiveSet
@@ -182,7 +183,7 @@ class Steering(Options):
     def compile(
         self,
         objectives: ObjectiveSet,
-        transform: Float[Tensor, "k k"],
+        transform: Float[np.ndarray, "k k"],
         total: float,
         *,
         warn: bool = True,
@@ -201,8 +202,8 @@ class Steering(Options):
         """
         k = len(objectives)
 
-        def vector(values: Mapping[str, float], otherwise: float) -> Tensor:
-            filled = torch.full((k,), otherwise, dtype=torch.float64)
+        def vector(values: Mapping[str, float], otherwise: float) -> Float[np.ndarray, " k"]:
+            filled = np.full(k, otherwise)
             for name, value in values.items():
                 filled[objectives.column(name)] = value
             return filled
@@ -215,13 +216,13 @@ class Steering(Options):
             else vector({}, self.debiasing)
         )
         if self.is_neutral:
-            return CompiledSteering(transform)
+            return CompiledSteering(transform.astype(np.float32))
         if self.renormalise and not factors.any():
             raise RecipeError("steering.renormalise: all factors are 0, so nothing is left.")
-        identity = torch.eye(k, dtype=torch.float64)
-        debiasing = identity + (transform.double() - identity) * strength
+        identity = np.eye(k)
+        debiasing = identity + (transform.astype(np.float64) - identity) * strength
         share = 0.0 if weights is None else self.mixture
-        gate = (1 - share) * (identity if self.renormalise else torch.diag(factors))
+        gate = (1 - share) * (identity if self.renormalise else np.diag(factors))
         constant = add if weights is None else debiasing @ (share * weights) + add
         matrix = debiasing @ gate
         if constant.any():
@@ -230,8 +231,10 @@ class Steering(Options):
             matrix = matrix + constant[:, None] / total
         if warn and not self.renormalise:
             moved = (factors != 1) if weights is None else (factors != 1) | (weights != 0)
-            _warn_of_no_effect(objectives, moved & (debiasing.abs().amax(dim=0) <= NO_EFFECT))
-        return CompiledSteering(matrix.float(), factors.float() if self.renormalise else None)
+            _warn_of_no_effect(objectives, moved & (np.abs(debiasing).max(axis=0) <= NO_EFFECT))
+        return CompiledSteering(
+            matrix.astype(np.float32), factors.astype(np.float32) if self.renormalise else None
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,17 +246,20 @@ class CompiledSteering:
         renormalised_factors: Factors on g that keep its sum, which no matrix can do. Shape (k,).
     """
 
-    matrix: Float[Tensor, "k k"]
-    renormalised_factors: Float[Tensor, " k"] | None = None
+    matrix: Float[np.ndarray, "k k"]
+    renormalised_factors: Float[np.ndarray, " k"] | None = None
 
-    def coefficients(self, gating: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
-        """Return the coefficients of the rewards for each row of the gate's output."""
-        if self.renormalised_factors is not None:
-            moved = gating * self.renormalised_factors
-            gating = moved * (gating.sum(dim=1) / moved.sum(dim=1))[:, None]
-        return gating @ self.matrix.T
+    def coefficients(self, gating: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+        """Return the coefficients of the rewards for each row of the gate's output, in float32."""
+        gate = gating.astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            if self.renormalised_factors is not None:
+                moved = gate * self.renormalised_factors
+                gate = moved * (gate.sum(axis=1) / moved.sum(axis=1))[:, None]
+            coefficients: Float[np.ndarray, "n k"] = gate @ self.matrix.T.astype(np.float64)
+            return coefficients.astype(np.float32)
 
-    def as_transform(self) -> Float[Tensor, "k k"]:
+    def as_transform(self) -> Float[np.ndarray, "k k"]:
         """Return the matrix for a model folder.
 
         Raises:
@@ -267,8 +273,8 @@ class CompiledSteering:
         return self.matrix
 
 
-def _warn_of_no_effect(objectives: ObjectiveSet, without_effect: Tensor) -> None:
-    for i in without_effect.nonzero()[:, 0].tolist():
+def _warn_of_no_effect(objectives: ObjectiveSet, without_effect: Bool[np.ndarray, " k"]) -> None:
+    for i in np.flatnonzero(without_effect).tolist():
         warnings.warn(
             f"Steering {objectives.names[i]!r} by a factor or weight has no effect: debiasing "
             "removes all of its own reward. Use add to reward or punish it, or debiasing below 1.",

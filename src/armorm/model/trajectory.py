@@ -17,7 +17,8 @@ from torch import Tensor
 from armorm.conversations import EncodedPrompt
 from armorm.conversations.tracing import TracedResponse
 from armorm.errors import NonFiniteError
-from armorm.model.answers import RewardUncertainty, finite_or_none
+from armorm.model.answers import RewardUncertainty, finite_or_none, shaped_by
+from armorm.model.profiles import SteeringProfile
 from armorm.model.steering import Steering
 
 NUMBERS_AT_ONCE = 2**26
@@ -49,6 +50,7 @@ class Trajectory:
         objectives: Names of the columns.
         uncertainty: How sure each row is; ``None`` if it was not asked for.
         steering: The steering that shaped the scores; ``None`` without any.
+        profile: The profile that shaped them; ``None`` without any.
 
     Example:
         >>> from armorm import RewardModel
@@ -74,6 +76,7 @@ class Trajectory:
     objectives: tuple[str, ...]
     uncertainty: RewardUncertainty | None = None
     steering: Steering | None = None
+    profile: SteeringProfile | None = None
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -160,7 +163,7 @@ class Trajectory:
             "coefficients": dict(zip(names, self.coefficients.tolist(), strict=True)),
             "tokens": tokens,
         }
-        return record if self.steering is None else {**record, "steering": self.steering.as_dict()}
+        return {**record, **shaped_by(self.steering, self.profile)}
 
 
 def after_boundary(ids: Sequence[int], boundary: int) -> range:

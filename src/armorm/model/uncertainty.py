@@ -1,7 +1,6 @@
 """Uncertainty of a model's head, in a folder of its own inside the model folder.
 
-It is not beside the weights, because engines that serve a model take every safetensors file there
-for weights.  It is read on first use, so that plain scoring does not wait for it.
+It is read on first use, so that plain scoring does not wait for it.
 """
 
 from __future__ import annotations
@@ -11,16 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from armorm.errors import ArmormError, CheckpointError, StoreError
 from armorm.files import write_atomically
 from armorm.heads import HeadUncertainty
 from armorm.heads.uncertainty import fingerprint_of_weight
+from armorm.hub import UNCERTAINTY_FILE
 from armorm.model.answers import RewardUncertainty
-
-PLACE = Path("uncertainty") / "head.safetensors"
 
 
 class ModelUncertainty:
@@ -37,7 +35,7 @@ class ModelUncertainty:
     @classmethod
     def in_folder(cls, folder: Path) -> ModelUncertainty | None:
         """Return the uncertainty that a model folder holds, not yet read, or ``None``."""
-        return cls(folder / PLACE) if (folder / PLACE).is_file() else None
+        return cls(folder / UNCERTAINTY_FILE) if (folder / UNCERTAINTY_FILE).is_file() else None
 
     @cached_property
     def head(self) -> HeadUncertainty:
@@ -63,8 +61,8 @@ class ModelUncertainty:
             return
         if self.head.weight_sha256 != fingerprint_of_weight(weight.numpy()):
             raise CheckpointError(
-                f"{PLACE} belongs to another regression layer than the model's. Run `armorm "
-                "fit-gate` again, or delete it to score without uncertainty."
+                f"{UNCERTAINTY_FILE} belongs to another regression layer than the model's. Run "
+                "`armorm fit-gate` again, or delete it to score without uncertainty."
             )
         self._belongs_to = weight
 
@@ -96,7 +94,7 @@ class ModelUncertainty:
 
     def of_scores(
         self, features: Float[Tensor, "n hidden"], coefficients: Float[Tensor, "n k"]
-    ) -> Float[Tensor, " n"]:
+    ) -> Float[np.ndarray, " n"]:
         """Return the epistemic standard deviation of scores, or of differences of scores.
 
         Args:
@@ -113,11 +111,11 @@ class ModelUncertainty:
                 "so the score has none either. Rate more rows, or steer its weight to 0."
             )
         leverages = self.head.leverages(_finite(features))
-        return torch.from_numpy(self.head.score_epistemic(leverages, weights))
+        return self.head.score_epistemic(leverages, weights)
 
     def save(self, folder: Path) -> None:
         """Write it into a model folder."""
-        write_atomically(folder / PLACE, self.head.to_bytes())
+        write_atomically(folder / UNCERTAINTY_FILE, self.head.to_bytes())
 
 
 def _finite(values: Float[Tensor, "n columns"]) -> Float[np.ndarray, "n columns"]:
@@ -130,7 +128,24 @@ def _finite(values: Float[Tensor, "n columns"]) -> Float[np.ndarray, "n columns"
 def no_uncertainty() -> ArmormError:
     """Return the error for a model folder without uncertainty."""
     return ArmormError(
-        f"The model has no {PLACE}, so it cannot say how sure it is. It is written by `armorm "
-        "train` unless the recipe says `head.uncertainty: false`, or the ratings are too few "
-        "(head/head.json says so); the released checkpoint has none."
+        f"The model has no {UNCERTAINTY_FILE}, so it cannot say how sure it is. It is written by "
+        "`armorm train` unless the recipe says `head.uncertainty: false`, or the ratings are too "
+        "few (head/head.json says so); the released checkpoint has none."
     )
+
+
+def group_differences(
+    features: Float[Tensor, "n hidden"], groups: Int[Tensor, " n"]
+) -> Float[Tensor, "n hidden"]:
+    """Return features less the mean of their group; those of a group of one as they are.
+
+    Rows that are not finite are left out of the means.
+    """
+    finite = features.isfinite().all(dim=1)
+    count = int(groups.max()) + 1 if len(groups) else 0
+    sizes = torch.bincount(groups[finite], minlength=count)
+    sums = features.new_zeros(count, features.shape[1]).double()
+    sums.index_add_(0, groups[finite], features[finite].double())
+    means = sums / sizes.clamp(min=1)[:, None]
+    alone = (sizes < 2)[groups][:, None]
+    return torch.where(alone, features.double(), features.double() - means[groups])

@@ -46,6 +46,11 @@ def of_score(explanation: Explanation) -> str:
 
 def of_preference(comparison: Comparison) -> str:
     """Return the comparison of two responses in words."""
+    if len(comparison.below_floors) == 1 and comparison.preferred != "tie":
+        return (
+            f"{comparison.preferred} is preferred, since {comparison.below_floors[0]} is below a "
+            f"floor of the profile; by score a is {number(comparison.margin)} ahead."
+        )
     effects = {one.objective: one.contribution for one in comparison.objectives}
     if comparison.preferred == "tie":
         for_a, for_b = _sides(effects)

@@ -32,7 +32,7 @@ def prepare(request: ScoreRequest, model: RewardModel) -> PreparedRequest:
     steered = model
     if request.steering is not None:
         try:
-            steered = model.steer(request.steering)
+            steered = model.steer_by(request.steering)
         except RecipeError as error:
             knobs = request.steering.as_dict()
             raise InputError("steering", knobs, str(error).rstrip("."), "") from None

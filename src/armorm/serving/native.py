@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from fastapi import APIRouter, Request
 
-from armorm.errors import ArmormError, RecipeError, did_you_mean
-from armorm.model import RewardModel, Rewards, Steering
-from armorm.model.answers import check_floors
+from armorm.errors import ArmormError, RecipeError
+from armorm.model import RewardModel, Rewards, Steering, SteeringProfile
+from armorm.model.profiles import check_floors, named_profile
 from armorm.serving.failures import Failure
 from armorm.serving.requests import ScoredRequest
 from armorm.serving.routing import protocol_router
@@ -120,7 +120,10 @@ def router(service: Service) -> APIRouter:
     async def profiles() -> ProfilesAnswer:
         """List the steering profiles that a request may name."""
         return ProfilesAnswer(
-            profiles={name: steering.as_dict() for name, steering in service.profiles.items()}
+            profiles={
+                name: {**profile.as_dict(), "hash": profile.hash}
+                for name, profile in service.profiles.items()
+            }
         )
 
     return api
@@ -197,13 +200,12 @@ def _settings(service: Service, body: Body, request: Request) -> dict[str, Any]:
     }
 
 
-def _steering(service: Service, given: str | dict[str, Any] | None) -> Steering | None:
+def _steering(
+    service: Service, given: str | dict[str, Any] | None
+) -> Steering | SteeringProfile | None:
     if isinstance(given, dict):
         return Steering.from_dict(given)
-    if given is not None and given not in service.profiles:
-        hint = did_you_mean(given, service.profiles) if service.profiles else "There are none."
-        raise RecipeError(f"steering = {given!r}: no such profile. {hint}")
-    return None if given is None else service.profiles[given]
+    return None if given is None else named_profile(service.profiles, given)
 
 
 def _answer(
@@ -231,11 +233,13 @@ def _head(service: Service, scored: Sequence[ScoredRequest]) -> dict[str, Any]:
     """Return the fields that every answer begins with."""
     model = scored[0].model if scored else service.model
     steering = scored[0].rewards.steering if scored else None
+    profile = scored[0].rewards.profile if scored else None
     computed = [one.computed_tokens for one in scored]
     return {
         "model": service.model_name,
         "objectives": list(model.objectives.names),
         "steering": {} if steering is None else steering.as_dict(),
+        **({} if profile is None else {"profile": profile.reference}),
         "usage": {
             "tokens": sum(one.tokens for one in scored),
             "computed_tokens": None

@@ -27,7 +27,8 @@ class ServerOptions(Options):
     served_name: str | None = None
     """Name of the model in answers. Default: the folder or hub id as it was given."""
     profiles: Path | None = None
-    """Folder of steering profiles, NAME.yaml or NAME.json, that a request may name."""
+    """Folder of steering profiles, NAME.yaml or NAME.json, that a request may name beside those
+    that are saved with the model."""
     api_key_file: Path | None = None
     """File whose first line is the key that clients send as a bearer token. Default: the
     environment variable ARMORM_API_KEY, or no key."""

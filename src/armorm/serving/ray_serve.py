@@ -17,7 +17,7 @@ from pydantic import Field
 from armorm.errors import MissingExtraError, RecipeError
 from armorm.serving.options import ReplicaOptions, ServerOptions
 from armorm.serving.running import ServeSettings, build_app
-from armorm.serving.startup_files import KEY_VARIABLE, read_key, read_profiles
+from armorm.serving.startup_files import KEY_VARIABLE, read_key, read_profile_folder
 from armorm.training.recipe_file import apply_override
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def ray_application(settings: RayServeSettings) -> Application:
         raise MissingExtraError("Ray Serve", "scale") from error
     _check_server(settings.server)
     key = read_key(settings.server.api_key_file)
-    read_profiles(settings.server.profiles)
+    read_profile_folder(settings.server.profiles)
     settings = _for_any_folder(settings)
 
     replicas = settings.replicas

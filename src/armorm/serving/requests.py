@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from armorm.conversations import Conversation, EncodedPrompt
 from armorm.errors import ArmormError
-from armorm.model import RewardModel, Rewards, Steering
+from armorm.model import RewardModel, Rewards, Steering, SteeringProfile
 
 
 class QueueFullError(ArmormError):
@@ -39,7 +39,8 @@ class ScoreRequest:
         prompt: Messages up to and including the last user turn, checked
             (:func:`armorm.conversations.validate_prompt`).
         responses: Texts, which may be empty: RL policies produce such responses.
-        steering: Steering of this request; ``None`` scores as the served model is steered.
+        steering: Steering of this request, or a profile; ``None`` scores as the served model is
+            steered.
         uncertainty: Also return standard deviations and novelty.
         deadline: Time on the clock of ``time.monotonic`` after which nobody waits for the answer.
         ids: Token ids of one whole conversation in the model's own template, in place of messages:
@@ -48,7 +49,7 @@ class ScoreRequest:
 
     prompt: Conversation
     responses: tuple[str, ...]
-    steering: Steering | None = None
+    steering: Steering | SteeringProfile | None = None
     uncertainty: bool = False
     deadline: float | None = None
     ids: tuple[int, ...] | None = None

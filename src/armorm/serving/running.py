@@ -26,7 +26,7 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from armorm.errors import ArmormError, RecipeError
-from armorm.model import RewardModel, Steering
+from armorm.model import RewardModel, Steering, SteeringProfile
 from armorm.serving import reloading
 from armorm.serving.app import create_app
 from armorm.serving.http_protocol import TimedConfig, TimedProtocol
@@ -35,7 +35,7 @@ from armorm.serving.metrics import WORKERS_VARIABLE, Metrics
 from armorm.serving.options import BatchingOptions, ServerOptions
 from armorm.serving.scheduling import Scheduler
 from armorm.serving.service import Service
-from armorm.serving.startup_files import KEY_VARIABLE, read_key, read_profiles
+from armorm.serving.startup_files import KEY_VARIABLE, read_key, read_profile_folder
 from armorm.serving.threads import run_apart
 from armorm.settings import Options
 
@@ -68,6 +68,9 @@ class ServeSettings(Options):
     """Arguments of RewardModel.from_pretrained."""
     steering: Steering | None = None
     """Steering of the served model."""
+    profile: SteeringProfile | str | None = None
+    """Profile of the served model in place of steering, or the name of one that is saved with
+    it."""
     batching: BatchingOptions = Field(default_factory=BatchingOptions)
     """Options of the scheduler."""
     server: ServerOptions = Field(default_factory=ServerOptions)
@@ -84,7 +87,7 @@ class ServeSettings(Options):
         model = run_apart(lambda: RewardModel.from_pretrained(name, **arguments))
         if model.uncertainty is not None:  # read now: a damaged file would fail requests later
             model.uncertainty.check_belongs(model.heads.weight)
-        return model if self.steering is None else model.steer(self.steering)
+        return model.steer_by(self.steering if self.profile is None else self.profile)
 
 
 def serve(settings: ServeSettings, announce: Announce = print) -> None:
@@ -162,12 +165,9 @@ def build_app(settings: ServeSettings, model: RewardModel) -> FastAPI:
     key = read_key(settings.server.api_key_file)
     metrics = Metrics()
     scheduler = Scheduler(model, settings.batching, metrics)
-    profiles = read_profiles(settings.server.profiles)
-    for name, steering in profiles.items():
-        try:
-            model.steer(steering)
-        except RecipeError as error:
-            raise RecipeError(f"profile {name}: {error}") from None
+    profiles = read_profile_folder(settings.server.profiles)
+    for profile in profiles.values():
+        model.steer(profile=profile)
     service = Service(scheduler, settings.server, profiles, settings.model)
     metrics.describe(service)
     reloader = reloading.Reloader(service, scheduler, metrics, settings.load, settings.model)
@@ -326,7 +326,7 @@ def _config(
 def _check(options: ServerOptions) -> None:
     """Check files and address before the model is loaded, which may take minutes."""
     key = read_key(options.api_key_file)
-    read_profiles(options.profiles)
+    read_profile_folder(options.profiles)
     _check_certificate(options)
     if key is None and not options.is_loopback:
         warnings.warn(

@@ -18,7 +18,7 @@ from armorm.conversations import (
 )
 from armorm.conversations.messages import validate_text
 from armorm.errors import ArmormError, InputError
-from armorm.model import RewardModel, Steering
+from armorm.model import RewardModel, Steering, SteeringProfile
 from armorm.serving.failures import LimitError
 from armorm.serving.options import ServerOptions
 from armorm.serving.requests import RequestScorer, ScoredRequest, ScoreRequest
@@ -32,13 +32,12 @@ class Service:
     Args:
         scorer: Scores requests; the scheduler of a running server.
         options: Limits and names.
-        profiles: Steering by name.
+        profiles: Profiles by name, beside those that are saved with the model.
         model_name: Name of the model. Default: the name of its folder.
 
     Attributes:
         scorer: See the argument.
         options: See the argument.
-        profiles: See the argument.
         model_name: Name of the model in answers: that of the options, if they have one.
         fingerprint: Hash of all that a score depends on; reading it takes a while.
         draining: True once the server stops, so that load balancers send it nothing more.
@@ -48,12 +47,12 @@ class Service:
         self,
         scorer: RequestScorer,
         options: ServerOptions | None = None,
-        profiles: Mapping[str, Steering] | None = None,
+        profiles: Mapping[str, SteeringProfile] | None = None,
         model_name: str | None = None,
     ) -> None:
         self.scorer = scorer
         self.options = options or ServerOptions()
-        self.profiles = dict(profiles or {})
+        self._profiles = dict(profiles or {})
         folder = scorer.model.backbone.folder
         self.model_name = self.options.served_name or model_name or folder.name
         self.fingerprint = scorer.model.fingerprint()
@@ -63,6 +62,11 @@ class Service:
     def model(self) -> RewardModel:
         """The model that new requests are scored by."""
         return self.scorer.model
+
+    @property
+    def profiles(self) -> dict[str, SteeringProfile]:
+        """Profiles that a request may name: the model's, and those the server was started with."""
+        return {**self.model.profiles, **self._profiles}
 
     def deadline(self, request: Request, seconds: float | None = None) -> float:
         """Return the time, on the clock of ``time.monotonic``, by which to answer a request.
@@ -107,7 +111,7 @@ class Service:
         responses: Sequence[str],
         *,
         deadline: float,
-        steering: Steering | None = None,
+        steering: Steering | SteeringProfile | None = None,
         uncertainty: bool = False,
         empty_responses: bool = False,
     ) -> ScoreRequest:
@@ -117,7 +121,7 @@ class Service:
             prompt: Messages up to and including the last user turn, or its text.
             responses: Texts.
             deadline: See :meth:`deadline`.
-            steering: Steering of this request.
+            steering: Steering of this request, or a profile.
             uncertainty: Also return standard deviations and novelty.
             empty_responses: Allow responses without text, which RL policies produce.
 
@@ -144,7 +148,7 @@ class Service:
         messages: Conversation,
         *,
         deadline: float,
-        steering: Steering | None = None,
+        steering: Steering | SteeringProfile | None = None,
         uncertainty: bool = False,
     ) -> ScoreRequest:
         """Return the request to score one conversation, which ends with the assistant's turn.

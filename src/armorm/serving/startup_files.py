@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from armorm.errors import RecipeError
-from armorm.model import Steering
+from armorm.model.profiles import SteeringProfile, read_profiles
 
 KEY_VARIABLE = "ARMORM_API_KEY"
 """Environment variable that holds the key of clients."""
@@ -33,36 +30,17 @@ def read_key(file: Path | None) -> str | None:
     return key
 
 
-def read_profiles(folder: Path | None) -> dict[str, Steering]:
-    """Return the steering profiles of a folder by name: NAME.yaml, NAME.yml or NAME.json.
+def read_profile_folder(folder: Path | None) -> dict[str, SteeringProfile]:
+    """Return the steering profiles of a folder by name; see :func:`read_profiles`.
 
     Raises:
-        RecipeError: There is no such folder, a file cannot be read or is no steering, or two files
-            have one name.
+        RecipeError: There is no such folder, or a file of it is no profile.
     """
     if folder is None:
         return {}
     if not folder.is_dir():
         raise RecipeError(f"profiles {folder}: no such folder.")
-    profiles: dict[str, Steering] = {}
-    for file in sorted(folder.iterdir()):
-        if file.suffix not in (".yaml", ".yml", ".json"):
-            continue
-        if file.stem in profiles:
-            raise RecipeError(f"{file}: there are two profiles of this name.")
-        profiles[file.stem] = _profile(file)
-    return profiles
-
-
-def _profile(file: Path) -> Steering:
-    try:
-        knobs: Any = yaml.safe_load(_read(file, str(file)))  # JSON is YAML
-    except (yaml.YAMLError, RecursionError) as error:
-        raise RecipeError(f"{file}: not YAML: {error}") from error
-    try:
-        return Steering.from_dict(knobs)
-    except RecipeError as error:
-        raise RecipeError(f"{file}: {error}") from None
+    return read_profiles(folder)
 
 
 def _read(file: Path, place: str) -> str:

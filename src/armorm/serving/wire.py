@@ -240,6 +240,8 @@ class Answer(Reply):
     """Names of the objectives, in the model's order."""
     steering: dict[str, Any]
     """Steering that shaped the scores; empty without any."""
+    profile: dict[str, str] | None = None
+    """Name and hash of the profile that shaped them; missing without any."""
     usage: Usage
 
 
@@ -332,6 +334,6 @@ class ModelAnswer(Reply):
 
 
 class ProfilesAnswer(Reply):
-    """Steering profiles, by name."""
+    """Steering profiles, by name, each with its hash."""
 
     profiles: dict[str, dict[str, Any]]

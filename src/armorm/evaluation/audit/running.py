@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,7 @@ class AuditReport:
 
     Attributes:
         model: Name of the model.
+        shaped_by: Steering and profile that shaped the scores; empty without any.
         version: Version of this package.
         options: The options.
         pairs: Pairs with scores.
@@ -96,6 +97,7 @@ class AuditReport:
     """
 
     model: str
+    shaped_by: Mapping[str, Any]
     version: str
     options: dict[str, Any]
     pairs: int
@@ -169,6 +171,7 @@ def audit(
     erasure, novelty = _read_features(model, found, scores, groups, options)
     return AuditReport(
         model=scorer.name,
+        shaped_by=scorer.account if isinstance(scorer, RewardModelScorer) else {},
         version=__version__,
         options=options.model_dump(mode="json"),
         pairs=len(found),

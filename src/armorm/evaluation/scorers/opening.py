@@ -13,7 +13,7 @@ from armorm.evaluation.scorers.options import ScorerOptions
 from armorm.features.options import BackboneOptions
 
 if TYPE_CHECKING:
-    from armorm.model import Steering
+    from armorm.model import Steering, SteeringProfile
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +25,14 @@ class _Request:
     options: ScorerOptions
     loading: BackboneOptions
     verify: bool
-    steer: Steering | None
+    steer: Steering | SteeringProfile | str | None
 
     def refuse_steering(self) -> None:
         """Raise RecipeError if there is steering, which only gated reward models take."""
-        if self.steer is not None and not self.steer.is_neutral:
-            raise RecipeError(f"{self.spec} has no objectives to steer: leave out --steer.")
+        if self.steer is not None and not getattr(self.steer, "is_neutral", False):
+            raise RecipeError(
+                f"{self.spec} has no objectives to steer: leave out --steer and --profile."
+            )
 
 
 def open_scorer(
@@ -39,7 +41,7 @@ def open_scorer(
     loading: BackboneOptions | None = None,
     *,
     verify: bool = True,
-    steer: Steering | None = None,
+    steer: Steering | SteeringProfile | str | None = None,
 ) -> Scorer:
     """Return the scorer that a name describes.
 
@@ -62,7 +64,7 @@ def open_scorer(
         options: Options of the scorer.
         loading: How a model is loaded and run.
         verify: See :meth:`armorm.RewardModel.from_pretrained`.
-        steer: Steering of a gated reward model.
+        steer: Steering of a gated reward model, or a profile or its name.
 
     Raises:
         RecipeError: The name or an option cannot be used.
@@ -192,9 +194,7 @@ def _model(request: _Request) -> Scorer:
             "weights.NAME=1."
         )
     model = RewardModel.from_pretrained(request.spec, request.loading, verify=request.verify)
-    return RewardModelScorer(
-        model if request.steer is None else model.steer(request.steer), request.spec
-    )
+    return RewardModelScorer(model.steer_by(request.steer), request.spec)
 
 
 _KINDS: dict[str, Callable[[_Request], Scorer]] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from armorm.conversations import EncodedPrompt
 from armorm.evaluation.scorers.base import Answered, Scored, Scorer, score_encoded_rows
 from armorm.model import RewardModel, Rewards
+from armorm.model.answers import shaped_by
 from armorm.model.layout import FIXED_WEIGHTS
 
 
@@ -19,12 +20,14 @@ class RewardModelScorer(Scorer):
 
     Args:
         model: The model, steered or not.
-        name: Name in tables; default the name it was loaded by.
+        name: Name in tables; default the name it was loaded by. That of a profile is added.
     """
 
     def __init__(self, model: RewardModel, name: str = "") -> None:
         self.model = model
         self.name = name or getattr(model.backbone, "name", str(model.backbone.folder))
+        if model.profile is not None:
+            self.name += f" under {model.profile.name} ({model.profile.hash})"
         self.objectives = model.objectives.names
 
     @cached_property
@@ -37,6 +40,12 @@ class RewardModelScorer(Scorer):
             "max_length": encoder.max_length,
             "overlong": encoder.overlong,
         }
+
+    @property
+    def account(self) -> Mapping[str, Any]:
+        """Steering and profile that shape the scores."""
+        steering = None if self.model.steering.is_neutral else self.model.steering
+        return shaped_by(steering, self.model.profile)
 
     @cached_property
     def fixed_coefficients(self) -> tuple[float, ...] | None:
