@@ -19,6 +19,7 @@ from armorm.cli import (
     serving,
     steering,
     training,
+    viewing,
 )
 
 app = typer.Typer(
@@ -34,6 +35,7 @@ MODULES = (
     judging,
     steering,
     monitoring,
+    viewing,
     serving,
     benchmarking,
     auditing,

@@ -1,0 +1,3 @@
+new View(document.getElementById("view")).show(
+  JSON.parse(document.getElementById("payload").textContent),
+);
