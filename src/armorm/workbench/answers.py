@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from armorm.conversations import Message
+from armorm.conversations.messages import with_response
 from armorm.errors import InputError
 from armorm.workbench.model_facts import facts_of
-from armorm.workbench.scored import ScoredResponses
+from armorm.workbench.scored import ReferenceSample, ScoredResponses, as_base64
 
 if TYPE_CHECKING:
-    from armorm.model import Predictions, RewardModel, Rewards, Steering
+    from armorm.model import Predictions, RewardModel, Rewards, Steering, Trajectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +41,24 @@ class Answers:
         model: The model, unsteered.
         candidates: Responses, prompt by prompt.
         predictions: Their rewards and gates.
+        trajectories: Rewards along each response, where they were asked for.
     """
 
     model: RewardModel
     candidates: tuple[Candidates, ...]
     predictions: Predictions
+    trajectories: tuple[Trajectory, ...] = ()
 
     @classmethod
-    def of(cls, model: RewardModel, candidates: Iterable[Candidates]) -> Answers:
+    def of(
+        cls, model: RewardModel, candidates: Iterable[Candidates], *, tokens: bool = False
+    ) -> Answers:
         """Run the model on the candidates, once.
+
+        Args:
+            model: The model.
+            candidates: Responses, prompt by prompt.
+            tokens: Also give the rewards along each response, at the price of a second run.
 
         Raises:
             InputError: A conversation is longer than the model can read, at its row.
@@ -60,12 +70,17 @@ class Answers:
                 encoded.append(model.backbone.encoder.encode(one.prompt, list(one.responses)))
             except InputError as error:
                 raise error.at(None, one.row) from None
-        return cls(model, candidates, model.predict(encoded))
+        conversations = [
+            with_response(one.prompt, text) for one in candidates for text in one.responses
+        ]
+        along = model.trajectories(conversations) if tokens else []
+        return cls(model, candidates, model.predict(encoded), tuple(along))
 
     def weigh(self, steering: Steering | None = None) -> Rewards:
         """Return the scores under a steering; default the model's own."""
         model = self.model if steering is None else self.model.steer(steering)
-        return model.weigh(self.predictions, uncertainty=self.model.uncertainty is not None)
+        known = self.model.uncertainty is not None
+        return model.weigh(self.predictions, uncertainty=known, neighbours=True, compared=False)
 
     def scored(
         self, steering: Steering | None = None, floors: dict[str, float] | None = None
@@ -96,21 +111,37 @@ class Answers:
             rewards=rewards.rewards.numpy(),
             sources=tuple(one.source for one in of_all),
             rows=tuple(one.row for one in of_all),
-            details=tuple(_details(rewards, model.objectives.names)),
+            neighbours=None if rewards.neighbours is None else rewards.neighbours[firsts].numpy(),
+            details=tuple(self._details(rewards)),
             steering={} if rewards.steering is None else rewards.steering.as_dict(),
             floors=floors or {},
-            facts=facts_of(metadata, heads.transform.numpy(), tuple(model.objectives)),
+            facts=facts_of(
+                metadata, heads.transform.numpy(), tuple(model.objectives), _sample(model)
+            ),
         )
 
+    def _details(self, rewards: Rewards) -> Iterator[dict[str, Any]]:
+        sure = rewards.uncertainty
+        rows = [] if sure is None else sure.as_dicts(rewards.objectives)
+        for row in range(len(rewards)):
+            detail: dict[str, Any] = {}
+            if rows:
+                detail["deviation"] = rows[row]["score_deviation"]
+                detail["novel"] = rows[row]["novel"]
+                detail["half_widths"] = rows[row]["half_widths"]
+            if self.trajectories:
+                along = self.trajectories[row]
+                changes = along.rewards.diff(dim=0).numpy()
+                detail["trajectory"] = {
+                    "tokens": along.tokens,
+                    "closing": along.closing,
+                    "changes": as_base64(changes),
+                }
+            yield detail
 
-def _details(rewards: Rewards, names: Sequence[str]) -> Iterable[dict[str, Any]]:
-    if rewards.uncertainty is None:
-        return ({} for _ in range(len(rewards)))
-    return (
-        {
-            "deviation": row["score_deviation"],
-            "novel": row["novel"],
-            "half_widths": row["half_widths"],
-        }
-        for row in rewards.uncertainty.as_dicts(names)
-    )
+
+def _sample(model: RewardModel) -> ReferenceSample | None:
+    if model.reference is None:
+        return None
+    sample = model.reference.sample
+    return ReferenceSample(sample.gating.numpy(), sample.rewards.numpy(), sample.owners.numpy())

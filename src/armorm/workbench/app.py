@@ -63,7 +63,7 @@ class Workbench:
         if not typed:
             raise InputError("response 1", "", "empty", "Write at least one response.")
         candidates = Candidates(validate_typed(prompt), tuple(typed))
-        return self._show(Answers.of(self.model, [candidates]))
+        return self._show(Answers.of(self.model, [candidates], tokens=True))
 
     def open_file(self, file: str) -> tuple[Answers, dict[str, Any]]:
         """Score the rows of a file."""

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from pydantic import TypeAdapter, ValidationError
 
 from armorm.errors import CheckpointError
 from armorm.hub.weights import StoredTensor, read_object, stored_tensors
 from armorm.objectives import Objective
-from armorm.workbench.scored import ModelFacts
+from armorm.workbench.scored import ModelFacts, ReferenceSample
 
+DTYPES = {"F32": "<f4", "F16": "<f2", "I64": "<i8"}
 METADATA_FILE, TRANSFORM = "armorm.json", "reward_transform_matrix"
 
 
@@ -44,11 +46,15 @@ class ModelFolder:
             objectives = TypeAdapter(tuple[Objective, ...]).validate_python(metadata["objectives"])
         except (KeyError, ValidationError) as error:
             raise CheckpointError(f"{folder / METADATA_FILE}: objectives: {error}") from None
-        return cls(folder, objectives, facts_of(metadata, _transform(folder, metadata), objectives))
+        transform, sample = _transform(folder, metadata), _sample(folder / "reference")
+        return cls(folder, objectives, facts_of(metadata, transform, objectives, sample))
 
 
 def facts_of(
-    metadata: Mapping[str, Any], transform: np.ndarray, objectives: tuple[Objective, ...]
+    metadata: Mapping[str, Any],
+    transform: Float[np.ndarray, "k k"],
+    objectives: tuple[Objective, ...],
+    sample: ReferenceSample | None,
 ) -> ModelFacts:
     """Return the facts of a model.
 
@@ -56,6 +62,7 @@ def facts_of(
         metadata: Its ``beta``, ``training`` and ``debiasing``, as ``armorm.json`` holds them.
         transform: T of its debiasing. Shape (k, k).
         objectives: Its objectives.
+        sample: Its reference, if it has one.
     """
     emptied = np.flatnonzero(np.abs(transform).max(axis=0) < 1e-3)
     quantiles = metadata.get("training", {}).get("score_quantiles")
@@ -64,10 +71,11 @@ def facts_of(
         beta=metadata.get("beta"),
         quantiles=None if quantiles is None else tuple(quantiles),
         dropped=objectives[emptied[0]].name if len(emptied) == 1 else None,
+        sample=sample,
     )
 
 
-def _transform(folder: Path, metadata: Mapping[str, Any]) -> np.ndarray:
+def _transform(folder: Path, metadata: Mapping[str, Any]) -> Float[np.ndarray, "k k"]:
     unsteered = metadata.get("unsteered_transform")
     if unsteered is not None:
         return np.array(unsteered, dtype=np.float64)
@@ -77,6 +85,17 @@ def _transform(folder: Path, metadata: Mapping[str, Any]) -> np.ndarray:
     return _read(tensors[TRANSFORM])
 
 
+def _sample(folder: Path) -> ReferenceSample | None:
+    tensors = stored_tensors(folder)
+    if not tensors:
+        return None
+    try:
+        gating, rewards, owners = (_read(tensors[name]) for name in ("gating", "rewards", "owners"))
+    except KeyError as error:
+        raise CheckpointError(f"{folder} holds no {error}. Export the model again.") from None
+    return ReferenceSample(gating, rewards, owners)
+
+
 def _read(tensor: StoredTensor) -> np.ndarray:
     with tensor.file.open("rb") as file:
         file.seek(tensor.start)
@@ -84,4 +103,4 @@ def _read(tensor: StoredTensor) -> np.ndarray:
     if tensor.dtype == "BF16":  # the upper half of a float32, which numpy has no type for
         wide = np.frombuffer(data, "<u2").astype("<u4") << 16
         return wide.view("<f4").reshape(tensor.shape)
-    return np.frombuffer(data, {"F32": "<f4", "F16": "<f2"}[tensor.dtype]).reshape(tensor.shape)
+    return np.frombuffer(data, DTYPES[tensor.dtype]).reshape(tensor.shape)

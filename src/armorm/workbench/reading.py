@@ -217,6 +217,7 @@ def _joined(file: Path, responses: list[_Response], model: ModelFolder | None) -
         rewards=table("rewards", responses),
         sources=tuple(one.source for one in responses),
         rows=tuple(one.row for one in responses),
+        scales_known=model is not None,
         details=tuple(one.detail for one in responses),
         steering=first.steering,
         facts=None if model is None else model.facts,

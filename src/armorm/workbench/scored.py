@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from armorm.objectives import Objective
 
@@ -20,6 +20,34 @@ SAME_WEIGHTS = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
+class ReferenceSample:
+    """Held-out responses of a model (:mod:`armorm.model.reference`).
+
+    Attributes:
+        gating: Output of the gate for their prompts. Shape (prompts, k).
+        rewards: Their unit rewards. Shape (responses, k).
+        owners: Position of each response's prompt. Shape (responses,).
+    """
+
+    gating: Float[np.ndarray, "prompts k"]
+    rewards: Float[np.ndarray, "responses k"]
+    owners: Int[np.ndarray, " responses"]
+
+    def payload(self) -> dict[str, Any]:
+        """Return the means that are drawn, and the sample that percentiles are taken from."""
+        return {
+            "of": "the reference responses",
+            "rewards": self.rewards.astype(np.float64).mean(axis=0).tolist(),
+            "gating": self.gating.astype(np.float64).mean(axis=0).tolist(),
+            "sample": {
+                "gating": as_base64(self.gating),
+                "rewards": as_base64(self.rewards),
+                "owners": self.owners.tolist(),
+            },
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class ModelFacts:
     """Part of a model that scores are steered and read with.
 
@@ -28,15 +56,14 @@ class ModelFacts:
         beta: Learned scale of the Bradley–Terry model, if known.
         quantiles: 0th to 100th percentile of reference scores, if known.
         dropped: Objective that debiasing drops from the score, if it drops one.
-        reference: Mean ``rewards`` and ``gating`` of reference responses, and ``of`` which, if
-            known.
+        sample: Responses that scores are compared with, if known.
     """
 
     transform: Float[np.ndarray, "k k"]
     beta: float | None = None
     quantiles: tuple[float, ...] | None = None
     dropped: str | None = None
-    reference: Mapping[str, Any] | None = None
+    sample: ReferenceSample | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +81,9 @@ class ScoredResponses:
         rewards: Unit rewards. Shape (n, k).
         sources: Name of the source of each response, if it has one.
         rows: Number of each response's row in its file.
+        neighbours: Average output of the gate over prompts that are like each one, if known.
+            Shape (p, k).
+        scales_known: The objectives' scales are those of the model, not made up.
         details: More about each response: ``deviation``, ``novel``, ``half_widths``
             by objective, ``trajectory``.
         steering: Settings of the steering that shaped the scores.
@@ -71,6 +101,8 @@ class ScoredResponses:
     rewards: Float[np.ndarray, "n k"]
     sources: tuple[str | None, ...]
     rows: tuple[int, ...]
+    neighbours: Float[np.ndarray, "p k"] | None = None
+    scales_known: bool = True
     details: tuple[Mapping[str, Any], ...] = ()
     steering: Mapping[str, Any] = field(default_factory=dict)
     floors: Mapping[str, float] = field(default_factory=dict)
@@ -79,20 +111,23 @@ class ScoredResponses:
     def payload(self, title: str, subtitle: str = "") -> dict[str, Any]:
         """Return what the view draws, JSON-ready; matrices are base64 of little-endian float32."""
         facts = self.facts
+        sample = None if facts is None else facts.sample
         return {
             "title": title,
             "subtitle": subtitle,
             "objectives": [_objective(one) for one in self.objectives],
             "prompts": [list(map(list, turns)) for turns in self.prompts],
-            "coefficients": _base64(self.coefficients),
-            "gating": None if self.gating is None else _base64(self.gating),
+            "coefficients": as_base64(self.coefficients),
+            "gating": None if self.gating is None else as_base64(self.gating),
+            "neighbours": None if self.neighbours is None else as_base64(self.neighbours),
+            "scales": self.scales_known,
             "responses": {
                 "prompt": list(self.owners),
                 "text": list(self.texts),
                 "source": list(self.sources),
                 "row": list(self.rows),
-                "score": _base64(self.scores),
-                "rewards": _base64(self.rewards),
+                "score": as_base64(self.scores),
+                "rewards": as_base64(self.rewards),
                 "details": list(map(dict, self.details)) if any(self.details) else None,
             },
             "steering": dict(self.steering) or None,
@@ -101,7 +136,7 @@ class ScoredResponses:
             "beta": None if facts is None else facts.beta,
             "quantiles": None if facts is None else facts.quantiles,
             "dropped": None if facts is None else facts.dropped,
-            "reference": None if facts is None else facts.reference,
+            "reference": None if sample is None else sample.payload(),
         }
 
 
@@ -139,9 +174,10 @@ def _objective(objective: Objective) -> dict[str, Any]:
         "zero": objective.unit_zero,
         "one": objective.unit_one,
         "high": objective.maximum,
-        "neutral": objective.direction == "neutral",
+        "neutral": objective.direction == "neutral" or objective.mirrors is not None,
     }
 
 
-def _base64(values: np.ndarray) -> str:
+def as_base64(values: Float[np.ndarray, ...]) -> str:
+    """Return numbers as base64 of little-endian float32."""
     return base64.b64encode(np.ascontiguousarray(values, dtype="<f4").tobytes()).decode()

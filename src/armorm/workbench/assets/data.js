@@ -1,12 +1,13 @@
 /* The payload of a page, with its matrices decoded and everything that steering changes. */
 
+function floats(text) {
+  if (text === null) return null;
+  const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+  return new Float32Array(bytes.buffer);
+}
+
 class Scored {
   constructor(payload) {
-    const floats = (text) => {
-      if (text === null) return null;
-      const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
-      return new Float32Array(bytes.buffer);
-    };
     Object.assign(this, payload);
     this.names = payload.objectives.map((objective) => objective.name);
     this.k = this.names.length;
@@ -15,6 +16,7 @@ class Scored {
     this.rewards = floats(payload.responses.rewards);
     this.savedCoefficients = floats(payload.coefficients);
     this.gating = floats(payload.gating);
+    this.neighbours = floats(payload.neighbours);
     this.lengths = payload.responses.text.map((text) => [...(text ?? "")].length);
     this.ofPrompt = payload.prompts.map(() => []);
     payload.responses.prompt.forEach((prompt, i) => this.ofPrompt[prompt].push(i));
@@ -67,6 +69,7 @@ class Scored {
       if (!this.exact) return saved.map((c, i) => c * knobs.factors[i] + knobs.add[i]);
       return steeredCoefficients(this.row(this.gating, prompt), debiasing, knobs);
     });
+    this.sampleScores = null;
     this.scores = this.steered ? new Float64Array(this.n) : Float64Array.from(this.saved);
     this.vetoed = new Uint8Array(this.n);
     for (let i = 0; i < this.n; i += 1) {
@@ -103,23 +106,75 @@ class Scored {
     return 1 / (1 + Math.exp(-this.beta * margin));
   }
 
+  /* Percentage of the reference scores, under the same steering, that are below this one. */
   percentile(score) {
-    if (!this.quantiles || this.steered || this.steering) return null;
-    const at = this.quantiles.findIndex((quantile) => quantile >= score);
-    if (at < 0) return 100;
-    if (at === 0) return 0;
-    const [low, high] = [this.quantiles[at - 1], this.quantiles[at]];
-    return at - 1 + (high > low ? (score - low) / (high - low) : 1);
+    const plain = !this.steered && !this.steering;
+    const quantiles = plain ? this.quantiles : null;
+    if (quantiles) {
+      const at = quantiles.findIndex((quantile) => quantile >= score);
+      if (at <= 0) return at < 0 ? 100 : 0;
+      const [low, high] = [quantiles[at - 1], quantiles[at]];
+      return at - 1 + (high > low ? (score - low) / (high - low) : 1);
+    }
+    if (!this.reference?.sample || !this.exact) return null;
+    this.sampleScores ??= this.scoresOfSample();
+    return (100 * this.sampleScores.filter((one) => one < score).length) / this.sampleScores.length;
   }
 
-  /* Responses that no other one to their prompt beats in one objective without losing in another. */
+  scoresOfSample() {
+    const { gating, rewards, owners } = this.reference.sample;
+    const [gates, table] = [floats(gating), floats(rewards)];
+    const debiasing = debiasingOf(this.transform, this.knobs);
+    const found = new Map();
+    return owners.map((owner, i) => {
+      if (!found.has(owner))
+        found.set(owner, steeredCoefficients(this.row(gates, owner), debiasing, this.knobs));
+      const weights = found.get(owner);
+      return this.row(table, i).reduce((sum, reward, j) => sum + weights[j] * reward, 0);
+    });
+  }
+
+  /* Responses that no other one to their prompt beats in one objective without losing in another,
+     after debiasing; null where the debiasing is unknown. */
   front(prompt) {
+    if (!this.transform) return null;
     const rows = this.ofPrompt[prompt];
+    const debiasing = debiasingOf(this.transform, this.knobs);
+    const debiased = new Map(
+      rows.map((row) => {
+        const rewards = this.rewardsOf(row);
+        return [row, this.names.map((_, j) => rewards.reduce((sum, r, i) => sum + r * debiasing[i][j], 0))];
+      }),
+    );
     const judged = this.names.map((_, j) => j).filter((j) => !this.objectives[j].neutral);
     const beats = (a, b) =>
-      judged.every((j) => this.rewards[a * this.k + j] >= this.rewards[b * this.k + j]) &&
-      judged.some((j) => this.rewards[a * this.k + j] > this.rewards[b * this.k + j]);
-    return rows.filter((b) => !rows.some((a) => beats(a, b)));
+      judged.every((j) => debiased.get(a)[j] >= debiased.get(b)[j]) &&
+      judged.some((j) => debiased.get(a)[j] > debiased.get(b)[j]);
+    return new Set(rows.filter((b) => !rows.some((a) => beats(a, b))));
+  }
+
+  /* Gate that a prompt's is compared with: of prompts that are like it, or of all. */
+  usualGate(i) {
+    const prompt = this.responses.prompt[i];
+    if (this.neighbours) return { gate: this.row(this.neighbours, prompt), of: "reference prompts that are most like this one" };
+    return this.reference?.gating ? { gate: this.reference.gating, of: this.reference.of } : null;
+  }
+
+  /* What each token changes the score by, under the present weights. */
+  credits(i) {
+    const trajectory = this.responses.details?.[i]?.trajectory;
+    if (!trajectory) return null;
+    const changes = floats(trajectory.changes);
+    const weights = this.coefficientsOf(i);
+    const credits = trajectory.tokens.map((_, at) =>
+      this.row(changes, at).reduce((sum, change, j) => sum + weights[j] * change, 0),
+    );
+    const open = trajectory.tokens.length - trajectory.closing;
+    return {
+      tokens: trajectory.tokens.slice(0, open),
+      credits: credits.slice(0, open),
+      end: credits.slice(open).reduce((sum, credit) => sum + credit, 0),
+    };
   }
 
   /* Factor of each objective's gate at which a and b tie, the nearest to the present one first. */

@@ -92,13 +92,10 @@ function contributionTable(scored, i, mode) {
         theirs(objective.name),
         objective.description ? make("small", null, theirs(objective.description)) : null,
       ),
-      make(
-        "td",
-        { class: "num rating" },
-        plain(rating),
-        make("small", null, `of ${plain(objective.high)}`, half ? ` ${half}` : ""),
-      ),
-      make("td", { class: "num wide" }, number(rewards[j])),
+      scored.scales
+        ? make("td", { class: "num rating" }, plain(rating), make("small", null, `of ${plain(objective.high)}`, half ? ` ${half}` : ""))
+        : null,
+      make("td", { class: scored.scales ? "num wide" : "num" }, number(rewards[j])),
       make("td", { class: "num wide" }, `× ${number(weights[j])}`),
       make("td", { class: "num adds" }, signed(value)),
       make("td", { class: "picture" }, bar(from, to, axis, `${objective.name} adds ${signed(value)}`)),
@@ -109,8 +106,8 @@ function contributionTable(scored, i, mode) {
       "tr",
       { class: "end" },
       make("th", { scope: "row" }, name),
-      make("td", { class: "num rating" }),
-      make("td", { class: "num wide" }),
+      scored.scales ? make("td", { class: "num rating" }) : null,
+      make("td", { class: scored.scales ? "num wide" : "num" }),
       make("td", { class: "num wide" }),
       make("td", { class: "num adds" }, text),
       make("td", { class: "picture" }, bar(0, value, axis, `${name} ${number(value)}`)),
@@ -126,8 +123,8 @@ function contributionTable(scored, i, mode) {
         "tr",
         null,
         make("th", { scope: "col" }, "Objective"),
-        make("th", { scope: "col", class: "num rating" }, "Rating"),
-        make("th", { scope: "col", class: "num wide" }, "Reward"),
+        scored.scales ? make("th", { scope: "col", class: "num rating" }, "Rating") : null,
+        make("th", { scope: "col", class: scored.scales ? "num wide" : "num" }, "Reward"),
         make("th", { scope: "col", class: "num wide" }, "Coefficient"),
         make("th", { scope: "col", class: "num adds" }, "Adds"),
         make("th", { scope: "col", class: "picture" }, make("span", { class: "hidden" }, "Picture")),
@@ -146,7 +143,7 @@ function contributionTable(scored, i, mode) {
 /* Weight of each objective for this prompt, with a mark where it is on average. */
 function gateTable(scored, i) {
   const gate = scored.exact ? steeredGate(scored.gateOf(i), scored.knobs) : scored.gateOf(i);
-  const average = scored.reference?.gating;
+  const average = scored.usualGate(i)?.gate;
   const axis = axisOf([...gate, ...(average || [])]);
   const order = gate.map((_, j) => j).sort((a, b) => gate[b] - gate[a]);
   const place = (value) => `${(100 * (value - axis.low)) / (axis.high - axis.low)}%`;
@@ -253,22 +250,37 @@ function marginTable(scored, a, b) {
 }
 
 /* Tokens on a ground that says how much each one moved the score. */
-function heatStrip(trajectory) {
-  const { tokens, changes } = trajectory;
-  const limit = Math.max(...changes.map(Math.abs)) || 1;
+function heatStrip({ tokens, credits, end }) {
+  const limit = Math.max(...credits.map(Math.abs), Math.abs(end)) || 1;
+  const piece = (text, credit, classes) =>
+    make(
+      "span",
+      {
+        class: `${credit >= 0 ? "plus" : "minus"} ${classes}`,
+        title: signed(credit),
+        css: { "--strength": `${Math.round((65 * Math.abs(credit)) / limit)}%` },
+      },
+      text,
+    );
   return make(
     "p",
     { class: "heat", dir: "auto" },
-    tokens.map((token, i) =>
-      make(
-        "span",
-        {
-          class: changes[i] >= 0 ? "plus" : "minus",
-          title: signed(changes[i]),
-          css: { "--strength": `${Math.round((70 * Math.abs(changes[i])) / limit)}%` },
-        },
-        token,
-      ),
+    tokens.map((token, at) => piece(token, credits[at], "")),
+    piece("end of the response", end, "close"),
+  );
+}
+
+/* The same in words and numbers. */
+function creditTable({ tokens, credits, end }) {
+  const rows = [...tokens.map((token, at) => [token, credits[at]]), ["end of the response", end]];
+  return make(
+    "div",
+    { class: "scroll window", tabindex: 0, role: "region", "aria-label": "Credit of each token" },
+    make(
+      "table",
+      { class: "ratings" },
+      make("thead", null, make("tr", null, make("th", { scope: "col" }, "Token"), make("th", { scope: "col", class: "num" }, "Credit"))),
+      make("tbody", null, rows.map(([token, credit]) => make("tr", null, make("td", null, theirs(token, "text")), make("td", { class: "num" }, signed(credit, 4))))),
     ),
   );
 }

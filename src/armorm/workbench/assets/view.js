@@ -239,7 +239,7 @@ class View {
       this.scoreCard(),
       several && this.other !== null ? this.marginCard() : null,
       scored.gateOf(selected) ? this.gateCard() : null,
-      scored.responses.details?.[selected]?.trajectory ? this.tokenCard() : null,
+      this.tokenCard(),
     ].filter((card) => card !== null);
   }
 
@@ -262,7 +262,7 @@ class View {
     const { scored } = this;
     const ranking = scored.ranking(prompt);
     const before = scored.before[prompt];
-    const front = new Set(scored.front(prompt));
+    const front = scored.front(prompt);
     const axis = axisOf(ranking.map((i) => scored.scores[i]));
     const rows = ranking.map((i, place) => {
       const moved = before.indexOf(i) - place;
@@ -286,7 +286,7 @@ class View {
           { class: "marks" },
           moved ? make("span", { class: "tag moved" }, moved > 0 ? `↑ ${moved}` : `↓ ${-moved}`, make("span", { class: "hidden" }, " places")) : null,
           scored.vetoed[i] ? make("span", { class: "tag veto" }, "vetoed") : null,
-          front.size < ranking.length && front.has(i) ? make("span", { class: "tag", title: "No other response is as good in every objective and better in one" }, "Pareto front") : null,
+          front && front.size < ranking.length && front.has(i) ? make("span", { class: "tag", title: "No other response is as good in every objective and better in one" }, "Pareto front") : null,
         ),
         make("span", { class: "score num" }, number(scored.scores[i])),
         bar(0, scored.scores[i], axis, `score ${number(scored.scores[i])}`),
@@ -497,24 +497,26 @@ class View {
 
   gateCard() {
     const { scored, selected } = this;
-    const average = scored.reference?.gating ? `The mark is the average of ${scored.reference.of}.` : "";
+    const usual = scored.usualGate(selected);
     return make(
       "section",
       { class: "card", "aria-label": "Gate" },
       make("h2", null, "What counts for this prompt"),
-      make("p", { class: "quiet" }, `The gate reads the prompt and weighs the objectives. ${average}`),
+      make("p", { class: "quiet" }, `The gate reads the prompt and weighs the objectives. ${usual ? `The mark is the average of ${usual.of}.` : ""}`),
       gateTable(scored, selected),
     );
   }
 
   tokenCard() {
-    const trajectory = this.scored.responses.details[this.selected].trajectory;
+    const found = this.scored.credits(this.selected);
+    if (!found) return null;
     return make(
       "section",
       { class: "card", "aria-label": "Tokens" },
       make("h2", null, "Where the score moves"),
-      make("p", { class: "quiet" }, "Change of the score at each token: blue raises it, orange lowers it. The saved weights, not the steered ones."),
-      heatStrip(trajectory),
+      make("p", { class: "quiet" }, "What each token changes the score by when the model reads it: blue raises it, orange and dotted lowers it."),
+      heatStrip(found),
+      make("details", { "data-open": "credits" }, make("summary", { "data-key": "credits" }, "Credit of each token"), creditTable(found)),
     );
   }
 
