@@ -23,6 +23,7 @@ COMMANDS = [
     "data list",
     "data show quickstart",
     "benchmark --scores scores.jsonl reward-bench-2 --from hub",
+    "view scored.jsonl -o page.html",
 ]
 """They run in a folder that holds what :func:`place` writes."""
 
@@ -59,6 +60,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = benchmark("reward-bench-2").read(folder / "hub").rows
     given = [{"id": row.id, "scores": list(range(len(row.responses)))} for row in rows]
     write(folder / "scores.jsonl", given)
+    numbers = {"rewards": {"tone": 1.0}, "coefficients": {"tone": 0.5}, "gating": {"tone": 0.5}}
+    row = {"prompt": "hello", "response": "ok", "score": 0.5, **numbers}
+    write(folder / "scored.jsonl", [row])
     return folder
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from armorm.conversations import (
     located_in,
@@ -226,7 +227,7 @@ def _joined(file: Path, responses: list[_Response], model: ModelFolder | None) -
 
 def _objectives(file: Path, names: list[str], model: ModelFolder | None) -> tuple[Objective, ...]:
     if model is None:
-        return tuple(Objective(name=name) for name in names)
+        return tuple(map(_unscaled, names))
     known = {objective.name for objective in model.objectives}
     if known != set(names):
         raise RecipeError(
@@ -234,6 +235,13 @@ def _objectives(file: Path, names: list[str], model: ModelFolder | None) -> tupl
             f"those of the model {', '.join(sorted(known))}."
         )
     return model.objectives
+
+
+def _unscaled(name: str) -> Objective:
+    try:
+        return Objective(name=name)
+    except ValidationError:
+        raise InputError("rewards", name, "not the name of an objective", REMEDY) from None
 
 
 def _check_belongs(

@@ -146,7 +146,6 @@ def group_by_prompt(
     """Return the first row of each distinct prompt, and for each row its prompt's position.
 
     Rows share a prompt when they also share its weights, but for the rounding of another batch.
-    Rows whose prompt is unknown share none.
 
     Args:
         prompts: Prompt of each row.
@@ -157,7 +156,7 @@ def group_by_prompt(
     owners = []
     tolerance = SAME_WEIGHTS * np.abs(weights).max(initial=0.0)
     for row, prompt in enumerate(prompts):
-        places = known.setdefault(prompt, []) if prompt else []
+        places = known.setdefault(prompt, [])
         same = (p for p in places if np.abs(weights[row] - weights[firsts[p]]).max() <= tolerance)
         place = next(same, len(firsts))
         if place == len(firsts):
