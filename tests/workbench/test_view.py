@@ -217,4 +217,5 @@ def test_answers_hold_what_the_model_said(model_folder):
     steered = answers.scored(model.steer({"tone": 0.0}).steering, {"tone": 0.5})
     assert steered.steering == {"factors": {"tone": 0.0}}
     assert steered.floors == {"tone": 0.5}
-    assert steered.scores[0] == model.steer({"tone": 0.0}).score_responses("hello", ["ok"]).score[0]
+    expected = model.steer({"tone": 0.0}).score_responses("hello", ["ok"]).score
+    assert steered.scores[0] == pytest.approx(float(expected), abs=1e-6)
