@@ -87,7 +87,7 @@ def test_no_text_becomes_markup(text, tmp_path):
     assert Elements(titled).found == tame.found
     names = {**ROW, **{part: {text: 0.5} for part in ("rewards", "gating", "coefficients")}}
     if "\ud800" in text:
-        with pytest.raises(InputError, match="rewards = .*: not the name of an objective"):
+        with pytest.raises(InputError, match=r"rewards = .*: not the name of an objective"):
             page_of(tmp_path, [names])
     else:
         row = {**ROW, "response": text, "prompt": text, "source": text}
