@@ -50,11 +50,17 @@ def export(
     becomes part of the weights; floors and risk of a profile stay in the folder, for
     this package.
     """
+    from armorm.data.licences import non_commercial
+    from armorm.model.card import recorded_licences
+
     loaded = loading.model_copy(update={"device": "cpu"}).load(model, steer, profile)
     loaded.save_pretrained(output, license_id=license_id)
     address = None
     if push_to_hub is not None:
         address = loaded.push_to_hub(push_to_hub, license_id=license_id, private=not public)
+    if restricted := non_commercial(recorded_licences(loaded.heads.training)):
+        sources = ", ".join(f"{name} ({found})" for name, found in restricted.items())
+        print_line(f"Not for commercial use: it was trained on {sources}.", error=True)
     if as_json:
         print_json({"folder": str(output), "uploaded": address})
         return

@@ -17,10 +17,11 @@ from armorm.cli.options import (
     text_or_file,
 )
 from armorm.cli.options import show_progress as shows
-from armorm.cli.terminal import print_json
+from armorm.cli.terminal import print_json, print_line
+from armorm.errors import RecipeError
 
 if TYPE_CHECKING:
-    from armorm.data import InvalidPolicy
+    from armorm.data import DataSource, InvalidPolicy
 
 Run = Annotated[Path, typer.Argument(help="Run folder of `armorm train`.", metavar="RUN")]
 Rated = Annotated[list[Path], typer.Argument(help="Files of rated rows.", metavar="DATA...")]
@@ -49,23 +50,70 @@ def register(app: typer.Typer) -> None:
 def add(
     run: Run,
     data: Rated,
+    licence: Annotated[
+        str | None,
+        typer.Option(
+            "--license", help="Licence of the rows, for the model card.", metavar="LICENCE"
+        ),
+    ] = None,
     skip_invalid: SkipInvalid = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Add rated rows to the head of RUN and fit it again. Then train the gate again (fit-gate)."""
-    _update(run, data, "add", skip_invalid, as_json, quiet)
+    from armorm.data import DataSource
+
+    sources = [DataSource(path=str(path), licence=licence) for path in data]
+    _update(run, sources, "add", skip_invalid, as_json, quiet)
 
 
 def remove(
     run: Run,
-    data: Rated,
+    data: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Files of rated rows.", metavar="[DATA...]", show_default=False),
+    ] = None,
+    licence: Annotated[
+        str | None,
+        typer.Option(
+            "--license",
+            help="Instead of DATA: all sources under this licence, such as 'CC-BY-NC*'.",
+            metavar="LICENCE",
+            show_default=False,
+        ),
+    ] = None,
     skip_invalid: SkipInvalid = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Take rated rows out of the head of RUN: the weights are those of a fit without them."""
-    _update(run, data, "remove", skip_invalid, as_json, quiet)
+    if (data is None) == (licence is None):
+        raise RecipeError("armorm head remove RUN takes DATA or --license, one of the two.")
+    from armorm.data import DataSource
+
+    if data is not None:
+        sources = [DataSource(path=str(path)) for path in data]
+        _update(run, sources, "remove", skip_invalid, as_json, quiet)
+    elif licence is not None:
+        _remove_licence(run, licence, as_json)
+
+
+def _remove_licence(run: Path, licence: str, as_json: bool) -> None:
+    from armorm.training import remove_licence
+
+    removal = remove_licence(run, licence)
+    _print_head(run, as_json)
+    if as_json:
+        return
+    for name, found in removal.sources.items():
+        print_line(f"removed: {name} ({found})")
+    print_line(
+        f"{removal.rows:,} rows removed. {run / 'recipe.yaml'} and features/rated still hold them: "
+        "take the sources out of your recipe before you train again."
+    )
+    if removal.pairs:
+        names = " ".join(f"--leave-out {name}" for name in removal.pairs)
+        print_line(f"Pairs under it train the gate: armorm fit-gate RECIPE -o {run} {names}")
 
 
 def merge(
@@ -136,18 +184,16 @@ def influence(
 
 def _update(
     run: Path,
-    data: list[Path],
+    sources: list[DataSource],
     change: Literal["add", "remove"],
     skip_invalid: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
-    from armorm.data import DataSource
     from armorm.training import update_head
 
     hide_library_progress()
     invalid: InvalidPolicy = "skip" if skip_invalid else "error"
-    sources = [DataSource(path=str(path)) for path in data]
     update = update_head(run, sources, change, invalid=invalid, show_progress=shows(quiet))
     _print_head(run, as_json)
     if not as_json:

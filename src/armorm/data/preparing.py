@@ -125,7 +125,7 @@ class PreparedSource:
         kind: Kind of its rows.
         source: Name of the source.
         hub_id: Its id on the hub, of a dataset of the catalogue.
-        licence: Its licence, of a dataset of the catalogue.
+        licence: Its licence; None where none is stated.
         recipe: The source as the recipe names it.
         read: Rows read.
         kept: Rows kept, repetitions by weight included.
@@ -320,7 +320,7 @@ def _prepare_source(
         kind=job.kind,
         source=job.source.name,
         hub_id=None if entry is None else entry.hub_id,
-        licence=None if entry is None else entry.licence,
+        licence=job.source.licence or (None if entry is None else entry.licence),
         recipe=job.source.model_dump(mode="json", exclude_defaults=True),
         read=tally.read,
         kept=tally.kept,

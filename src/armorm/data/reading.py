@@ -19,6 +19,7 @@ from armorm.conversations import (
 )
 from armorm.conversations.messages import Conversation, Message, Tally, row_key, validate_text
 from armorm.data.catalog import Kind
+from armorm.data.licences import combined
 from armorm.data.rows_on_disk import DiskList
 from armorm.data.sources import DataSource, HeldOut, InvalidPolicy
 from armorm.data.tables import RawRow
@@ -39,11 +40,13 @@ class Loaded(Generic[Row]):
         invalid: The errors of skipped rows, in input order, each as
             :meth:`InputError.as_dict` gives it.
         tally: Rows read, kept, and skipped by reason.
+        licences: Licence of the rows of each source.
     """
 
     rows: DiskList[Row]
     invalid: DiskList[dict[str, Any]]
     tally: Tally = field(default_factory=Tally)
+    licences: dict[str, str] = field(default_factory=dict)
 
     def write_invalid(self, file: Path) -> None:
         """Write the skipped rows' errors as JSON lines."""
@@ -183,13 +186,16 @@ def _load(
     invalid: InvalidPolicy,
     show_progress: bool,
 ) -> None:
+    names: set[str] = set()
     for row in progressing(rows, f"reading {source.name}", source.limit, "rows", show_progress):
         if not isinstance(row, InputError):
+            names.add(row.source)
             loaded.rows.extend(weighted(row, source, loaded.tally))
         elif stops(row, invalid):
             raise row
         else:
             loaded.invalid.append(row.as_dict())
+    loaded.licences = combined(loaded.licences, dict.fromkeys(names, source.stated_licence))
 
 
 def _parsed(

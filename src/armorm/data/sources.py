@@ -15,6 +15,7 @@ from pydantic import Field, field_validator, model_validator
 
 from armorm.conversations.messages import validate_text
 from armorm.data.catalog import CatalogEntry, Kind, catalog_entry, converted_rows
+from armorm.data.catalog.entry import NOT_STATED
 from armorm.data.hub import HubPlace, hub_rows
 from armorm.data.tables import (
     READ_FAILURES,
@@ -74,6 +75,8 @@ class DataSource(Options):
     source: str | None = None
     """Name of the source in reports.  Default: each row's ``source`` field, else the file or
     dataset name."""
+    licence: str | None = None
+    """Licence of the rows, such as CC-BY-4.0, for the model card. Default: the catalogue's."""
     limit: int | None = Field(default=None, ge=1, le=MOST_ROWS)
     """Largest number of rows to read, the first ones."""
     sample: int | None = Field(default=None, ge=1, le=MOST_ROWS)
@@ -98,7 +101,9 @@ class DataSource(Options):
             catalog_entry(self.catalog)
         return self
 
-    @field_validator("catalog", "path", "dataset", "config", "split", "revision", "root", "source")
+    @field_validator(
+        *("catalog", "path", "dataset", "config", "split", "revision", "root", "source", "licence")
+    )
     @classmethod
     def _is_text(cls, value: str | None) -> str | None:
         if value is not None and "\0" in validate_text(value):
@@ -116,6 +121,11 @@ class DataSource(Options):
         place = self.catalog or self.path or self.dataset
         assert place is not None
         return self.source or place
+
+    @property
+    def stated_licence(self) -> str:
+        """Licence of the rows, as far as it is stated."""
+        return self.licence or (NOT_STATED if self.entry is None else self.entry.licence)
 
     @property
     def planted(self) -> Mapping[str, str]:

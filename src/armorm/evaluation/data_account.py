@@ -24,6 +24,7 @@ class RowAccount(BaseModel):
         prompts: Different prompts with features.
         sha256: Fingerprint of the valid rows.
         extraction: Work of the last run of the extraction.
+        licences: Licence of the rows of each source.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -37,6 +38,7 @@ class RowAccount(BaseModel):
     prompts: int
     sha256: str
     extraction: dict[str, int | float]
+    licences: dict[str, str] = {}
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON holds them; no notes where nothing was repaired."""

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from armorm.data.catalog import CatalogEntry, catalog_entry
+from armorm.data.licences import combined, non_commercial
 from armorm.errors import RecipeError
+from armorm.model.layout import LICENCES
 from armorm.objectives import ObjectiveSet
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
@@ -43,7 +45,7 @@ def model_card(
     """
     from huggingface_hub import ModelCard
 
-    metrics = training.get("metrics", {})
+    metrics, licences = training.get("metrics", {}), recorded_licences(training)
     penalties = debiasing.get("penalties", {})
     base_model = backbone if HUB_ID.fullmatch(backbone) and not Path(backbone).exists() else None
     card = ModelCard.from_template(
@@ -64,10 +66,18 @@ def model_card(
         held_out=metrics.get("pairs", {}).get("held_out"),
         methods=[_method(name, one) for name, one in metrics.get("methods", {}).items()],
         sources=_sources(training),
+        licences={plain(name): plain(found) for name, found in licences.items()},
+        non_commercial=[plain(name) for name in non_commercial(licences)],
         license_id=None if license_id is None else plain(license_id),
         backbone=base_model,
     )
     return str(card)
+
+
+def recorded_licences(training: Mapping[str, Any]) -> dict[str, str]:
+    """Return the licence of each source that a model was trained on, as far as it is recorded."""
+    kinds = training.get(LICENCES, {})
+    return combined(kinds.get("rated", {}), kinds.get("preferences", {}))
 
 
 def _card_data(training: Mapping[str, Any], base_model: str | None, license_id: str | None) -> Any:
@@ -89,13 +99,17 @@ def _card_data(training: Mapping[str, Any], base_model: str | None, license_id: 
     return ModelCardData(
         library_name="transformers",
         pipeline_tag="text-classification",
-        tags=["reward-model", "armorm", "custom_code", PAPER],
+        tags=["reward-model", "armorm", "custom_code", PAPER, *_licence_tags(training)],
         license=license_id,
         base_model=base_model,
         datasets=_hub_datasets(training) or None,
         model_name=_name(base_model) if results else None,
         eval_results=results,
     )
+
+
+def _licence_tags(training: Mapping[str, Any]) -> list[str]:
+    return ["non-commercial"] if non_commercial(recorded_licences(training)) else []
 
 
 def _name(base_model: str | None) -> str:

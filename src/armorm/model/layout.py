@@ -40,6 +40,9 @@ FIXED_WEIGHTS = "fixed_weights"
 SCORE_QUANTILES = "score_quantiles"
 """Key of the training record: the 0th to the 100th percentile of the scores of held-out pairs."""
 
+LICENCES = "licences"
+"""Key of the training record: licence of each source of ratings and of preferences."""
+
 ARCHITECTURE_SUFFIX = "ForRewardModelWithGating"
 
 # Values of the released checkpoint, whose config does not hold them.

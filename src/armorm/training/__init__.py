@@ -8,7 +8,12 @@ if TYPE_CHECKING:
     from armorm.training.features_stage import features_stage
     from armorm.training.gate_stage import TrainingResult, fit_gate_stage
     from armorm.training.head_stage import fit_head_stage
-    from armorm.training.head_updates import head_errors, merge_heads, update_head
+    from armorm.training.head_updates import (
+        head_errors,
+        merge_heads,
+        remove_licence,
+        update_head,
+    )
     from armorm.training.influence import head_influence, label_suspects
     from armorm.training.layers_stage import compare_layers
     from armorm.training.pipeline import train
@@ -33,6 +38,7 @@ __getattr__, __dir__ = lazy_names(
         "armorm.training.head_updates": (
             "head_errors",
             "merge_heads",
+            "remove_licence",
             "update_head",
         ),
         "armorm.training.influence": (
@@ -67,6 +73,7 @@ __all__ = [
     "pairwise_stage",
     "prepare_data",
     "pretrain_stage",
+    "remove_licence",
     "shipped_recipes",
     "train",
     "update_head",

@@ -134,14 +134,15 @@ def _extract(
         return
     accounts = [
         RowAccount(
-            **tally.as_dict(),
+            **loaded.tally.as_dict(),
             too_long=store.manifest.skipped_rows - store.manifest.refused_rows,
             refused_by_template=store.manifest.refused_rows,
             prompts=store.manifest.prompts,
             sha256=store.manifest.data_sha256,
             extraction=summary.as_dict(),
+            licences=loaded.licences,
         )
-        for tally, store, summary in zip((rated.tally, pairs.tally), stores, summaries, strict=True)
+        for loaded, store, summary in zip((rated, pairs), stores, summaries, strict=True)
     ]
     write_atomically(run.recipe, recipe.dump().encode())
     _write_held_out_pairs(run.held_out_pairs, pairs.rows)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from armorm.data.catalog.entry import NOT_STATED
 from armorm.errors import ArmormError, StoreError
 from armorm.evaluation.data_account import DataAccount
 from armorm.evaluation.debiasing_report import DebiasingReport, debiasing_report
@@ -44,7 +45,7 @@ from armorm.heads import (
 )
 from armorm.heads.gating import margins
 from armorm.model import Heads, RewardModel
-from armorm.model.layout import FIXED_WEIGHTS, SCORE_QUANTILES
+from armorm.model.layout import FIXED_WEIGHTS, LICENCES, SCORE_QUANTILES
 from armorm.objectives import ObjectiveSet
 from armorm.training.curve_log import curve_log
 from armorm.training.head_stage import load_head, rewards_of_responses
@@ -52,7 +53,7 @@ from armorm.training.linear_rival import bradley_terry_head, held_out_margins
 from armorm.training.recipe import Recipe
 from armorm.training.run_backbone import load_backbone
 from armorm.training.run_folder import RunFolder
-from armorm.training.statistics import fitted_objectives
+from armorm.training.statistics import fitted_licences, fitted_objectives
 from armorm.training.tuning.folders import tuning_reports
 from armorm.training.uncertainty import load_uncertainty
 
@@ -132,7 +133,13 @@ def _fit_gate(
     moved = moved_prompts(store, pairs, fitted.gates.gate.gate, objectives, run.held_out_pairs)
     metrics = _run_metrics(recipe, run, data, head_report, fitted, debiased, moved, left_out)
     quantiles = _score_quantiles(store, pairs, rewards, fitted)
-    heads = _heads(recipe, objectives, head, fitted.debiasing, fitted.gates, metrics, quantiles)
+    licences = {
+        "rated": fitted_licences(run.statistics),
+        "preferences": _licences_of(pairs, data),
+    }
+    heads = _heads(
+        recipe, objectives, head, fitted.debiasing, fitted.gates, metrics, quantiles, licences
+    )
     model = RewardModel(backbone, heads, uncertainty=uncertainty)
     model.save_pretrained(run.model)
     write_json(run.metrics, metrics.as_dict())
@@ -327,6 +334,7 @@ def _heads(
     gates: _Gates,
     metrics: RunMetrics,
     quantiles: list[float],
+    licences: dict[str, dict[str, str]],
 ) -> Heads:
     names = objectives.names
     report = {
@@ -344,10 +352,17 @@ def _heads(
         "metrics": metrics.as_dict(),
         FIXED_WEIGHTS: dict(zip(names, gates.fixed.coefficients.tolist(), strict=True)),
         SCORE_QUANTILES: quantiles,
+        LICENCES: licences,
     }
     return Heads.of(
         objectives, head, debiasing, gates.gate, debiasing_report=report, training=record
     )
+
+
+def _licences_of(pairs: PairIndex, data: DataAccount) -> dict[str, str]:
+    """Return the licence of each source of training pairs."""
+    trained = {pairs.source[i] for i in np.flatnonzero(~pairs.held_out)}
+    return {name: data.preferences.licences.get(name, NOT_STATED) for name in sorted(trained)}
 
 
 def _score_quantiles(

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from armorm.errors import ArmormError, StoreError
+from armorm.evaluation.data_account import DataAccount
 from armorm.evaluation.run_metrics import HeadReport, ObjectiveFit
 from armorm.features import FeatureStore
 from armorm.files import read_json, write_atomically, write_json
@@ -52,8 +54,13 @@ def _fit_head(recipe: Recipe, run: RunFolder) -> RewardHead:
             f"{store.path} was made for the objectives {', '.join(store.objectives.names)}; the "
             "recipe now has others. Extract the features again."
         )
+    has_account = run.data_report.exists()  # the folder of a layer has none
     statistics = HeadStatistics.of_store(
-        store, folds=recipe.head.folds, seed=recipe.seed, held_out=recipe.data.held_out
+        store,
+        folds=recipe.head.folds,
+        seed=recipe.seed,
+        held_out=recipe.data.held_out,
+        licences=DataAccount.load(run.data_report).rated.licences if has_account else {},
     )
     return fit_head_of(statistics, store, recipe, run, started)
 
@@ -74,7 +81,8 @@ def fit_head_of(
     head = statistics.fit(recipe.head)
     if recipe.trains_head_with_backbone:
         head = replace(head, weight=read_score(run.finetuned).double().numpy())
-    fits = held_out_fits(store, head)
+    judges = statistics.judges(store)
+    fits = held_out_fits(store, head, judges)
     statistics.save(run.statistics)
     uncertainty = save_uncertainty(
         run.head,
@@ -82,6 +90,7 @@ def fit_head_of(
         head,
         objectives,
         store,
+        judges,
         withheld=_why_no_uncertainty(recipe),
     )
     seconds = time.perf_counter() - started
@@ -97,10 +106,12 @@ def _why_no_uncertainty(recipe: Recipe) -> str | None:
     return None
 
 
-def held_out_fits(store: FeatureStore, head: RewardHead) -> list[RegressionFit]:
-    """Return the fit of each objective on the rows that no training has seen."""
-    ratings, held_out = store.ratings()
-    return regression_fits(rewards_of_responses(store, head)[held_out], ratings[held_out])
+def held_out_fits(
+    store: FeatureStore, head: RewardHead, judges: npt.NDArray[np.bool_]
+) -> list[RegressionFit]:
+    """Return the fit of each objective on rows that no training has seen, given as a mask."""
+    ratings, _ = store.ratings()
+    return regression_fits(rewards_of_responses(store, head)[judges], ratings[judges])
 
 
 def rewards_of_responses(

@@ -20,8 +20,10 @@ import numpy.typing as npt
 from armorm.conversations import RatedResponse, row_key
 from armorm.conversations.messages import Tally
 from armorm.data import DataSource, InvalidPolicy, Loaded, read_rated
+from armorm.data.licences import under
 from armorm.data.splitting import held_out_prompts, keep_apart
 from armorm.errors import ArmormError, StoreError
+from armorm.evaluation.data_account import DataAccount
 from armorm.features import FeatureStore, extract_features
 from armorm.features.extraction import hash_rows
 from armorm.heads import RewardHead, held_out_errors
@@ -89,12 +91,10 @@ def _update_head(
 ) -> HeadUpdate:
     started = time.perf_counter()
     recipe = Recipe.load(run / "recipe.yaml")
-    _check_is_ridge(recipe, run)
-    if change == "remove" and recipe.head.method == "finetune":
-        raise ArmormError(
-            f"The backbone of {run} was fine-tuned on its ratings (head.method: finetune): taking "
-            "rows out of the head would leave their trace in the backbone. Train again without."
-        )
+    if change == "remove":
+        _check_can_forget(recipe, run)
+    else:
+        _check_is_ridge(recipe, run)
     known = HeadStatistics.load(run / "head" / "statistics")
     rated = read_rated(
         data,
@@ -119,11 +119,71 @@ def _update_head(
         )
     settings = known.settings
     given = HeadStatistics.of_store(
-        store, folds=settings.folds, seed=settings.seed, held_out=settings.held_out
+        store,
+        folds=settings.folds,
+        seed=settings.seed,
+        held_out=settings.held_out,
+        licences=rated.licences if change == "add" else {},
     )
     changed = known + given if change == "add" else known - given
     head = fit_head_of(changed, _judging_store(run), recipe, run, started)
     return HeadUpdate(head, rated.tally)
+
+
+@dataclass(frozen=True, slots=True)
+class LicenceRemoval:
+    """Sources of a licence that a head has forgotten.
+
+    Attributes:
+        head: The new head.
+        sources: Licence of each source that was removed.
+        rows: Number of training rows that were removed.
+        pairs: Licence of each source of preference pairs under it, which trained the gate.
+    """
+
+    head: RewardHead
+    sources: dict[str, str]
+    rows: int
+    pairs: dict[str, str]
+
+
+def remove_licence(run: str | Path, pattern: str) -> LicenceRemoval:
+    """Take all rows of sources under a licence out of the head of a run, and fit it again.
+
+    The sums of a source are dropped whole, and its held-out rows measure the head no more: the
+    head, its uncertainty and its figures are those of a run that never read it.  Ranges of
+    computed objectives, which were taken from all rows, remain.
+
+    Args:
+        run: Run folder with ``recipe.yaml``, ``features/rated`` and ``head``.
+        pattern: Licence such as ``CC-BY-NC-4.0``, or a pattern such as ``CC-BY-NC*``.
+
+    Raises:
+        ArmormError: no source is under such a licence, or no other one is left; or the backbone
+            was fine-tuned on them; or the folder is in use by another process.
+    """
+    folder = RunFolder.of(Path(run))
+    with folder.locked("removing a licence"):
+        started = time.perf_counter()
+        recipe = Recipe.load(folder.recipe)
+        _check_can_forget(recipe, folder.path)
+        known = HeadStatistics.load(folder.statistics)
+        removed = under(known.licences, pattern)
+        if not removed:
+            listed = ", ".join(f"{name} ({found})" for name, found in known.licences.items())
+            raise ArmormError(
+                f"No source of the head is under a licence like {pattern!r}. "
+                f"Its sources: {listed or 'their licences are not recorded; fit the head again'}."
+            )
+        rest = known.without(removed)
+        if not rest.sums:
+            raise ArmormError(
+                f"Every training row of {run} is under a licence like {pattern!r}: no head is left."
+            )
+        head = fit_head_of(rest, _judging_store(folder.path), recipe, folder, started)
+        pairs = DataAccount.load(folder.data_report).preferences.licences
+        rows = known.copies().total() - rest.copies().total()
+        return LicenceRemoval(head, removed, rows, under(pairs, pattern))
 
 
 def _new_rows(
@@ -256,6 +316,15 @@ def _check_is_ridge(recipe: Recipe, run: Path) -> None:
             f"The head of {run} was trained with its backbone, so it is not determined by the "
             "statistics and cannot be changed through them. Set head.finetune.final_head: ridge in "
             f"{run / 'recipe.yaml'} and run `armorm fit-head` first."
+        )
+
+
+def _check_can_forget(recipe: Recipe, run: Path) -> None:
+    _check_is_ridge(recipe, run)
+    if recipe.head.method == "finetune":
+        raise ArmormError(
+            f"The backbone of {run} was fine-tuned on its ratings (head.method: finetune): taking "
+            "rows out of the head would leave their trace in the backbone. Train again without."
         )
 
 

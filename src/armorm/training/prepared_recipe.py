@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from armorm.data import DataSource, HeldOut
+from armorm.data.catalog import Kind
 from armorm.data.preparing import Manifest, Preparation, prepare
 from armorm.files import write_atomically
 from armorm.training.recipe import DataSection, Recipe
@@ -41,7 +42,7 @@ def prepare_data(
         invalid=data.invalid,
     )
     manifest = prepare(preparation, output, show_progress=show_progress)
-    prepared = recipe.model_copy(update={"data": _prepared_section(data, output)})
+    prepared = recipe.model_copy(update={"data": _prepared_section(manifest, output)})
     write_atomically(output / "recipe.yaml", prepared.dump().encode())
     return manifest
 
@@ -57,13 +58,20 @@ def _read_from(root: Path | None, sources: tuple[DataSource, ...]) -> tuple[Data
     )
 
 
-def _prepared_section(data: DataSection, output: Path) -> DataSection:
+def _prepared_section(manifest: Manifest, output: Path) -> DataSection:
     return DataSection(
-        rated=_files(output / "rated") if data.rated else (),
-        preferences=_files(output / "preferences") if data.preferences else (),
+        rated=_files(manifest, "rated", output),
+        preferences=_files(manifest, "preferences", output),
         held_out=HeldOut(column="split", values=("held_out",)),
     )
 
 
-def _files(folder: Path) -> tuple[DataSource, ...]:
-    return (DataSource(path=str(folder / "*.parquet")),)
+def _files(manifest: Manifest, kind: Kind, output: Path) -> tuple[DataSource, ...]:
+    """Return the files of one kind, each with the licence of its rows."""
+    return tuple(
+        DataSource(path=str(output / file), licence=source.licence)
+        for source in manifest.sources
+        if source.kind == kind
+        for file, written in source.files.items()
+        if written["rows"]
+    )

@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from armorm.data import HeldOut
+from armorm.data.licences import combined
 from armorm.errors import ArmormError, StoreError
 from armorm.features import FeatureStore
 from armorm.features.store_format import parquet_bytes
@@ -33,6 +36,8 @@ from armorm.objectives import Objective, ObjectiveSet
 COLUMNS = ("row", "prompt", "source")
 DESCRIPTION = "statistics.json"
 CHANGED = "its content is not what was written"
+
+_Value = TypeVar("_Value")
 
 
 class HeadSettings(BaseModel):
@@ -99,6 +104,8 @@ class _Description(BaseModel):
     settings: HeadSettings
     sums: list[_File]
     rows_sha256: str
+    licences: dict[str, str] = {}
+    forgotten: list[str] = []
 
 
 @dataclass(slots=True)
@@ -110,16 +117,26 @@ class HeadStatistics:
         sums: The sums of each source, by fold.
         rows: Number of copies of each row (its fingerprint) in the sums of each source.
         prompts: Prompt of each row, both by fingerprint.
+        licences: Licence of the rows of each source, also of one whose rows are all held out.
+        forgotten: Sources that were removed whole: their held-out rows judge no head either.
     """
 
     settings: HeadSettings
     sums: dict[str, RidgeStatistics] = field(default_factory=dict)
     rows: dict[str, Counter[str]] = field(default_factory=dict)
     prompts: dict[str, str] = field(default_factory=dict)
+    licences: dict[str, str] = field(default_factory=dict)
+    forgotten: frozenset[str] = frozenset()
 
     @classmethod
     def of_store(
-        cls, store: FeatureStore, *, folds: int, seed: int, held_out: HeldOut
+        cls,
+        store: FeatureStore,
+        *,
+        folds: int,
+        seed: int,
+        held_out: HeldOut,
+        licences: Mapping[str, str],
     ) -> HeadStatistics:
         """Sum the rows of a store that are not held out, reading the features once.
 
@@ -128,6 +145,7 @@ class HeadStatistics:
             folds: Number of folds, drawn by the hash of the prompt.
             seed: Seed of the folds.
             held_out: Rule by which the store's rows were held out; it is recorded.
+            licences: Licence of the rows of each source; it is recorded.
         """
         settings = HeadSettings(
             backbone=store.manifest.backbone,
@@ -136,7 +154,11 @@ class HeadStatistics:
             seed=seed,
             held_out=held_out,
         )
-        statistics = cls(settings, RidgeStatistics.by_source(store, folds=folds, seed=seed))
+        statistics = cls(
+            settings,
+            RidgeStatistics.by_source(store, folds=folds, seed=seed),
+            licences=dict(licences),
+        )
         lines = store.responses().select(["row_key", "prompt_key", "source", "held_out"])
         for line in lines.to_pylist():
             if not line["held_out"]:
@@ -172,7 +194,12 @@ class HeadStatistics:
         """
         self.settings.check_same(other.settings)
         total = HeadStatistics(
-            self.settings, dict(self.sums), dict(self.rows), {**self.prompts, **other.prompts}
+            self.settings,
+            dict(self.sums),
+            dict(self.rows),
+            {**self.prompts, **other.prompts},
+            combined(self.licences, other.licences),
+            (self.forgotten | other.forgotten).difference(self.sums, other.sums),
         )
         for source, sums in other.sums.items():
             mine = total.sums.get(source)
@@ -190,14 +217,39 @@ class HeadStatistics:
         self.settings.check_same(other.settings)
         for source, rows in other.rows.items():
             refuse_missing((rows - self.rows.get(source, Counter())).total(), rows.total())
-        rest = HeadStatistics(self.settings, dict(self.sums), dict(self.rows))
+        rest = replace(self, sums=dict(self.sums), rows=dict(self.rows))
         for source, sums in other.sums.items():
             rest.rows[source] = rest.rows[source] - other.rows[source]
             rest.sums[source] = rest.sums[source] - sums
             if not rest.rows[source]:
                 del rest.rows[source], rest.sums[source]
-        rest.prompts = {row: self.prompts[row] for rows in rest.rows.values() for row in rows}
-        return rest
+        return rest._without_spare_prompts()
+
+    def without(self, sources: Collection[str]) -> HeadStatistics:
+        """Return the statistics without whole sources, as if they had never been read."""
+
+        def others(mapping: Mapping[str, _Value]) -> dict[str, _Value]:
+            return {name: value for name, value in mapping.items() if name not in sources}
+
+        return replace(
+            self,
+            sums=others(self.sums),
+            rows=others(self.rows),
+            licences=others(self.licences),
+            forgotten=self.forgotten.union(sources),
+        )._without_spare_prompts()
+
+    def _without_spare_prompts(self) -> HeadStatistics:
+        """Return the statistics without the prompts of rows that are gone."""
+        kept = {row: self.prompts[row] for rows in self.rows.values() for row in rows}
+        return replace(self, prompts=kept)
+
+    def judges(self, store: FeatureStore) -> npt.NDArray[np.bool_]:
+        """Return a mask of the responses of a store that the head is measured on."""
+        table = store.responses()
+        held_out: npt.NDArray[np.bool_] = table["held_out"].to_numpy(zero_copy_only=False)
+        forgotten = [source in self.forgotten for source in table["source"].to_pylist()]
+        return held_out & ~np.array(forgotten, np.bool_)
 
     def save(self, folder: Path) -> None:
         """Write the folder; an earlier one is replaced when the new one is whole."""
@@ -215,7 +267,11 @@ class HeadStatistics:
         table = parquet_bytes(_table(lines))
         write_atomically(folder / "rows.parquet", table)
         description = _Description(
-            settings=self.settings, sums=files, rows_sha256=hashlib.sha256(table).hexdigest()
+            settings=self.settings,
+            sums=files,
+            rows_sha256=hashlib.sha256(table).hexdigest(),
+            licences=self.licences,
+            forgotten=sorted(self.forgotten),
         )
         write_json(folder / DESCRIPTION, description.model_dump(mode="json"))
         for leftover in set(folder.glob("sums-*")) - {folder / file.file for file in files}:
@@ -231,7 +287,11 @@ class HeadStatistics:
         file = folder / DESCRIPTION
         try:
             description = _Description.model_validate(read_json(file))
-            statistics = cls(description.settings)
+            statistics = cls(
+                description.settings,
+                licences=description.licences,
+                forgotten=frozenset(description.forgotten),
+            )
             for entry in description.sums:
                 file = folder / entry.file
                 content = file.read_bytes()
@@ -259,9 +319,22 @@ def fitted_objectives(folder: Path) -> ObjectiveSet:
     Raises:
         StoreError: The description is missing or damaged.
     """
+    return ObjectiveSet(_described(folder).settings.objectives)
+
+
+def fitted_licences(folder: Path) -> dict[str, str]:
+    """Return the licence of each source of the head whose statistics are in a folder.
+
+    Raises:
+        StoreError: The description is missing or damaged.
+    """
+    return _described(folder).licences
+
+
+def _described(folder: Path) -> _Description:
     file = folder / DESCRIPTION
     try:
-        return ObjectiveSet(_Description.model_validate(read_json(file)).settings.objectives)
+        return _Description.model_validate(read_json(file))
     except (OSError, ValueError, StoreError) as error:
         raise StoreError(
             f"{file} is missing or damaged ({error}). Run `armorm fit-head` again."

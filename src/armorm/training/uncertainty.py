@@ -27,7 +27,8 @@ def save_uncertainty(
     statistics: RidgeStatistics,
     head: RewardHead,
     objectives: ObjectiveSet,
-    held_out: FeatureStore,
+    store: FeatureStore,
+    judges: npt.NDArray[np.bool_],
     *,
     withheld: str | None = None,
 ) -> dict[str, Any]:
@@ -38,7 +39,8 @@ def save_uncertainty(
         statistics: The sums it was fitted on.
         head: The fitted head.
         objectives: Its objectives.
-        held_out: Features of the rated rows; those that are held out are used.
+        store: Features of the rated rows.
+        judges: Mask of those that are held out, and used.
         withheld: Why there is to be none.
 
     Returns:
@@ -54,7 +56,7 @@ def save_uncertainty(
         uncertainty = fit_uncertainty(statistics, head, objectives.names)
     except ArmormError as error:
         return {"unavailable": str(error)}
-    features, ratings = _held_out_rows(held_out)
+    features, ratings = _held_out_rows(store, judges)
     predicted, deviations = head.rewards(features), uncertainty.deviations(features)
     uncertainty = uncertainty.with_usual_novelty(uncertainty.novelty(features))
     uncertainty = uncertainty.with_conformal(predicted, deviations, ratings)
@@ -78,11 +80,11 @@ def load_uncertainty(folder: Path) -> ModelUncertainty | None:
 
 
 def _held_out_rows(
-    store: FeatureStore,
+    store: FeatureStore, judges: npt.NDArray[np.bool_]
 ) -> tuple[Float[np.ndarray, "rows features"], Float[np.ndarray, "rows objectives"]]:
     """Return features and unit rewards of held-out rows, evenly spaced where there are too many."""
-    ratings, held_out = store.ratings()
-    numbers = np.flatnonzero(held_out)
+    ratings, _ = store.ratings()
+    numbers = np.flatnonzero(judges)
     if len(numbers) > MOST_ROWS:
         numbers = numbers[np.linspace(0, len(numbers) - 1, MOST_ROWS).astype(np.int64)]
     start, found = 0, [np.empty((0, store.manifest.backbone["hidden_size"]), np.float32)]

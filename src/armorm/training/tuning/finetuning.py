@@ -124,7 +124,7 @@ def _finetune(
     backbone.model = decoder
     weight = model.head.weight.detach().cpu()
     fits = {
-        "probe": held_out_fits(store, probe),
+        "probe": held_out_fits(store, probe, store.ratings()[1]),
         "finetuned": regression_fits(
             rewards_of(encoded.held_out, backbone, weight).numpy(),
             _targets(objectives, encoded.held_out, backbone),
