@@ -134,15 +134,21 @@ def _extract(
         return
     accounts = [
         RowAccount(
-            **loaded.tally.as_dict(),
+            **tally.as_dict(),
             too_long=store.manifest.skipped_rows - store.manifest.refused_rows,
             refused_by_template=store.manifest.refused_rows,
             prompts=store.manifest.prompts,
             sha256=store.manifest.data_sha256,
             extraction=summary.as_dict(),
-            licences=loaded.licences,
+            licences=licences,
         )
-        for loaded, store, summary in zip((rated, pairs), stores, summaries, strict=True)
+        for tally, licences, store, summary in zip(
+            (rated.tally, pairs.tally),
+            (rated.licences, pairs.licences),
+            stores,
+            summaries,
+            strict=True,
+        )
     ]
     write_atomically(run.recipe, recipe.dump().encode())
     _write_held_out_pairs(run.held_out_pairs, pairs.rows)
