@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from armorm.conversations import EncodedPrompt
 from armorm.features import shared_attention
+from armorm.features.closed_prefixes import closed_prefixes, prefix_features
 from armorm.features.merging import merge_prompts
 from armorm.features.packing import grow_trees, plan_batches, plan_packs
 from armorm.features.running import ModelRunner, OutOfMemoryError
@@ -399,3 +400,30 @@ def test_states_of_other_tokens_are_the_models_own(family, budget):
         plain = ModelRunner(own, budget, share_prompts=True).run(prompts)
     assert plain.tokens == ()
     torch.testing.assert_close(plain.responses, found.responses, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", [*SHARING, *NOT_SHARING])
+@pytest.mark.parametrize("budget", [9, 10_000])
+@pytest.mark.filterwarnings("ignore:.*do not share")
+def test_closed_prefixes_have_the_states_of_conversations_of_their_own(family, budget):
+    name, shape = {**SHARING, **{k: v[:2] for k, v in NOT_SHARING.items()}}[family]
+    own = make_model(name, shape)
+    runner = ModelRunner(own, budget, share_prompts=True)
+    prompt = make_prompts()[1]
+    for closing in (0, 1, 3):
+        one = EncodedPrompt(prompt.sequences[2:], prompt.boundary)
+        first = prompt.boundary + 3
+        found = prefix_features(runner, one, first, closing)
+        apart = closed_prefixes(one, first, closing).sequences
+        ids = one.sequences[0]
+        assert apart[-1] == ids
+        assert len(found.responses) == len(apart) == len(ids) - closing - first + 1
+        with torch.inference_mode():
+            for state, cut in zip(found.responses, apart, strict=True):
+                expected = own(input_ids=torch.tensor([cut])).last_hidden_state[0]
+                torch.testing.assert_close(state, expected[-1], rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(
+                found.prompts[0], expected[prompt.boundary], rtol=1e-3, atol=1e-4
+            )
+        if closing and family in SHARING:
+            assert found.computed_tokens == len(ids) + closing * (len(apart) - 1)

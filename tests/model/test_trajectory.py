@@ -51,6 +51,19 @@ def test_each_reward_is_that_of_the_prefix_of_ids(model):
         torch.testing.assert_close(one.rewards[i].float(), alone.rewards[0], rtol=1e-4, atol=1e-5)
 
 
+def test_closed_rewards_are_the_scores_of_the_response_cut_there(model):
+    text = "one two three four"
+    one = model.trajectory(conversation(text), closed=True)
+    assert "".join(one.tokens) == text
+    assert (one.closing, one.closed) == (0, True)
+    cut = ["".join(one.tokens[:i]) for i in range(len(one) + 1)]
+    for i, beginning in enumerate(cut):
+        if beginning:
+            score = model.score([conversation(beginning)])
+            assert float(one.scores[i]) == pytest.approx(float(score.score[0]), abs=1e-5)
+    assert one.start + float(one.credits.sum()) == pytest.approx(one.score, abs=1e-9)
+
+
 def test_many_are_those_of_each_and_fit_in_memory_by_groups(model, monkeypatch):
     rows = [conversation(text) for text in [*TEXTS, TEXTS[0]]]
     apart = [model.trajectory(row) for row in rows]
@@ -101,6 +114,6 @@ def test_the_command_shows_each_token(model, tmp_path):
     question = ("--prompt", "what is the capital of France ?", "--response", "one two")
     shown = invoke("explain", tmp_path / "model", *question, "--tokens")
     assert "start" in shown
-    assert "end of turn" in shown
+    assert "two" in shown
     record = json.loads(invoke("explain", tmp_path / "model", *question, "--tokens", "--json"))
     assert next(token["text"] for token in record["tokens"]) == "one"

@@ -126,7 +126,7 @@ def explain(
     if tokens:
         from armorm.cli.trajectory_printing import show_trajectory
 
-        show_trajectory(loaded.trajectory(conversation), as_json)
+        show_trajectory(loaded.trajectory(conversation, closed=True), as_json)
         return
     explanation = loaded.explain(conversation)
     if as_json:

@@ -26,13 +26,15 @@ def print_trajectory(trajectory: Trajectory) -> None:
     """Print the credit of every token, the objective that it owes most to, and the sum."""
     table = Table(title=f"Score {trajectory.score:.4f}", show_footer=True)
     table.add_column("token", footer="score", no_wrap=True)
-    table.add_column("credit", justify="right", footer=f"{trajectory.score:+.4f}")
-    table.add_column("")
-    table.add_column("score after", justify="right")
+    table.add_column(
+        "credit", justify="right", no_wrap=True, min_width=7, footer=f"{trajectory.score:+.4f}"
+    )
+    table.add_column("", min_width=BAR)
+    table.add_column("score\nafter", justify="right", min_width=7)
     table.add_column("mostly", no_wrap=True)
     sure = trajectory.uncertainty
     if sure is not None:
-        table.add_column("novelty", justify="right")
+        table.add_column("novelty", justify="right", min_width=7)
     credits, scores = trajectory.credits.tolist(), trajectory.scores.tolist()
     novelty = [] if sure is None else [f"{value:.2f}" for value in sure.novelty.tolist()]
     table.add_row("start", f"{scores[0]:+.4f}", "", f"{scores[0]:.4f}", "", *novelty[:1])
@@ -51,8 +53,10 @@ def print_trajectory(trajectory: Trajectory) -> None:
         )
     console.print(table)
     console.print(
-        "Credit: change of the score at the token. The heads were fitted on complete responses: "
-        "numbers before the end are extrapolations."
+        "Credit: change of the score of the response, cut after the token."
+        if trajectory.closed
+        else "Credit: change of the score at the token, read in the middle of the response, where "
+        "heads fitted on complete responses extrapolate."
     )
 
 

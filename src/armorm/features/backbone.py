@@ -12,6 +12,7 @@ import torch
 
 from armorm.conversations import ConversationEncoder, EncodedPrompt
 from armorm.errors import ArmormError, CheckpointError, RecipeError
+from armorm.features.closed_prefixes import prefix_features
 from armorm.features.gguf import (
     SUFFIX,
     check_gguf,
@@ -265,6 +266,13 @@ class Backbone:
             OutOfMemoryError: A single conversation does not fit into memory.
         """
         return self.runner.run(prompts, advance, read_also)
+
+    def prefix_features(self, prompt: EncodedPrompt, first: int, closing: int) -> BackboneFeatures:
+        """Return the states of one response cut after each of its tokens, closed each time.
+
+        See :func:`armorm.features.closed_prefixes.prefix_features`.
+        """
+        return prefix_features(self.runner, prompt, first, closing)
 
 
 def identify(backbone: Any, revision: str | None, architecture: str) -> dict[str, Any]:

@@ -59,6 +59,9 @@ class FeatureBackbone(Protocol):
     ) -> BackboneFeatures:
         """Return states of encoded prompts and their responses, in float32 on the CPU."""
 
+    def prefix_features(self, prompt: EncodedPrompt, first: int, closing: int) -> BackboneFeatures:
+        """Return the states of one response cut after each of its tokens, closed each time."""
+
 
 def load_engine(
     name_or_path: str | Path, options: BackboneOptions | None = None, **fields: Any

@@ -249,7 +249,7 @@ class ModelRunner:
                 try:
                     step.run()
                 except RuntimeError as error:
-                    if not _is_out_of_memory(error):
+                    if not is_out_of_memory(error):
                         raise
                     if cache is not None:  # the prompts of earlier calls are the first to go
                         cache.clear()
@@ -344,12 +344,7 @@ class ModelRunner:
         placed = _place(pack, kept)
         leaves = [leaf for piece in pack for leaf in piece.leaves]
         rows = placed.boundaries(pack) + states.rows_of(leaves, placed.ends)
-        with _shared_attention(self.model), _last_mlp_at(self.model, rows):
-            hidden = self._hidden_states(
-                input_ids=torch.tensor([placed.ids], device=self.device),
-                position_ids=torch.tensor([placed.positions], device=self.device),
-                pack_layout=PackLayout(placed.spans),
-            )[0]
+        hidden = self._packed_states(placed.ids, placed.positions, placed.spans, rows)
         states.read_pack(pack, placed, hidden)
         if cache is not None:
             for piece in pack:
@@ -357,6 +352,41 @@ class ModelRunner:
                     number = piece.tree.prompt
                     state = states.prompts[number].clone()
                     cache.put(tuple(piece.tree.trunk), CachedPrompt(state, kept[number]))
+
+    def _packed_states(
+        self,
+        ids: Sequence[int],
+        positions: Sequence[int],
+        spans: Sequence[TreeSpans],
+        rows: Sequence[int],
+    ) -> Float[Tensor, "tokens state"]:
+        with _shared_attention(self.model), _last_mlp_at(self.model, rows):
+            return self._hidden_states(
+                input_ids=torch.tensor([ids], device=self.device),
+                position_ids=torch.tensor([positions], device=self.device),
+                pack_layout=PackLayout(spans),
+            )[0]
+
+    def run_spans(
+        self,
+        ids: Sequence[int],
+        positions: Sequence[int],
+        spans: Sequence[TreeSpans],
+        rows: Sequence[int],
+    ) -> Float[Tensor, "rows state"]:
+        """Return the states at some tokens of one pack, in float32 on the CPU.
+
+        Only where :attr:`sharing_obstacle` is ``None``, within the model's attention span and the
+        limit of its positions.
+
+        Args:
+            ids: Token ids.
+            positions: Position of each in its conversation.
+            spans: Trees of the tokens.
+            rows: Tokens whose states are returned.
+        """
+        with self._lock:
+            return self._packed_states(ids, list(positions), spans, rows)[list(rows)].float().cpu()
 
     def _batches(
         self, trees: list[PromptTree], states: _States, max_tokens: int | None = None
@@ -640,6 +670,7 @@ def _made_up_prompt(model: PreTrainedModel) -> EncodedPrompt:
     return EncodedPrompt((trunk + one, trunk + other, trunk + one[: part // 2]), part // 2)
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Return True if a forward pass failed because memory ran out."""
     # On a CPU torch has no error class of its own for it.
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

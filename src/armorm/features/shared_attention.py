@@ -40,6 +40,11 @@ class KeptTrunk:
 
     layers: dict[int, KeysAndValues] = field(default_factory=dict)
 
+    def beginning(self, tokens: int) -> KeptTrunk:
+        """Return the keys and values of the first tokens, without a copy."""
+        first = {i: (key[:tokens], value[:tokens]) for i, (key, value) in self.layers.items()}
+        return KeptTrunk(first)
+
 
 @dataclass(frozen=True, slots=True)
 class TreeSpans:

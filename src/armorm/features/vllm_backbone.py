@@ -25,6 +25,7 @@ from armorm.features.backbone import (
     resolve_dtype,
     resolve_model_folder,
 )
+from armorm.features.closed_prefixes import closed_prefixes
 from armorm.features.gguf import is_gguf
 from armorm.features.merging import merge_prompts
 from armorm.features.options import BackboneOptions
@@ -198,6 +199,13 @@ class VllmBackbone:
         owners = torch.tensor(merged.owners, dtype=torch.long)
         firsts = torch.searchsorted(owners, torch.tensor(merged.prompt_numbers, dtype=torch.long))
         return BackboneFeatures(states[firsts, 0], states[merged.response_numbers, 1])
+
+    def prefix_features(self, prompt: EncodedPrompt, first: int, closing: int) -> BackboneFeatures:
+        """Return the states of one response cut after each of its tokens, closed each time.
+
+        vLLM takes what they have in common from its prefix cache.
+        """
+        return self.features([closed_prefixes(prompt, first, closing)])
 
     def _states(
         self, requests: Sequence[tuple[Sequence[int], int]]

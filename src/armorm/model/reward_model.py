@@ -51,13 +51,7 @@ from armorm.model.risk import Risk
 from armorm.model.saving import save_model
 from armorm.model.self_check import PROMPT, RESPONSE, SelfCheck, hash_ids, sample_state
 from armorm.model.steering import NO_EFFECT, Steering
-from armorm.model.trajectory import (
-    Traced,
-    Trajectory,
-    after_boundary,
-    in_groups,
-    states_along,
-)
+from armorm.model.trajectory import Traced, Trajectory, read_states
 from armorm.model.uncertainty import ModelUncertainty, group_differences, no_uncertainty
 from armorm.objectives import ObjectiveSet
 from armorm.progress import Advance
@@ -511,11 +505,12 @@ class RewardModel:
             None if percentiles is None else percentiles[0],
         )
 
-    def trajectory(self, conversation: Conversation) -> Trajectory:
+    def trajectory(self, conversation: Conversation, *, closed: bool = False) -> Trajectory:
         """Return the rewards of one conversation after every token of its response.
 
         Args:
             conversation: Messages that end with the assistant's.
+            closed: See :meth:`trajectories`.
 
         Raises:
             InputError: See :meth:`score`; without a row.
@@ -523,17 +518,25 @@ class RewardModel:
         """
         prompt, response = located_in("messages", validate_conversation, conversation)
         traced = self.backbone.encoder.trace(prompt, response)
-        return self._trajectories([traced], uncertainty=self.uncertainty is not None)[0]
+        sure = self.uncertainty is not None
+        return self._trajectories([traced], closed=closed, uncertainty=sure)[0]
 
     def trajectories(
-        self, conversations: Sequence[Conversation], *, uncertainty: bool = False
+        self,
+        conversations: Sequence[Conversation],
+        *,
+        closed: bool = False,
+        uncertainty: bool = False,
     ) -> list[Trajectory]:
         """Return the rewards of conversations after every token of their responses.
 
-        A response costs one forward pass, as it does to score it; equal prompts are computed once.
-
         Args:
             conversations: Each a list of messages that ends with the assistant's.
+            closed: Close the turn after every token before it is read, as the turn of a complete
+                response is closed: row t is then the score of the response cut after t tokens.
+                It costs the closing tokens once more for every token. Otherwise states are read
+                at the tokens themselves, which costs what scoring costs, and no head was fitted
+                on such states unless the recipe says ``head.prefixes``.
             uncertainty: Also give novelty and deviations at each token.
 
         Raises:
@@ -550,34 +553,31 @@ class RewardModel:
                 traced.append(self.backbone.encoder.trace(prompt, response))
             except InputError as error:
                 raise error.at(None, number) from None
-        groups = in_groups(traced, self.backbone.hidden_size)
-        return [one for group in groups for one in self._trajectories(group, uncertainty)]
+        return self._trajectories(traced, closed=closed, uncertainty=uncertainty)
 
     @torch.inference_mode()
-    def _trajectories(self, traced: Sequence[Traced], uncertainty: bool) -> list[Trajectory]:
+    def _trajectories(
+        self, traced: Sequence[Traced], *, closed: bool, uncertainty: bool
+    ) -> list[Trajectory]:
         known = self._own_uncertainty() if uncertainty else None
-        encoded = [one for one, _ in traced]
-        features = self.backbone.features(encoded, None, after_boundary)
-        coefficients = coefficients_of(self._compiled, self.gate(features.prompts))
-        weight = self.heads.weight.double()
         found = []
-        for i, (one, response) in enumerate(traced):
-            states = states_along(features.prompts[i], features.tokens[i], traced[i])
-            own = coefficients[i]
+        for read in read_states(self.backbone, traced, closed=closed):
+            coefficients = coefficients_of(self._compiled, self.gate(read.prompt[None]))[0]
             trajectory = Trajectory(
-                text=response.text,
-                token_ids=tuple(one.sequences[0][response.first :]),
-                tokens=response.pieces,
-                closing=response.closing,
-                rewards=states.double() @ weight.T,
-                coefficients=own.double(),
+                text=read.text,
+                token_ids=read.token_ids,
+                tokens=read.tokens,
+                closing=read.closing,
+                closed=closed,
+                rewards=read.states.double() @ self.heads.weight.double().T,
+                coefficients=coefficients.double(),
                 objectives=self.objectives.names,
                 steering=None if self.steering.is_neutral else self.steering,
                 profile=self.profile,
             )
-            trajectory.check_finite(i + 1)
+            trajectory.check_finite(len(found) + 1)
             if known is not None:
-                sure = known.of(states, own.expand(len(states), -1))
+                sure = known.of(read.states, coefficients.expand(len(read.states), -1))
                 trajectory = replace(trajectory, uncertainty=sure)
             found.append(trajectory)
         return found

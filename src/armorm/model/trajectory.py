@@ -17,6 +17,7 @@ from torch import Tensor
 from armorm.conversations import EncodedPrompt
 from armorm.conversations.tracing import TracedResponse
 from armorm.errors import NonFiniteError
+from armorm.features import FeatureBackbone
 from armorm.model.answers import RewardUncertainty, finite_or_none, shaped_by
 from armorm.model.profiles import SteeringProfile
 from armorm.model.steering import Steering
@@ -32,18 +33,21 @@ class Trajectory:
     """Rewards and score after every token of a response, and before the first.
 
     The credits of a token are what the rewards and the score change by when the model reads it, so
-    ``start`` and all credits sum to the score.  The last tokens close the turn: their credit is
-    what the model concludes once the response has ended, and belongs to the whole of it.
+    ``start`` and all credits sum to the score.
 
-    The heads were fitted on complete responses, not on beginnings of them: the numbers on the way
-    are extrapolations, as ``novelty`` shows.
+    There are two readings.  At the tokens themselves: the last of them close the turn, and their
+    credit is what the model concludes once the response has ended, and belongs to the whole of it.
+    Heads that were fitted on complete responses extrapolate there, as ``novelty`` shows.  Or
+    ``closed``: the turn is closed after each token before it is read, so every row is the score of
+    a response, the one that ends there.
 
     Attributes:
         text: The response, as the chat template writes it.
-        token_ids: Ids of its n tokens, those that close the turn included.
+        token_ids: Ids of its n tokens; unless ``closed``, with those that close the turn.
         tokens: Text that each token completes: empty for a token that ends inside a character, and
             for those that close the turn. They join to ``text``.
-        closing: Number of tokens at the end that close the turn.
+        closing: Number of tokens at the end that close the turn; 0 if ``closed``.
+        closed: True if the turn was closed after each token before it was read.
         rewards: Unit rewards before the first token and after each, in float64. Shape (n + 1, k).
         coefficients: Weights of the rewards in the score, by the prompt and the steering alone.
             Shape (k,).
@@ -71,6 +75,7 @@ class Trajectory:
     token_ids: tuple[int, ...]
     tokens: tuple[str, ...]
     closing: int
+    closed: bool
     rewards: Float[Tensor, "m k"]
     coefficients: Float[Tensor, " k"]
     objectives: tuple[str, ...]
@@ -131,7 +136,7 @@ class Trajectory:
     def as_dict(self) -> dict[str, Any]:
         """Return a JSON-ready record.
 
-        It holds ``text``, ``score``, ``start``, ``closing``, ``coefficients`` and, for each token,
+        It holds ``text``, ``score``, ``start``, ``closing``, ``closed``, ``coefficients`` and, for each token,
         ``id``, ``text``, ``score``, ``credit``, ``rewards`` and ``credits`` by objective; with
         uncertainty also ``novelty``, ``novel`` and ``score_epistemic``.
         """
@@ -160,33 +165,74 @@ class Trajectory:
             "score": self.score,
             "start": self.start,
             "closing": self.closing,
+            "closed": self.closed,
             "coefficients": dict(zip(names, self.coefficients.tolist(), strict=True)),
             "tokens": tokens,
         }
         return {**record, **shaped_by(self.steering, self.profile)}
 
 
-def after_boundary(ids: Sequence[int], boundary: int) -> range:
-    """Return the positions of all tokens after the boundary."""
+@dataclass(frozen=True, slots=True)
+class ReadStates:
+    """States along a response.
+
+    Attributes:
+        prompt: State at the prompt boundary. Shape (hidden,).
+        states: States before the first token and after each. Shape (n + 1, hidden).
+        text: See :class:`Trajectory`.
+        token_ids: See :class:`Trajectory`.
+        tokens: See :class:`Trajectory`.
+        closing: See :class:`Trajectory`.
+    """
+
+    prompt: Float[Tensor, " hidden"]
+    states: Float[Tensor, "m hidden"]
+    text: str
+    token_ids: tuple[int, ...]
+    tokens: tuple[str, ...]
+    closing: int
+
+
+def read_states(
+    backbone: FeatureBackbone, traced: Sequence[Traced], *, closed: bool
+) -> Iterator[ReadStates]:
+    """Yield the states along each response.
+
+    Args:
+        backbone: The frozen language model.
+        traced: Responses.
+        closed: Close the turn before each state is read.
+    """
+    if closed:
+        yield from (_closed(backbone, *one) for one in traced)
+        return
+    for group in _in_groups(traced, backbone.hidden_size):
+        features = backbone.features([encoded for encoded, _ in group], None, _after_boundary)
+        rows = zip(group, features.prompts, features.tokens, strict=True)
+        for (encoded, response), prompt, tokens in rows:
+            states = torch.cat([prompt[None], tokens])[response.first - 1 - encoded.boundary :]
+            ids = encoded.sequences[0][response.first :]
+            yield ReadStates(
+                prompt, states, response.text, tuple(ids), response.pieces, response.closing
+            )
+
+
+def _closed(
+    backbone: FeatureBackbone, encoded: EncodedPrompt, response: TracedResponse
+) -> ReadStates:
+    """Read the response after each of its tokens; those that close it are in every reading."""
+    features = backbone.prefix_features(encoded, response.first, response.closing)
+    end = len(encoded.sequences[0]) - response.closing
+    ids = tuple(encoded.sequences[0][response.first : end])
+    tokens = response.pieces[: len(ids)]
+    return ReadStates(features.prompts[0], features.responses, response.text, ids, tokens, 0)
+
+
+def _after_boundary(ids: Sequence[int], boundary: int) -> range:
     return range(boundary + 1, len(ids))
 
 
-def states_along(
-    prompt: Float[Tensor, " hidden"], tokens: Float[Tensor, "tokens hidden"], traced: Traced
-) -> Float[Tensor, "m hidden"]:
-    """Return the states before the first token of a response and after each of its tokens.
-
-    Args:
-        prompt: State at the boundary.
-        tokens: States at all tokens after it.
-        traced: The response.
-    """
-    encoded, response = traced
-    states: Tensor = torch.cat([prompt[None], tokens])[response.first - 1 - encoded.boundary :]
-    return states
-
-
-def in_groups(traced: Iterable[Traced], hidden: int) -> Iterator[list[Traced]]:
+def _in_groups(traced: Iterable[Traced], hidden: int) -> Iterator[list[Traced]]:
     """Yield responses in groups whose states are held in memory together."""
     group: list[Traced] = []
     filled = 0
