@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from scipy.stats import spearmanr
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from armorm import Backbone, Objective, ObjectiveSet, RewardModel
 from armorm.heads import GatingNetwork
-from armorm.integrations import trl_reward_funcs
+from armorm.integrations import TokenCredits, trl_dense_trainer, trl_reward_funcs
 from armorm.model import Heads
 from tests.commands import write
 from tests.tiny import TinyTemplate, tiny_tokenizer
@@ -248,3 +248,26 @@ def test_reward_trainer_reads_our_pairs(reward_folder, policy, tmp_path):
     trainer = example.train(arguments, **QUIET, logging_steps=1)
     assert trainer.state.global_step == 2
     assert "margin" in trainer.train_dataset.column_names
+
+
+def test_grpo_trains_on_advantages_per_token(reward_folder, policy, prompts, tmp_path):
+    model = RewardModel.from_pretrained(reward_folder)
+    example = load_example("trl_grpo")
+    seen: list[torch.Tensor] = []
+
+    class Recording(example.GRPOTrainer):
+        def _compute_loss(self, model, inputs):
+            seen.append(inputs["advantages"])
+            return super()._compute_loss(model, inputs)
+
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    credits = TokenCredits(model, tokenizer, start=False)
+    example.GRPOTrainer = trl_dense_trainer(Recording, credits)
+    words = ["--model", reward_folder, "--policy", policy, "--prompts", prompts, "-o", tmp_path]
+    arguments = example.parse([str(word) for word in [*words, "--steps", 2]])
+    history = example.train(arguments, **GRPO, reward_weights=[0.0]).state.log_history
+    assert len(course(history, "loss")) == 2
+    assert len(course(history, "rewards/armorm/mean")) == 2
+    assert seen[0].shape[0] == 32
+    assert seen[0].dim() == 2
+    assert all(row.unique().numel() > 1 for row in seen[0])

@@ -9,8 +9,11 @@ from armorm.integrations.components import ComponentKind, GroupComponents, group
 from armorm.integrations.nemo_rl import nemo_rl_rewards
 from armorm.integrations.openrlhf import openrlhf_answer, openrlhf_reward_func
 from armorm.integrations.pairs import PairChoice, choose_pair, write_pairs
+from armorm.integrations.token_credits import TokenCredits
 from armorm.integrations.trl import trl_reward_funcs
+from armorm.integrations.trl_dense import token_advantages, trl_dense_trainer
 from armorm.integrations.verl import verl_batch_compute_score, verl_compute_score, verl_row
+from armorm.integrations.verl_dense import verl_dense_manager, verl_token_level_scores
 
 __all__ = [
     "CompletionScorer",
@@ -18,6 +21,7 @@ __all__ = [
     "GroupComponents",
     "PairChoice",
     "ScoredCompletions",
+    "TokenCredits",
     "annotate_file",
     "best_of_file",
     "choose_pair",
@@ -25,9 +29,13 @@ __all__ = [
     "nemo_rl_rewards",
     "openrlhf_answer",
     "openrlhf_reward_func",
+    "token_advantages",
+    "trl_dense_trainer",
     "trl_reward_funcs",
     "verl_batch_compute_score",
     "verl_compute_score",
+    "verl_dense_manager",
     "verl_row",
+    "verl_token_level_scores",
     "write_pairs",
 ]

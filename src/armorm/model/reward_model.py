@@ -519,7 +519,7 @@ class RewardModel:
         prompt, response = located_in("messages", validate_conversation, conversation)
         traced = self.backbone.encoder.trace(prompt, response)
         sure = self.uncertainty is not None
-        return self._trajectories([traced], closed=closed, uncertainty=sure)[0]
+        return self.trajectories_traced([traced], closed=closed, uncertainty=sure)[0]
 
     def trajectories(
         self,
@@ -553,12 +553,19 @@ class RewardModel:
                 traced.append(self.backbone.encoder.trace(prompt, response))
             except InputError as error:
                 raise error.at(None, number) from None
-        return self._trajectories(traced, closed=closed, uncertainty=uncertainty)
+        return self.trajectories_traced(traced, closed=closed, uncertainty=uncertainty)
 
     @torch.inference_mode()
-    def _trajectories(
-        self, traced: Sequence[Traced], *, closed: bool, uncertainty: bool
+    def trajectories_traced(
+        self, traced: Sequence[Traced], *, closed: bool = False, uncertainty: bool = False
     ) -> list[Trajectory]:
+        """Return the trajectories of what ``backbone.encoder.trace`` traced.
+
+        Args:
+            traced: Responses, each with its prompt.
+            closed: See :meth:`trajectories`.
+            uncertainty: See :meth:`trajectories`.
+        """
         known = self._own_uncertainty() if uncertainty else None
         found = []
         for read in read_states(self.backbone, traced, closed=closed):

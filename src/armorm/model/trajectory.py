@@ -136,9 +136,9 @@ class Trajectory:
     def as_dict(self) -> dict[str, Any]:
         """Return a JSON-ready record.
 
-        It holds ``text``, ``score``, ``start``, ``closing``, ``closed``, ``coefficients`` and, for each token,
-        ``id``, ``text``, ``score``, ``credit``, ``rewards`` and ``credits`` by objective; with
-        uncertainty also ``novelty``, ``novel`` and ``score_epistemic``.
+        It holds ``text``, ``score``, ``start``, ``closing``, ``closed``, ``coefficients`` and, for
+        each token, ``id``, ``text``, ``score``, ``credit``, ``rewards`` and ``credits`` by
+        objective; with uncertainty also ``novelty``, ``novel`` and ``score_epistemic``.
         """
         names = self.objectives
         scores, changes = self.scores.tolist(), self.credits.tolist()
