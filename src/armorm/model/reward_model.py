@@ -567,7 +567,7 @@ class RewardModel:
             uncertainty: See :meth:`trajectories`.
         """
         known = self._own_uncertainty() if uncertainty else None
-        found = []
+        found: list[Trajectory] = []
         for read in read_states(self.backbone, traced, closed=closed):
             coefficients = coefficients_of(self._compiled, self.gate(read.prompt[None]))[0]
             trajectory = Trajectory(
