@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from armorm import RewardModel
+from armorm import RewardModel, SteeringProfile
 from armorm.errors import InputError, RecipeError
 from armorm.workbench.answers import Answers, Candidates
 from armorm.workbench.pages import ASSETS, render_page
@@ -214,7 +214,8 @@ def test_answers_hold_what_the_model_said(model_folder):
         total = numbers(along["changes"], 3).sum(axis=0) @ scored.coefficients[scored.owners[i]]
         start = answers.trajectories[i].start
         assert start + total == pytest.approx(scored.scores[i], abs=1e-5)
-    steered = answers.scored(model.steer({"tone": 0.0}).steering, {"tone": 0.5})
+    profile = SteeringProfile(name="p", steering={"factors": {"tone": 0}}, floors={"tone": 0.5})
+    steered = answers.scored(profile)
     assert steered.steering == {"factors": {"tone": 0.0}}
     assert steered.floors == {"tone": 0.5}
     expected = model.steer({"tone": 0.0}).score_responses("hello", ["ok"]).score

@@ -11,6 +11,7 @@ from armorm.cli.flags import add_command
 from armorm.cli.options import (
     TEXT_HELP,
     FileLoading,
+    Html,
     Json,
     ModelArgument,
     Profile,
@@ -27,6 +28,7 @@ from armorm.cli.options import (
     text_or_file,
 )
 from armorm.cli.terminal import print_json
+from armorm.cli.viewing import write_html
 from armorm.conversations.messages import Conversation, with_response
 
 
@@ -114,15 +116,18 @@ def explain(
     tokens: Annotated[
         bool, typer.Option("--tokens", help="Show the credit of each token of the response.")
     ] = False,
+    html: Html = None,
     as_json: Json = False,
 ) -> None:
     """Explain the score of one response, objective by objective.
 
-    Nothing is written; the table shows each objective's rating, reward, coefficient and share.
+    The table shows each objective's rating, reward, coefficient and share.
     """
     loaded = loading.load(model, steer, profile)
     asked: Conversation = [{"role": "user", "content": text_or_file(prompt)}]
     conversation = with_response(asked, text_or_file(response))
+    if html is not None:
+        write_html(html, loaded, asked, [text_or_file(response)])
     if tokens:
         from armorm.cli.trajectory_printing import show_trajectory
 
@@ -146,14 +151,19 @@ def compare(
     profile: Profile = None,
     *,
     loading: TextLoading,
+    html: Html = None,
     as_json: Json = False,
 ) -> None:
     """Compare two responses: the preferred one, and the objectives that decided.
 
-    Nothing is written; the table shows each objective's share of the margin.
+    The table shows each objective's share of the margin.
     """
     loaded = loading.load(model, steer, profile)
-    comparison = loaded.compare(text_or_file(prompt), text_or_file(a), text_or_file(b))
+    texts = [text_or_file(a), text_or_file(b)]
+    comparison = loaded.compare(text_or_file(prompt), *texts)
+    if html is not None:
+        asked: Conversation = [{"role": "user", "content": text_or_file(prompt)}]
+        write_html(html, loaded, asked, texts)
     if as_json:
         print_json(comparison.as_dict())
     else:

@@ -38,6 +38,15 @@ ModelArgument = Annotated[
     str, typer.Argument(help="Model folder or hub id.", metavar="MODEL", show_default=False)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+Html = Annotated[
+    Path | None,
+    typer.Option(
+        help="Also write a page to this file: the same in pictures, with sliders. It loads "
+        "nothing from outside.",
+        metavar="FILE",
+        show_default=False,
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 SkipInvalid = Annotated[
     bool, typer.Option("--skip-invalid", help="Count and list bad rows instead of stopping.")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from armorm.cli.flags import add_command
-from armorm.cli.options import ModelArgument, Steer, TextLoading
+from armorm.cli.options import ModelArgument, Profile, Steer, TextLoading
 from armorm.cli.terminal import print_line
+from armorm.conversations.messages import Conversation
+
+if TYPE_CHECKING:
+    from armorm.model import RewardModel
 
 
 def register(app: typer.Typer) -> None:
@@ -69,18 +74,40 @@ def workbench(
         typer.Option(help="Default: the first free one from 7860.", min=1, max=65535),
     ] = None,
     steer: Steer = None,
+    profile: Profile = None,
     *,
     loading: TextLoading,
 ) -> None:
     """Open a page on which scores are explained, compared and steered.
 
-    It runs on this machine, loads nothing from outside and sends nothing to anybody.
+    It runs on this machine, loads nothing from outside and sends nothing to anybody. Profiles are
+    saved in the model's folder, or offered as files where others can reach the page.
     """
+    from armorm.model.profiles import FOLDER
     from armorm.workbench.app import Workbench, launch
 
-    app = launch(Workbench(loading.load(model, steer), Path(model).name), host, port)
+    local = Path(model).is_dir() and host in LOOPBACK
+    profiles = Path(model) / FOLDER if local else None
+    name = Path(model).resolve().name
+    app = launch(Workbench(loading.load(model, steer, profile), name, profiles), host, port)
     print_line(f"The workbench is at {app.local_url} (Ctrl+C stops it)")
     try:
         app.block_thread()
     finally:
         app.close()
+
+
+def write_html(
+    file: Path, model: RewardModel, prompt: Conversation, responses: Sequence[str]
+) -> None:
+    """Write the page of responses to one prompt, with the credit of each token."""
+    from armorm.workbench.answers import Answers, Candidates
+    from armorm.workbench.pages import write_page
+
+    candidates = Candidates(tuple(prompt), tuple(responses))
+    scored = Answers.of(model, [candidates], tokens=True).scored()
+    write_page(file, scored, "Why it scores as it does" if len(responses) == 1 else "A comparison")
+
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+"""Addresses that only this machine reaches."""

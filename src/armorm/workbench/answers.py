@@ -13,7 +13,7 @@ from armorm.workbench.model_facts import facts_of
 from armorm.workbench.scored import ReferenceSample, ScoredResponses, as_base64
 
 if TYPE_CHECKING:
-    from armorm.model import Predictions, RewardModel, Rewards, Steering, Trajectory
+    from armorm.model import Predictions, RewardModel, Rewards, SteeringProfile, Trajectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,22 +76,39 @@ class Answers:
         along = model.trajectories(conversations) if tokens else []
         return cls(model, candidates, model.predict(encoded), tuple(along))
 
-    def weigh(self, steering: Steering | None = None) -> Rewards:
-        """Return the scores under a steering; default the model's own."""
-        model = self.model if steering is None else self.model.steer(steering)
+    def weigh(self, judging: SteeringProfile | None = None) -> Rewards:
+        """Return the scores under a profile; default as the model itself judges."""
+        model = self._judging(judging)
         known = self.model.uncertainty is not None
         return model.weigh(self.predictions, uncertainty=known, neighbours=True, compared=False)
 
-    def scored(
-        self, steering: Steering | None = None, floors: dict[str, float] | None = None
-    ) -> ScoredResponses:
-        """Return what the pages draw.
+    def _judging(self, judging: SteeringProfile | None) -> RewardModel:
+        return self.model if judging is None else self.model.steer(profile=judging)
 
-        Args:
-            steering: See :meth:`weigh`.
-            floors: Least unit rewards, which rank the responses.
-        """
-        rewards, model = self.weigh(steering), self.model
+    def rows(self, judging: SteeringProfile | None = None) -> Iterator[dict[str, Any]]:
+        """Yield a scored row for each response, as ``armorm score`` writes it."""
+        texts = ((one, text) for one in self.candidates for text in one.responses)
+        for (one, text), scores in zip(texts, self.weigh(judging).as_dicts(), strict=True):
+            prompt = [dict(message) for message in one.prompt]
+            yield {"prompt": prompt, "response": text, **scores}
+
+    def explained(self, judging: SteeringProfile | None = None) -> dict[str, Any]:
+        """Return the explanations of the responses to one prompt, and their ranking, JSON-ready."""
+        (one,) = self.candidates
+        model, rewards = self._judging(judging), self.weigh(judging)
+        each = [model.explanation(part) for part in rewards.split([1] * len(rewards))]
+        return {
+            "prompt": [dict(message) for message in one.prompt],
+            "responses": [
+                {"response": text, **explanation.as_dict()}
+                for text, explanation in zip(one.responses, each, strict=True)
+            ],
+            "ranking": model.ranking(rewards).as_dict(),
+        }
+
+    def scored(self, judging: SteeringProfile | None = None) -> ScoredResponses:
+        """Return what the pages draw; see :meth:`weigh`."""
+        rewards, model = self.weigh(judging), self.model
         owners = tuple(place for place, one in enumerate(self.candidates) for _ in one.responses)
         firsts = [owners.index(place) for place in range(len(self.candidates))]
         of_all = [self.candidates[owner] for owner in owners]
@@ -114,7 +131,7 @@ class Answers:
             neighbours=None if rewards.neighbours is None else rewards.neighbours[firsts].numpy(),
             details=tuple(self._details(rewards)),
             steering={} if rewards.steering is None else rewards.steering.as_dict(),
-            floors=floors or {},
+            floors={} if rewards.profile is None else dict(rewards.profile.floors),
             facts=facts_of(
                 metadata, heads.transform.numpy(), tuple(model.objectives), _sample(model)
             ),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +14,13 @@ from armorm.conversations import (
     validate_response,
 )
 from armorm.data.sources import file_rows
-from armorm.errors import ArmormError, InputError, MissingExtraError
+from armorm.errors import ArmormError, InputError, MissingExtraError, RecipeError
+from armorm.model.profiles import SteeringProfile, named_profile
 from armorm.workbench.answers import Answers, Candidates
 from armorm.workbench.pages import SCRIPTS, Asset, render_page
 
 if TYPE_CHECKING:
-    from armorm.model import RewardModel, Steering
+    from armorm.model import RewardModel
 
 MOST_RESPONSES = 8
 """Boxes for responses."""
@@ -29,33 +29,19 @@ MOST_ROWS = 2000
 """Rows of a file that are scored while somebody waits; `armorm score` has no such limit."""
 
 
-@dataclass(frozen=True, slots=True)
-class Weighing:
-    """Steering and floors as the page holds them."""
-
-    steering: Steering
-    floors: dict[str, float]
-
-    @classmethod
-    def parse(cls, state: str) -> Weighing:
-        """Return what the page sent."""
-        from armorm.model import Steering
-
-        values = json.loads(state or "null") or {"steering": {}, "floors": {}}
-        return cls(Steering.from_dict(values["steering"]), values["floors"])
-
-
 class Workbench:
     """Actions of the page on one model.
 
     Args:
         model: The model.
         name: Its name, for people.
+        profiles: Folder that profiles are saved in; ``None`` hands them out as downloads.
     """
 
-    def __init__(self, model: RewardModel, name: str) -> None:
+    def __init__(self, model: RewardModel, name: str, profiles: Path | None = None) -> None:
         self.model = model
         self.name = name
+        self.profiles = profiles
 
     def compare(self, prompt: str, *responses: str) -> tuple[Answers, dict[str, Any]]:
         """Score typed responses; boxes that are empty are left out."""
@@ -72,30 +58,54 @@ class Workbench:
     def _show(self, answers: Answers) -> tuple[Answers, dict[str, Any]]:
         return answers, answers.scored().payload(self.name)
 
+    def profile_names(self) -> list[str]:
+        """Return the names of the model's profiles."""
+        return list(self.model.profiles)
+
+    def open_profile(self, answers: Answers | None, name: str) -> dict[str, Any]:
+        """Return the present answers under a profile of the model."""
+        profile = named_profile(self.model.profiles, name)
+        return _given(answers).scored(profile).payload(self.name)
+
+    def save_profile(self, name: str, state: str) -> tuple[dict[str, str] | None, str]:
+        """Save the knobs as a profile; return the file to download, if any, and what was done."""
+        profile = self._judging(state, name.strip())
+        profile.check(self.model.objectives)
+        if self.profiles is None:
+            file = {"name": f"{profile.name}.yaml", "type": "text/yaml", "text": profile.to_yaml()}
+            return file, f"Use it with --profile {profile.name}.yaml."
+        target = self.profiles / f"{profile.name}.yaml"
+        if profile.name in self.model.profiles:
+            raise RecipeError(f"There is a profile {profile.name!r} already. Give another name.")
+        profile.write(target)
+        self.model = self.model.with_profiles(profile)
+        return None, f"Saved with the model: --profile {profile.name} judges by it."
+
     def export_page(self, answers: Answers | None, state: str) -> dict[str, str]:
-        """Return the page of the present explanation, as a file."""
-        weighing = Weighing.parse(state)
-        scored = self._given(answers).scored(weighing.steering, weighing.floors)
+        """Return the page of the present answers, as a file."""
+        scored = _given(answers).scored(self._judging(state))
         page = render_page(scored, f"Scores by {self.name}")
         return {"name": "explanation.html", "type": "text/html", "text": page}
 
     def export_json(self, answers: Answers | None, state: str) -> dict[str, str]:
-        """Return the present explanation of every response, as a file."""
-        weighing = Weighing.parse(state)
-        answers = self._given(answers)
-        rewards = answers.weigh(weighing.steering)
-        rows = []
-        texts = [(one, text) for one in answers.candidates for text in one.responses]
-        for (one, text), scores in zip(texts, rewards.as_dicts(), strict=True):
-            prompt = [dict(message) for message in one.prompt]
-            rows.append({"prompt": prompt, "response": text, **scores})
-        lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-        return {"name": "explanation.jsonl", "type": "application/jsonl", "text": lines}
+        """Return the explanation of each response to one prompt, or the scored rows of a file."""
+        answers, judging = _given(answers), self._judging(state)
+        if len(answers.candidates) == 1:
+            text = json.dumps(answers.explained(judging), indent=2, allow_nan=False)
+            return {"name": "explanation.json", "type": "application/json", "text": text}
+        rows = "".join(json.dumps(row, allow_nan=False) + "\n" for row in answers.rows(judging))
+        return {"name": "scored.jsonl", "type": "application/jsonl", "text": rows}
 
-    def _given(self, answers: Answers | None) -> Answers:
-        if answers is None:
-            raise ArmormError("Nothing is scored yet: write a prompt and a response.")
-        return answers
+    def _judging(self, state: str, name: str = "workbench") -> SteeringProfile:
+        """Return the knobs of the page as a profile."""
+        knobs = json.loads(state or "null") or {"steering": {}, "floors": {}}
+        return SteeringProfile(name=name, steering=knobs["steering"], floors=knobs["floors"])
+
+
+def _given(answers: Answers | None) -> Answers:
+    if answers is None:
+        raise ArmormError("Nothing is scored yet: write a prompt and a response.")
+    return answers
 
 
 def validate_typed(prompt: str) -> Any:
@@ -169,38 +179,33 @@ def build_app(workbench: Workbench) -> Any:
 
         return safe
 
-    with gr.Blocks(title=f"armorm · {workbench.name}", analytics_enabled=False) as app:
-        gr.Markdown("# Workbench")
-        answers = gr.State(None)
+    with gr.Blocks(title=f"{workbench.name} · armorm", analytics_enabled=False) as app:
+        gr.Markdown("# Workbench\nWrite a prompt and responses; see why each scores as it does.")
+        answers, shown = gr.State(None), gr.State(2)
         state = gr.Textbox(visible="hidden", label="state")
-        file_out = gr.JSON(visible="hidden", label="file")
+        file = gr.JSON(visible="hidden", label="download")
         with gr.Tab("Write"):
-            prompt = gr.Textbox(label="Prompt", lines=2, max_lines=12, elem_id="prompt")
-            boxes = []
+            prompt = gr.Textbox(label="Prompt", lines=2, max_lines=12)
             with gr.Row():
-                for number in range(1, MOST_RESPONSES + 1):
-                    boxes.append(
-                        gr.Textbox(
-                            label=f"Response {number}",
-                            lines=3,
-                            max_lines=16,
-                            min_width=280,
-                            visible=number <= 2,
-                            elem_id=f"response-{number}",
-                        )
+                boxes = [
+                    gr.Textbox(
+                        label=f"Response {number}",
+                        lines=3,
+                        max_lines=16,
+                        min_width=280,
+                        visible=number <= 2,
                     )
-            shown = gr.State(2)
-            with gr.Row():
-                score = gr.Button("Score and explain", variant="primary", elem_id="score")
-                more = gr.Button("Add a response", elem_id="add-response")
+                    for number in range(1, MOST_RESPONSES + 1)
+                ]
+            with gr.Row(elem_classes="actions"):
+                score = gr.Button("Score and explain", variant="primary")
+                more = gr.Button("Add a response")
         with gr.Tab("Open a file"):
             upload = gr.File(
-                label="Rows with prompt and responses, or messages (.jsonl, .parquet)",
+                label="Rows with prompt and responses, or messages: JSON lines or Parquet",
                 type="filepath",
-                elem_id="file",
             )
         view = gr.HTML(
-            value=None,
             html_template='<div class="armorm"></div>',
             js_on_load=(
                 "const show = () => window.armorm.show("
@@ -208,25 +213,45 @@ def build_app(workbench: Workbench) -> Any:
                 "show(); watch('value', show);"
             ),
             apply_default_css=False,
-            elem_id="view",
         )
-        with gr.Row():
-            page = gr.Button("Export as a page (HTML)", elem_id="export-page")
-            as_json = gr.Button("Export as JSON", elem_id="export-json")
+        with gr.Column(visible=False) as keep:
+            gr.Markdown("## Keep")
+            with gr.Row(elem_classes="actions"):
+                page = gr.Button("Export as a page")
+                as_json = gr.Button("Export as JSON")
+            with gr.Row(elem_classes="actions", equal_height=False):
+                chosen = gr.Dropdown(workbench.profile_names(), label="Open a profile", value=None)
+                name = gr.Textbox(label="Name of a new profile", max_lines=1)
+                save = gr.Button("Save the knobs as a profile")
+            done = gr.Textbox(label="Profile", interactive=False, visible=False)
 
-        score.click(reporting(workbench.compare), [prompt, *boxes], [answers, view])
-        upload.upload(reporting(workbench.open_file), [upload], [answers, view])
+        for event, scoring, inputs in (
+            (score.click, workbench.compare, [prompt, *boxes]),
+            (prompt.submit, workbench.compare, [prompt, *boxes]),
+            (upload.upload, workbench.open_file, [upload]),
+        ):
+            event(reporting(scoring), inputs, [answers, view]).success(
+                lambda: gr.update(visible=True), None, keep
+            )
 
         def one_more(count: int) -> list[Any]:
             count = min(count + 1, MOST_RESPONSES)
             return [count, *(gr.update(visible=i < count) for i in range(MOST_RESPONSES))]
 
+        def saved(name: str, state: str) -> tuple[Any, Any, Any]:
+            download, said = reporting(workbench.save_profile)(name, state)
+            names = gr.update(choices=workbench.profile_names())
+            return download, gr.update(value=said, visible=True), names
+
         more.click(one_more, [shown], [shown, *boxes])
-        with_state = "(answers, state) => [answers, window.armorm.state()]"
-        for button, action in ((page, workbench.export_page), (as_json, workbench.export_json)):
-            button.click(reporting(action), [answers, state], [file_out], js=with_state).success(
-                None, [file_out], None, js="(file) => window.armorm.save(file)"
+        chosen.input(reporting(workbench.open_profile), [answers, chosen], [view])
+        with_state = "(given, state) => [given, window.armorm.state()]"
+        offer = {"fn": None, "inputs": [file], "js": "(file) => window.armorm.save(file)"}
+        for button, export in ((page, workbench.export_page), (as_json, workbench.export_json)):
+            button.click(reporting(export), [answers, state], [file], js=with_state).success(
+                **offer
             )
+        save.click(saved, [name, state], [file, done, chosen], js=with_state).success(**offer)
     return app
 
 

@@ -131,20 +131,24 @@ def _annotated(number: int, row: Mapping[str, Any]) -> Iterator[_Response]:
 
 
 def _answers_of(file: Path) -> Iterator[_Response]:
-    """Yield the responses of an explanation, or of a comparison."""
+    """Yield the responses of an explanation, of a comparison, or of the workbench's export."""
     answer = read_json(file)
+    several = answer.get("responses")
     try:
-        objectives = answer.get("objectives")
-        if not isinstance(objectives, list) or not objectives:
-            raise InputError("objectives", objectives, "no list of objectives", REMEDY)
-        sides = ("_a", "_b") if "margin" in answer else ("",)
-        for side in sides:
-            yield _answered(answer, objectives, side)
+        if isinstance(several, list) and all(isinstance(one, Mapping) for one in several):
+            for one in several:
+                yield _answered({"prompt": answer.get("prompt"), **one}, "")
+        else:
+            for side in ("_a", "_b") if "margin" in answer else ("",):
+                yield _answered(answer, side)
     except InputError as error:
         raise error.at(str(file), None) from None
 
 
-def _answered(answer: Mapping[str, Any], objectives: list[Any], side: str) -> _Response:
+def _answered(answer: Mapping[str, Any], side: str) -> _Response:
+    objectives = answer.get("objectives")
+    if not isinstance(objectives, list) or not objectives:
+        raise InputError("objectives", objectives, "no list of objectives", REMEDY)
     by_name: dict[str, Mapping[str, Any]] = {}
     for place, one in enumerate(objectives):
         name = one.get("objective") if isinstance(one, Mapping) else None
