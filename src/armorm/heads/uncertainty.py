@@ -54,6 +54,9 @@ from armorm.heads.regression import RewardHead, cholesky_of_ridge
 from armorm.heads.statistics import RidgeStatistics
 from armorm.heads.triangles import pack_triangle, unpack_triangle
 
+FORMAT_VERSION = 2
+"""Version of the file; another one is refused."""
+
 USUAL_SHARE = 0.99
 """Share of the held-out rated rows whose novelty is called usual."""
 
@@ -247,6 +250,7 @@ class HeadUncertainty:
                 "typical_leverage": np.array([self.typical_leverage]),
                 "usual_novelty": np.array([usual]),
                 "features": np.array([self.novelty_factor.shape[0]]),
+                "format_version": np.array([FORMAT_VERSION]),
                 "weight_sha256": np.frombuffer(bytes.fromhex(self.weight_sha256), np.uint8),
             }
         )
@@ -261,6 +265,11 @@ class HeadUncertainty:
         """
         try:
             tensors = load_safetensors(content)
+            if (version := format_of(tensors)) != FORMAT_VERSION:
+                raise StoreError(
+                    f"It has format {version}, and this version of armorm reads {FORMAT_VERSION}. "
+                    "Run `armorm migrate` on its folder."
+                )
             features, usual = int(tensors["features"][0]), float(tensors["usual_novelty"][0])
             return cls(
                 factors=np.stack([unpack_triangle(f, features) for f in tensors["factors"]]),
@@ -275,7 +284,16 @@ class HeadUncertainty:
                 conformal=tensors["conformal"] if len(tensors["conformal"]) else None,
             )
         except (SafetensorError, KeyError, ValueError) as error:
-            raise StoreError(f"The uncertainty of a head cannot be read: {error}") from error
+            raise StoreError(
+                f"The uncertainty of a head cannot be read: {error}. Export the model again."
+            ) from error
+
+
+def format_of(tensors: Mapping[str, npt.NDArray[np.generic]]) -> int:
+    """Return the version of a file from its tensors; the first two versions do not say theirs."""
+    if "format_version" in tensors:
+        return int(tensors["format_version"][0])
+    return 1 if "noise" in tensors and "overlap" not in tensors else 2
 
 
 def fit_uncertainty(

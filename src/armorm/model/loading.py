@@ -214,8 +214,8 @@ def _read_metadata(folder: Path, config: Mapping[str, Any], objectives: int) -> 
     if version != FORMAT_VERSION:
         raise CheckpointError(
             f"{file} has format {version!r} (written by {content.get('written_by', 'unknown')}); "
-            f"this version reads format {FORMAT_VERSION}. Export the model again, or use the "
-            "version that wrote it."
+            f"this version reads format {FORMAT_VERSION}. Run `armorm migrate {folder}`: it "
+            "writes the folder in that format, or says why it cannot."
         )
     try:
         metadata = Metadata.model_validate(content)

@@ -49,7 +49,7 @@ class ModelUncertainty:
         try:
             return HeadUncertainty.from_bytes(self._source.read_bytes())
         except StoreError as error:
-            raise StoreError(f"{self._source}: {error} Export the model again.") from error
+            raise StoreError(f"{self._source}: {error}") from error
 
     def mirrored(self, column: int, weight: Float[np.ndarray, "k hidden"]) -> ModelUncertainty:
         """Return the uncertainty of a head with the reverse of an objective at its end."""
