@@ -51,7 +51,7 @@ def main(seeds: int = 24, prompts: int = 30, rows: int = 600) -> None:
         ("narrow gap, usual true weights", 0.02, 1.0),
         ("wide gap, usual true weights", 0.05, 1.0),
     ):
-        worlds = [_planted(seed, rows, width, weight) for seed in range(seeds)]
+        worlds = [planted(seed, rows, width, weight) for seed in range(seeds)]
         result[name] = {
             kind: _compare(worlds, prompts, in_distribution)
             for kind, in_distribution in (("gap", False), ("in distribution", True))
@@ -59,7 +59,7 @@ def main(seeds: int = 24, prompts: int = 30, rows: int = 600) -> None:
     print(json.dumps(result, indent=2))
 
 
-def _planted(seed: int, rows: int, width: float, weight: float) -> World:
+def planted(seed: int, rows: int, width: float, weight: float) -> World:
     generator = np.random.default_rng(seed)
     truth = generator.normal(size=(FEATURES, OBJECTIVES)) / np.sqrt(FEATURES)
     truth[-GAP:] *= weight
@@ -81,10 +81,10 @@ def _compare(worlds: list[World], prompts: int, in_distribution: bool) -> dict[s
     plain = found[:, 0, -1, 2]
     return {
         name: {
-            "gold by n": _rounded(found[:, i, :, 0].mean(axis=0)),
-            "score by n": _rounded(found[:, i, :, 1].mean(axis=0)),
-            f"loss at {SIZES[-1]}": _interval(found[:, i, -1, 2]),
-            "share of the loss saved": _interval(found[:, i, -1, 2], plain),
+            "gold by n": rounded(found[:, i, :, 0].mean(axis=0)),
+            "score by n": rounded(found[:, i, :, 1].mean(axis=0)),
+            f"loss at {SIZES[-1]}": interval(found[:, i, -1, 2]),
+            "share of the loss saved": interval(found[:, i, -1, 2], plain),
         }
         for i, name in enumerate(WAYS)
     }
@@ -102,14 +102,14 @@ def _best_of(world: World, seed: int, prompts: int, in_distribution: bool) -> Ar
         gold, score = x @ world.truth @ coefficients, world.head.rewards(x) @ coefficients
         for j, n in enumerate(SIZES):
             for i, risk in enumerate(WAYS.values()):
-                cautious = score[:n] - _price(world, risk, x[:n], coefficients)
+                cautious = score[:n] - price(world, risk, x[:n], coefficients)
                 chosen = int(np.argmax(cautious))
                 found[prompt, i, j] = gold[chosen], score[chosen], gold[:n].max() - gold[chosen]
     means: Array = found.mean(axis=0)
     return means
 
 
-def _price(world: World, risk: Risk | None, x: Array, coefficients: Array) -> Array:
+def price(world: World, risk: Risk | None, x: Array, coefficients: Array) -> Array:
     if risk is None or len(x) == 1:
         return np.zeros(len(x))
     leverages = world.uncertainty.leverages(x - x.mean(axis=0))
@@ -118,7 +118,7 @@ def _price(world: World, risk: Risk | None, x: Array, coefficients: Array) -> Ar
     return risk.price(deviations)
 
 
-def _interval(values: Array, plain: Array | None = None) -> str:
+def interval(values: Array, plain: Array | None = None) -> str:
     """Return a mean, or the share of the plain mean that it saves, and its 95 % interval."""
     draws = np.random.default_rng(0).integers(len(values), size=(2000, len(values)))
     draws = np.vstack([np.arange(len(values)), draws])
@@ -129,7 +129,7 @@ def _interval(values: Array, plain: Array | None = None) -> str:
     return f"{means[0]:.3f} ({low:.3f} to {high:.3f})"
 
 
-def _rounded(values: Array) -> list[float]:
+def rounded(values: Array) -> list[float]:
     rounded: list[float] = values.round(3).tolist()
     return rounded
 

@@ -10,7 +10,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from armorm.cli.flags import add_command
-from armorm.cli.options import FileLoading, Json, ModelArgument
+from armorm.cli.options import (
+    FileLoading,
+    Json,
+    ModelArgument,
+    Profile,
+    Steer,
+    parse_steering,
+)
 from armorm.cli.terminal import make_console, print_json, print_line
 from armorm.files import check_output_file
 
@@ -37,6 +44,11 @@ def register(app: typer.Typer) -> None:
     add_command(group, save, example="armorm steer save runs/quickstart/model cautious.yaml")
     add_command(
         group, list_profiles, name="list", example="armorm steer list runs/quickstart/model"
+    )
+    add_command(
+        group,
+        rescore,
+        example="armorm steer rescore scored.jsonl -o steered.jsonl --profile cautious.yaml",
     )
     app.add_typer(group, rich_help_panel="Judge")
 
@@ -128,6 +140,52 @@ def list_profiles(model: ModelFolder, as_json: Json = False) -> None:
         print_line(f"{profile.name} ({profile.hash})  {profile.description}".rstrip())
     if not profiles:
         print_line("The model has no profiles. Save one: armorm steer save DIR PROFILE.yaml")
+
+
+def rescore(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="What `armorm score` or `armorm annotate` wrote.",
+            metavar="SCORED",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="JSON lines.", metavar="OUT", show_default=False)
+    ],
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the model that scored the rows. Default: its debiasing is recovered "
+            "from the rows, where they determine it.",
+            metavar="DIR",
+            show_default=False,
+        ),
+    ] = None,
+    steer: Steer = None,
+    profile: Profile = None,
+    as_json: Json = False,
+) -> None:
+    """Steer scored rows again, without the model's weights and without torch.
+
+    Each row is written with its scores and coefficients under the steering, in place of those it
+    was scored with; without --steer and --profile, without any.
+    """
+    from armorm.model import Steering
+    from armorm.model.profiles import named_profile
+    from armorm.model.resteering import resteer_file
+    from armorm.model.saved_heads import SavedHeads
+
+    saved = None if model is None else SavedHeads.in_folder(model)
+    judging = parse_steering(steer, profile)
+    if isinstance(judging, str):
+        judging = named_profile({} if saved is None else saved.profiles, judging)
+    rows = resteer_file(source, output, judging or Steering(), saved)
+    if as_json:
+        print_json({"rows": rows, "output": str(output)})
+    else:
+        print_line(f"{output}: {rows:,} rows")
 
 
 def print_fit(found: SteeringFit) -> None:

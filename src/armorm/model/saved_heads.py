@@ -26,6 +26,7 @@ class SavedHeads:
         folder: The folder.
         objectives: Names and scales.
         transform: T of the debiasing. Shape (k, k).
+        total: Sum of the gate's coefficients.
         saved_under: Name and hash of the profile that the folder was saved under, if any.
 
     Example:
@@ -39,6 +40,7 @@ class SavedHeads:
     folder: Path
     objectives: ObjectiveSet
     transform: Float[np.ndarray, "k k"]
+    total: float
     saved_under: Mapping[str, str] | None = None
 
     @classmethod
@@ -49,7 +51,7 @@ class SavedHeads:
             CheckpointError: It is not a complete gated reward model.
         """
         tensors = stored_tensors(folder) if folder.is_dir() else {}
-        if "reward_transform_matrix" not in tensors:
+        if not {"reward_transform_matrix", "gating.logit_scale"} <= tensors.keys():
             raise CheckpointError(f"{folder} is not the folder of a gated reward model.")
         transform = _numbers(tensors["reward_transform_matrix"])
         file = folder / METADATA_FILE
@@ -70,7 +72,8 @@ class SavedHeads:
                 f"{folder}: reward_transform_matrix has the shape {transform.shape}, which does "
                 f"not fit {len(objectives)} objectives."
             )
-        return cls(folder, objectives, transform, metadata.get("profile"))
+        total = float(_numbers(tensors["gating.logit_scale"]).sum())
+        return cls(folder, objectives, transform, total, metadata.get("profile"))
 
     @property
     def profiles(self) -> dict[str, SteeringProfile]:
