@@ -169,7 +169,8 @@ class Resteering:
         values: list[float] = scores.astype(np.float32).tolist()
         floors = {} if self.profile is None else self.profile.floors
         columns = [self.objectives.column(name) for name in floors]
-        meets = (scored.rewards[:, columns] >= list(floors.values())).all(axis=1).tolist()
+        least = np.array(list(floors.values()), np.float64)
+        meets: list[bool] = (scored.rewards[:, columns] >= least).all(axis=1).tolist()
         dropped = ("steering", "profile", *_OF_OTHER_COEFFICIENTS)
         steered = {name: value for name, value in row.items() if name not in dropped}
         names = self.objectives.names
@@ -186,7 +187,7 @@ class Resteering:
         return steered
 
     def _coefficients(self, gating: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
-        found = self.compiled.coefficients(gating[None])[0]
+        found: Float[np.ndarray, " k"] = self.compiled.coefficients(gating[None])[0]
         for other in self.alternatives:
             if np.abs(other.coefficients(gating[None])[0] - found).max() > SAME * _size(found):
                 raise InputError(
