@@ -170,7 +170,7 @@ class Resteering:
         floors = {} if self.profile is None else self.profile.floors
         columns = [self.objectives.column(name) for name in floors]
         least = np.array(list(floors.values()), np.float64)
-        meets: list[bool] = (scored.rewards[:, columns] >= least).all(axis=1).tolist()
+        meets = [bool((one >= least).all()) for one in scored.rewards[:, columns]]
         dropped = ("steering", "profile", *_OF_OTHER_COEFFICIENTS)
         steered = {name: value for name, value in row.items() if name not in dropped}
         names = self.objectives.names
