@@ -26,6 +26,7 @@ from armorm.integrations import (
     annotate_file,
     best_of_file,
     choose_pair,
+    drift_reporter,
     nemo_rl_rewards,
     openrlhf_answer,
     openrlhf_reward_func,
@@ -128,9 +129,9 @@ def test_trl_per_objective_functions_share_one_forward_pass(model, monkeypatch):
     assert [f.__name__ for f in functions] == list(model.objectives.names)
     expected = expected_scores(model)
     calls = []
-    run = RewardModel.score_encoded
+    run = RewardModel.predict
     monkeypatch.setattr(
-        RewardModel, "score_encoded", lambda self, *a, **o: calls.append(1) or run(self, *a, **o)
+        RewardModel, "predict", lambda self, *a, **o: calls.append(1) or run(self, *a, **o)
     )
     columns = [f(prompts=PROMPTS, completions=TEXTS) for f in functions]
     assert len(calls) == 1
@@ -295,6 +296,26 @@ def test_verl_says_where_the_prompt_should_be(model):
         verl_batch_compute_score(model)(
             solution_strs=["ok", "one " * 400], extra_infos=[{"prompt": PROMPT}] * 2
         )
+
+
+def test_trainers_give_their_batches_to_a_drift_monitor(model):
+    logged = {}
+    with drift_reporter(model) as reporter:
+        (reward,) = trl_reward_funcs(model, monitor=reporter)
+        for _ in range(2):  # the same batch is one step
+            reward(prompts=PROMPTS, completions=TEXTS, log_metric=logged.__setitem__)
+        assert (reporter.monitor.steps, reporter.counts.responses) == (1, 4)
+        assert logged["armorm/drift_alarms"] == 0
+        assert logged["armorm/drift/score"] == pytest.approx(0, abs=1e-9)
+        infos = [{"prompt": prompt} for prompt in PROMPTS]
+        scores = verl_batch_compute_score(model, monitor=reporter)(
+            solution_strs=TEXTS, extra_infos=infos
+        )
+        assert scores[0]["drift_alarms"] == 0
+        one = verl_compute_score(model, monitor=reporter)
+        one("x", "Paris", "", {"prompt": PROMPT})
+    assert reporter.monitor.steps == 3  # what was left of a step is taken at the end
+    assert reporter.counts.responses == 9
 
 
 def test_nemo_rl_components_sum_to_the_score(model_folder, model):

@@ -18,6 +18,7 @@ from armorm.cli.options import (
 )
 from armorm.cli.terminal import print_line
 from armorm.errors import MissingExtraError
+from armorm.evaluation.monitoring.options import MonitorOptions, ReportingOptions
 from armorm.serving.options import BatchingOptions, ServerOptions
 
 _LIMITS = (
@@ -60,6 +61,14 @@ def serve(
     limits: Annotated[ServerOptions, Flags(*_LIMITS, panel="Limits")],
     batching: Annotated[BatchingOptions, Flags(panel="Batching")],
     loading: Annotated[Loading, Flags(*_MODEL, panel="Model", overlong="error")],
+    monitor: Annotated[
+        bool,
+        typer.Option(
+            "--monitor", help="Watch what is scored for drift.", rich_help_panel="Drift monitor"
+        ),
+    ] = False,
+    monitoring: Annotated[MonitorOptions, Flags(panel="Drift monitor", prefix="monitor")],
+    reporting: Annotated[ReportingOptions, Flags(panel="Drift monitor", prefix="monitor")],
 ) -> None:
     """Serve a model over HTTP, to RL trainers and other programs.
 
@@ -85,6 +94,9 @@ def serve(
         profile=None if isinstance(judging, Steering) else judging,
         batching=batching,
         server=server.model_copy(update=limits.model_dump(exclude_unset=True)),
+        monitor=monitor,
+        monitoring=monitoring,
+        reporting=reporting,
     )
     run(settings, _announce)
 

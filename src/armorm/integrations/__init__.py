@@ -12,8 +12,10 @@ from armorm.integrations.pairs import PairChoice, choose_pair, write_pairs
 from armorm.integrations.token_credits import TokenCredits
 from armorm.integrations.trl import trl_reward_funcs
 from armorm.integrations.trl_dense import token_advantages, trl_dense_trainer
+from armorm.integrations.trl_drift import trl_drift_callback
 from armorm.integrations.verl import verl_batch_compute_score, verl_compute_score, verl_row
 from armorm.integrations.verl_dense import verl_dense_manager, verl_token_level_scores
+from armorm.training.nearest import drift_reporter
 
 __all__ = [
     "CompletionScorer",
@@ -25,12 +27,14 @@ __all__ = [
     "annotate_file",
     "best_of_file",
     "choose_pair",
+    "drift_reporter",
     "group_components",
     "nemo_rl_rewards",
     "openrlhf_answer",
     "openrlhf_reward_func",
     "token_advantages",
     "trl_dense_trainer",
+    "trl_drift_callback",
     "trl_reward_funcs",
     "verl_batch_compute_score",
     "verl_compute_score",

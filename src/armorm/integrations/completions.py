@@ -10,6 +10,7 @@ from typing import Any
 from armorm.conversations import EncodedPrompt, OverlongError, located_in, validate_prompt
 from armorm.conversations.messages import validate_text
 from armorm.errors import InputError
+from armorm.evaluation.monitoring import DriftReporter, Observation
 from armorm.integrations.components import ComponentKind, GroupComponents, group_components
 from armorm.model import RewardModel, Rewards, Risk
 
@@ -76,11 +77,22 @@ class CompletionScorer:
     Args:
         model: The reward model, with its steering.
         risk: See :meth:`armorm.RewardModel.score_responses`.
+        monitor: Reporter of drift, which is given each batch as a step.
+        in_batches: False if batches are single completions, which the reporter gathers into steps.
     """
 
-    def __init__(self, model: RewardModel, risk: Risk | float | None = None) -> None:
+    def __init__(
+        self,
+        model: RewardModel,
+        risk: Risk | float | None = None,
+        monitor: DriftReporter | None = None,
+        *,
+        in_batches: bool = True,
+    ) -> None:
         self.model = model
         self.risk = Risk.of(risk)
+        self.monitor = monitor
+        self._watch = None if monitor is None else monitor.observe if in_batches else monitor.offer
         self._last: tuple[list[Any], list[Any], ScoredCompletions] | None = None
 
     def __call__(self, prompts: Sequence[Any], completions: Sequence[Any]) -> ScoredCompletions:
@@ -128,7 +140,13 @@ class CompletionScorer:
                 raise error.at(None, position + 1) from None
         if not encoded:
             return ScoredCompletions(None, (), (), len(prompts), refused)
-        rewards = self.model.score_encoded(encoded, risk=self.risk, keep_nonfinite=True)
+        predictions = self.model.predict(encoded)
+        rewards = self.model.weigh(predictions, risk=self.risk, keep_nonfinite=True)
+        if self._watch is not None:
+            features = predictions.features[list(predictions.responses)].float().cpu().numpy()
+            asked = [prompts[position] for position in positions]
+            texts = [completion_text(completions[position]) for position in positions]
+            self._watch(Observation.of(rewards, asked, texts, features=features))
         finite = rewards.finite.tolist()
         for position, score, good in zip(positions, rewards.score.tolist(), finite, strict=True):
             if not good:

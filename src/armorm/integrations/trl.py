@@ -7,6 +7,7 @@ from typing import Any
 
 from armorm.conversations import OverlongError
 from armorm.errors import InputError
+from armorm.evaluation.monitoring import DriftReporter
 from armorm.integrations.completions import CompletionScorer, ScoredCompletions
 from armorm.integrations.components import GROUP_KINDS, ComponentKind, GroupComponents
 from armorm.model import RewardModel, Risk
@@ -19,6 +20,7 @@ def trl_reward_funcs(
     model: RewardModel,
     components: ComponentKind | None = None,
     risk: Risk | float | None = None,
+    monitor: DriftReporter | None = None,
 ) -> list[TrlRewardFunc]:
     """Return reward functions for ``GRPOTrainer(reward_funcs=...)`` and its relatives.
 
@@ -34,6 +36,10 @@ def trl_reward_funcs(
         risk: Reward scores less the price of their uncertainty (:class:`armorm.Risk`, or the number
             of deviations to take off); the deviations are those of differences within the group.
             The mean price is logged as ``armorm/risk``.
+        monitor: Reporter of drift (:func:`armorm.integrations.drift_reporter`), which is given each
+            batch as a step; it logs ``armorm/drift/<stream>``, the decimal logarithm of the
+            evidence, and ``armorm/drift_alarms``, the streams that rang.  Completions of an
+            evaluation are given to it too.
 
     Raises:
         InputError: A risk with components per objective.
@@ -57,7 +63,7 @@ def trl_reward_funcs(
             "a risk is of the score, not of an objective",
             "Take components='gate_weighted', or leave them out.",
         )
-    scorer = CompletionScorer(model, risk)
+    scorer = CompletionScorer(model, risk, monitor)
     if components is None:
         return [_score_func(scorer)]
     if components in GROUP_KINDS:
@@ -71,6 +77,7 @@ def _score_func(scorer: CompletionScorer) -> TrlRewardFunc:
     ) -> list[float | None]:
         scored = scorer(prompts, completions)
         _log(scored, columns.get("log_metric"))
+        _log_drift(scorer.monitor, columns.get("log_metric"))
         return scored.scores()
 
     return armorm
@@ -85,6 +92,7 @@ def _component_func(scorer: CompletionScorer, kind: ComponentKind, name: str) ->
         if kind in GROUP_KINDS:
             _log(scored, columns.get("log_metric"))
             _log_shares(found, columns.get("log_metric"))
+        _log_drift(scorer.monitor, columns.get("log_metric"))
         return scored.spread(found.optimised[name].tolist() if found.optimised else [])
 
     component.__name__ = component.__qualname__ = name
@@ -109,3 +117,11 @@ def _log_shares(components: GroupComponents, log_metric: LogMetric | None) -> No
         return
     for name, share in components.shares().items():
         log_metric(f"armorm/share/{name}", share)
+
+
+def _log_drift(reporter: DriftReporter | None, log_metric: LogMetric | None) -> None:
+    if reporter is None or log_metric is None:
+        return
+    log_metric("armorm/drift_alarms", float(len(reporter.monitor.alarms)))
+    for name, evidence in reporter.monitor.evidence().items():
+        log_metric(f"armorm/drift/{name}", evidence)

@@ -6,13 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from armorm.errors import InputError
+from armorm.evaluation.monitoring import DriftReporter
 from armorm.integrations.completions import CompletionScorer
 from armorm.integrations.components import GROUP_KINDS, ComponentKind
 from armorm.model import RewardModel
 
 
 def verl_compute_score(
-    model: RewardModel, components: ComponentKind | None = "contributions"
+    model: RewardModel,
+    components: ComponentKind | None = "contributions",
+    monitor: DriftReporter | None = None,
 ) -> Callable[..., dict[str, float]]:
     """Return a custom reward function (``reward.custom_reward_function.path``).
 
@@ -22,6 +25,9 @@ def verl_compute_score(
     Args:
         model: The reward model. A steered model rewards as it is steered.
         components: Kind of the values beside the score, or ``None`` for none.
+        monitor: Reporter of drift (:func:`armorm.integrations.drift_reporter`), which gathers the
+            responses into steps of ``ReportingOptions.step``: best the size of a training batch.
+            Each answer then has ``drift_alarms``, the number of streams that rang.
 
     Returns:
         ``compute_score(data_source, solution_str, ground_truth, extra_info)``, which answers
@@ -39,7 +45,7 @@ def verl_compute_score(
             "Name `score` in algorithm.gdpo_reward_keys, which holds the gate: verl normalises it "
             "within the group. Or use verl_batch_compute_score with verl's batch manager.",
         )
-    batch = verl_batch_compute_score(model, components)
+    batch = _compute_scores(CompletionScorer(model, None, monitor, in_batches=False), components)
 
     def compute_score(
         data_source: str | None = None,
@@ -54,15 +60,22 @@ def verl_compute_score(
 
 
 def verl_batch_compute_score(
-    model: RewardModel, components: ComponentKind | None = "contributions"
+    model: RewardModel,
+    components: ComponentKind | None = "contributions",
+    monitor: DriftReporter | None = None,
 ) -> Callable[..., list[dict[str, float]]]:
     """Return the same for verl's batch reward manager: plural names, one forward pass for all.
 
     With ``gate_weighted`` or ``whitened`` an answer is ``{"score": number, "gate_weighted": number,
     objective: its part, …}``, so that ``algorithm.gdpo_reward_keys: [gate_weighted]`` can name it.
-    The batch must hold whole groups.
+    The batch must hold whole groups.  A reporter of drift takes each batch as a step.
     """
-    scorer = CompletionScorer(model)
+    return _compute_scores(CompletionScorer(model, None, monitor), components)
+
+
+def _compute_scores(
+    scorer: CompletionScorer, components: ComponentKind | None
+) -> Callable[..., list[dict[str, float]]]:
 
     def compute_scores(
         data_sources: Sequence[str | None] | None = None,
@@ -80,6 +93,9 @@ def verl_batch_compute_score(
             columns |= {
                 n: values.tolist() for n, values in {**found.optimised, **found.parts}.items()
             }
+        if scorer.monitor is not None:
+            alarms = len(scorer.monitor.monitor.alarms)
+            columns["drift_alarms"] = [float(alarms)] * len(columns["score"])
         rows = zip(*columns.values(), strict=True)
         return [dict(zip(columns, row, strict=True)) for row in rows]
 

@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+import torch
+
 from armorm.conversations import EncodedPrompt
 from armorm.errors import ArmormError, InputError, NonFiniteError, RecipeError
 from armorm.model import Predictions, RewardModel, Rewards
@@ -136,6 +138,7 @@ class BatchRun:
             prepared.tokens,
             None if None in computed else sum(map(sum, computed)),  # type: ignore[arg-type]
             self.begun - waiting.arrived,
+            torch.cat([part.features[list(part.responses)] for part in parts]),
         )
 
     def _count(self, outcome: Outcome) -> None:

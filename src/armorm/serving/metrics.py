@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from fastapi import APIRouter, Response
 from prometheus_client import (
@@ -18,6 +18,8 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from armorm.errors import ArmormError
+from armorm.evaluation.monitoring import Alarm, DriftMonitor
+from armorm.evaluation.monitoring.reporting import ReporterCounts
 from armorm.model import Rewards
 from armorm.serving.failures import Failure
 from armorm.serving.observing import BatchEnd, BatchStart
@@ -175,6 +177,50 @@ class Metrics:
         self._reloads = Counter(
             "armorm_reloads", "Hot swaps of the model.", ("outcome",), registry=registry
         )
+
+        self._drift_evidence = Gauge(
+            "armorm_drift_evidence",
+            "Decimal logarithm of a stream's evidence of drift, less what an alarm needs.",
+            ("stream",),
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._drift_alarms = Counter(
+            "armorm_drift_alarms",
+            "Alarms of the drift monitor.",
+            ("stream", "direction"),
+            registry=registry,
+        )
+        self._drift_moves = Gauge(
+            "armorm_drift_move",
+            "Change of a stream's last 64 prompts, in deviations of the baseline.",
+            ("stream",),
+            registry=registry,
+            multiprocess_mode="liveall",
+        )
+        self._drift_counts = Gauge(
+            "armorm_drift_count",
+            "Of the drift monitor: responses taken and dropped, webhooks sent and failed.",
+            ("count",),
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+
+    def drift_rang(self, alarm: Alarm) -> None:
+        """Count an alarm of the drift monitor."""
+        self._drift_alarms.labels(alarm.stream, alarm.direction).inc()
+
+    def drift_moved(self, monitor: DriftMonitor) -> None:
+        """Receive the drift monitor after a step."""
+        for stream, evidence in monitor.evidence().items():
+            self._drift_evidence.labels(stream).set(evidence - monitor.needed)
+        for stream, move in monitor.moves().items():
+            self._drift_moves.labels(stream).set(move)
+
+    def drift_counted(self, counts: ReporterCounts) -> None:
+        """Receive the counts of the drift monitor's reporter."""
+        for name, count in asdict(counts).items():
+            self._drift_counts.labels(name).set(count)
 
     def describe(self, service: Service) -> None:
         """Say which model is served: 1 beside it, and 0 beside those that it replaced."""

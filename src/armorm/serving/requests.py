@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from jaxtyping import Float
+from torch import Tensor
+
 from armorm.conversations import Conversation, EncodedPrompt
 from armorm.errors import ArmormError
 from armorm.model import RewardModel, Rewards, Steering, SteeringProfile
@@ -82,6 +85,7 @@ class ScoredRequest:
         computed_tokens: Tokens that the request put through the model; the tokens of a prompt that
             several requests share count for one of them. ``None`` if the engine does not say.
         queued_seconds: Time between arrival and the start of its batch.
+        features: Features of the responses, for the drift monitor. Shape (n, hidden).
     """
 
     rewards: Rewards
@@ -89,6 +93,7 @@ class ScoredRequest:
     tokens: int
     computed_tokens: int | None
     queued_seconds: float
+    features: Float[Tensor, "n hidden"] | None = None
 
 
 @runtime_checkable

@@ -26,12 +26,14 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from armorm.errors import ArmormError, RecipeError
+from armorm.evaluation.monitoring import MonitorOptions, ReportingOptions
 from armorm.model import RewardModel, Steering, SteeringProfile
 from armorm.serving import reloading
 from armorm.serving.app import create_app
 from armorm.serving.http_protocol import TimedConfig, TimedProtocol
 from armorm.serving.logs import LOG_CONFIG
 from armorm.serving.metrics import WORKERS_VARIABLE, Metrics
+from armorm.serving.monitoring import MonitoredMetrics
 from armorm.serving.options import BatchingOptions, ServerOptions
 from armorm.serving.scheduling import Scheduler
 from armorm.serving.service import Service
@@ -75,6 +77,13 @@ class ServeSettings(Options):
     """Options of the scheduler."""
     server: ServerOptions = Field(default_factory=ServerOptions)
     """Address, limits, key and profiles."""
+
+    monitor: bool = False
+    """Watch what is scored for drift."""
+    monitoring: MonitorOptions = Field(default_factory=MonitorOptions)
+    """Options of the drift monitor."""
+    reporting: ReportingOptions = Field(default_factory=ReportingOptions)
+    """Webhook, state and rated rows of the drift monitor."""
 
     @property
     def alone(self) -> bool:
@@ -163,7 +172,7 @@ def background_server(
 def build_app(settings: ServeSettings, model: RewardModel) -> FastAPI:
     """Return the application that serves a model; its lifespan starts and stops the scheduler."""
     key = read_key(settings.server.api_key_file)
-    metrics = Metrics()
+    metrics = _metrics(settings, model)
     scheduler = Scheduler(model, settings.batching, metrics)
     profiles = read_profile_folder(settings.server.profiles)
     for profile in profiles.values():
@@ -177,6 +186,8 @@ def build_app(settings: ServeSettings, model: RewardModel) -> FastAPI:
         del app
         async with scheduler:
             yield
+        if isinstance(metrics, MonitoredMetrics):
+            await asyncio.to_thread(metrics.reporter.close)
         if WORKERS_VARIABLE in os.environ:
             mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]
 
@@ -185,6 +196,20 @@ def build_app(settings: ServeSettings, model: RewardModel) -> FastAPI:
         app.include_router(reloading.router(service, reloader, key))
     app.state.service, app.state.reloader = service, reloader
     return app
+
+
+def _metrics(settings: ServeSettings, model: RewardModel) -> Metrics:
+    """Return the metrics, which watch for drift if that is asked for."""
+    if not settings.monitor:
+        return Metrics()
+    workers = settings.server.workers
+    if workers > 1 and settings.reporting.state is not None:
+        raise RecipeError("--monitor-state is of one process: leave it out, or take one worker.")
+    # Each worker has a monitor of its own, and together they keep to the stated probability.
+    share = settings.monitoring.model_copy(
+        update={"false_alarm": settings.monitoring.false_alarm / workers}
+    )
+    return MonitoredMetrics(model, share, settings.reporting)
 
 
 def app_of_worker() -> FastAPI:

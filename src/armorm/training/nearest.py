@@ -13,14 +13,57 @@ import numpy.typing as npt
 from jaxtyping import Float
 
 from armorm.errors import ArmormError
-from armorm.evaluation.monitoring import NearRow
+from armorm.evaluation.monitoring import (
+    DriftMonitor,
+    DriftReporter,
+    MonitorOptions,
+    NearRow,
+    ReportingOptions,
+)
 from armorm.features import FeatureStore
+from armorm.model import RewardModel
 from armorm.objectives import ObjectiveSet
 from armorm.training.influence import row_texts
 from armorm.training.recipe import Recipe
 from armorm.training.run_folder import RunFolder
 
 Array = npt.NDArray[np.float64]
+
+
+def drift_reporter(
+    model: RewardModel,
+    options: MonitorOptions | None = None,
+    reporting: ReportingOptions | None = None,
+    **callbacks: Any,
+) -> DriftReporter:
+    """Return a monitor of what a model scores, with what its alarms do.
+
+    Args:
+        model: The model.
+        options: Baseline, false alarms, streams.
+        reporting: Webhook, saved state, and the run folder with the rated rows.
+        **callbacks: ``on_alarm`` and ``on_step`` of
+            :class:`~armorm.evaluation.monitoring.DriftReporter`.
+
+    Raises:
+        ArmormError: The state belongs to something else, or the rated rows to another backbone.
+        StoreError: The run folder has no features.
+
+    Example:
+        >>> from armorm import RewardModel
+        >>> from armorm.evaluation.monitoring import ReportingOptions
+        >>> from armorm.training.nearest import drift_reporter
+        >>> model = RewardModel.from_pretrained("runs/quickstart/model")
+        >>> with drift_reporter(model, reporting=ReportingOptions(store="runs/quickstart")) as one:
+        ...     one.monitor.learning
+        True
+    """
+    reporting = reporting or ReportingOptions()
+    rows = None
+    if reporting.store is not None:
+        rows = RatedRowsOfRun(reporting.store)
+        rows.check_features(model.heads.weight.shape[1])
+    return DriftReporter(DriftMonitor.of(model, options), reporting, rows, **callbacks)
 
 
 class RatedRowsOfRun:

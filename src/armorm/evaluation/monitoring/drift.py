@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,9 +58,11 @@ class DriftMonitor:
     Args:
         objectives: Names of the model's objectives.
         options: Baseline, false alarms, streams.
-        novelty: Watch the novelty, which every observation must then hold.
+        novelty: Watch the novelty, which every observation must then hold, or features that it is
+            computed from.
         usual_novelty: Novelty that 99 % of held-out rated rows stay below, if known.
         model: Fingerprint of the model, which a saved state belongs to.
+        novelty_of: Function from features to novelties.
 
     Attributes:
         objectives: See the argument.
@@ -93,12 +96,14 @@ class DriftMonitor:
         novelty: bool = False,
         usual_novelty: float | None = None,
         model: str = "",
+        novelty_of: Callable[[Array], Array] | None = None,
     ) -> None:
         self.objectives = tuple(objectives)
         self.options = options or MonitorOptions()
         self.watches_novelty = novelty
         self.usual_novelty = usual_novelty if novelty else None
         self.model = model
+        self._novelty_of = novelty_of
         self.streams = tuple(self._make_streams())
         self.rebase()
 
@@ -120,6 +125,7 @@ class DriftMonitor:
             novelty=known is not None,
             usual_novelty=None if known is None else known.head.usual_novelty,
             model=model.fingerprint(),
+            novelty_of=None if known is None else known.head.novelty,
         )
 
     @classmethod
@@ -265,12 +271,13 @@ class DriftMonitor:
                 f"objectives, where the monitor watches {len(self.objectives)}",
                 "Observe what the same model scored.",
             )
-        if self.watches_novelty and observation.novelty is None:
-            raise InputError(
-                "novelty", None, "missing, and the monitor watches it", "Score with uncertainty."
-            )
         kept = observation.finite()
         self.skipped += len(observation) - len(kept)
+        if self.watches_novelty and kept.novelty is None:
+            if self._novelty_of is None or kept.features is None:
+                remedy = "Score with uncertainty."
+                raise InputError("novelty", None, "missing, and the monitor watches it", remedy)
+            kept = replace(kept, novelty=self._novelty_of(kept.features.astype(np.float64)))
         columns = [kept.score[:, None], kept.rewards, kept.contributions]
         if self.watches_novelty and kept.novelty is not None:
             columns.append(kept.novelty[:, None])

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -133,6 +134,16 @@ class DriftReporter:
             self._offered.put_nowait(observation)
         except queue.Full:
             self._count(dropped=len(observation))
+
+    def save(self, file: Path) -> None:
+        """Write the monitor's state to a file."""
+        with self._taking:
+            self.monitor.save(file)
+
+    def load(self, file: Path) -> None:
+        """Go on with the state of a file; see :meth:`DriftMonitor.load`."""
+        with self._taking:
+            self.monitor.load(file)
 
     def rebase(self, monitor: DriftMonitor) -> None:
         """Go on with another monitor, as for another model."""
