@@ -38,4 +38,4 @@ def test_answers_are_watched_and_each_alarm_is_sent_once(tiny_backbone):
     assert sent == [alarm.stream for alarm in alarms]
     text = metrics.text().decode()
     assert 'armorm_drift_alarms_total{direction="up",stream="text:length"} 1.0' in text
-    assert 'armorm_drift_count{count="dropped"} 0.0' in text
+    assert 'armorm_drift_reporter{count="dropped"} 0.0' in text

@@ -199,7 +199,7 @@ class Metrics:
             multiprocess_mode="liveall",
         )
         self._drift_counts = Gauge(
-            "armorm_drift_count",
+            "armorm_drift_reporter",
             "Of the drift monitor: responses taken and dropped, webhooks sent and failed.",
             ("count",),
             registry=registry,
