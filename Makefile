@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart real test test-compat test-vllm wheel test-wheel docs lint types contracts check format clean
+.PHONY: quickstart real test test-compat test-vllm test-browser wheel test-wheel docs lint types contracts check format clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/armorm train quickstart -o runs/quickstart
@@ -38,6 +38,10 @@ test-wheel: wheel
 docs: $(VENV)/.installed
 	$(BIN)/mkdocs build --strict
 >>>>>>> b60f339 (Documentation site: mkdocs-material, reference from docstrings, built strictly by the tests)
+
+# The pages in a real Chromium: on the path, or named by CHROMIUM.
+test-browser: $(VENV)/.installed
+	$(BIN)/python -m pytest tests/in_browser
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -1,3 +1,2 @@
-new View(document.getElementById("view")).show(
-  JSON.parse(document.getElementById("payload").textContent),
-);
+const view = new View(document.getElementById("view"));
+view.show(JSON.parse(document.getElementById("payload").textContent));
