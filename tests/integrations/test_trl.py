@@ -12,9 +12,15 @@ import torch
 from scipy.stats import spearmanr
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from armorm import Backbone, Objective, ObjectiveSet, RewardModel
+from armorm import ArmormError, Backbone, Objective, ObjectiveSet, RewardModel
 from armorm.heads import GatingNetwork
-from armorm.integrations import TokenCredits, trl_dense_trainer, trl_reward_funcs
+from armorm.integrations import (
+    TokenCredits,
+    drift_reporter,
+    trl_dense_trainer,
+    trl_drift_callback,
+    trl_reward_funcs,
+)
 from armorm.model import Heads
 from tests.commands import write
 from tests.tiny import TinyTemplate, tiny_tokenizer
@@ -185,6 +191,28 @@ def test_grpo_takes_one_reward_per_objective(reward_folder, policy, prompts, tmp
     history = run_grpo(reward_folder, policy, prompts, tmp_path, 2, *kind)
     assert len(course(history, "rewards/paris/mean")) == 2
     assert len(course(history, "rewards/verbosity/mean")) == 2
+
+
+def test_a_drift_monitor_is_saved_in_checkpoints_and_resumed_exactly(
+    reward_folder, policy, prompts, tmp_path
+):
+    example = load_example("trl_grpo")
+    words = ["--model", reward_folder, "--policy", policy, "--prompts", prompts, "-o", tmp_path]
+    arguments = example.parse([str(word) for word in [*words, "--steps", 2]])
+    model = RewardModel.from_pretrained(reward_folder, device="cpu", dtype="float32")
+    with drift_reporter(model) as reporter:
+        example.trl_reward_funcs = lambda *_, **__: trl_reward_funcs(model, monitor=reporter)
+        trainer = example.train(arguments, **{**GRPO, "save_strategy": "steps", "save_steps": 1})
+    assert reporter.monitor.steps == 2
+    assert course(trainer.state.log_history, "armorm/drift_alarms") == [0, 0]
+    callback = trl_drift_callback(reporter)
+    callback.on_save(trainer.args, trainer.state, None)
+    with drift_reporter(model) as again:
+        trl_drift_callback(again).on_train_begin(trainer.args, trainer.state, None)
+        assert again.monitor.state() == reporter.monitor.state()
+    trainer.state.global_step = 1  # a checkpoint without a monitor's state
+    with pytest.raises(ArmormError, match="without this monitor"):
+        callback.on_train_begin(trainer.args, trainer.state, None)
 
 
 def test_gdpo_on_one_gate_weighted_component_orders_groups_as_the_score_does(
