@@ -43,12 +43,12 @@ class Workbench:
         self.name = name
         self.profiles = profiles
 
-    def compare(self, prompt: str, *responses: str) -> tuple[Answers, dict[str, Any]]:
+    def compare(self, prompt: str | None, *responses: str | None) -> tuple[Answers, dict[str, Any]]:
         """Score typed responses; boxes that are empty are left out."""
         typed = [text for text in responses if text and text.strip()]
         if not typed:
             raise InputError("response 1", "", "empty", "Write at least one response.")
-        candidates = Candidates(validate_typed(prompt), tuple(typed))
+        candidates = Candidates(validate_typed(prompt or ""), tuple(typed))
         return self._show(Answers.of(self.model, [candidates], tokens=True))
 
     def open_file(self, file: str) -> tuple[Answers, dict[str, Any]]:
