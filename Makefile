@@ -23,7 +23,6 @@ test-compat: $(VENV)/.installed
 test-vllm:
 	PYTHON=$(PYTHON) sh scripts/test_vllm.sh
 
-<<<<<<< HEAD
 # The wheel and the source distribution, the wheel built from the latter.
 wheel: $(VENV)/.installed
 	rm -rf dist
@@ -33,11 +32,10 @@ wheel: $(VENV)/.installed
 # The wheel alone in a clean environment.
 test-wheel: wheel
 	PYTHON=$(PYTHON) sh scripts/test_wheel.sh
-=======
+
 # The documentation site, in site/: python -m http.server -d site
 docs: $(VENV)/.installed
 	$(BIN)/mkdocs build --strict
->>>>>>> b60f339 (Documentation site: mkdocs-material, reference from docstrings, built strictly by the tests)
 
 # The pages in a real Chromium: on the path, or named by CHROMIUM.
 test-browser: $(VENV)/.installed
