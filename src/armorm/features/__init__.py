@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from armorm.features.extraction import ExtractionSummary, extract_features
     from armorm.features.merging import MergedPrompts, merge_prompts
     from armorm.features.options import BackboneOptions, BackboneSource, Engine, StoreOptions
+    from armorm.features.prefix_cuts import PrefixCuts
     from armorm.features.processes import Process
     from armorm.features.running import BackboneFeatures
     from armorm.features.store import FeatureStore
@@ -29,6 +30,7 @@ __getattr__, __dir__ = lazy_names(
             "Engine",
             "StoreOptions",
         ),
+        "armorm.features.prefix_cuts": ("PrefixCuts",),
         "armorm.features.processes": ("Process",),
         "armorm.features.running": ("BackboneFeatures",),
         "armorm.features.store": ("FeatureStore",),
@@ -47,6 +49,7 @@ __all__ = [
     "FeatureStore",
     "Manifest",
     "MergedPrompts",
+    "PrefixCuts",
     "Process",
     "StoreOptions",
     "extract_features",

@@ -23,6 +23,7 @@ from armorm.conversations import PreferencePair, RatedResponse
 from armorm.errors import ArmormError
 from armorm.features.engines import FeatureBackbone
 from armorm.features.options import StoreOptions
+from armorm.features.prefix_cuts import PrefixCuts
 from armorm.features.processes import Process
 from armorm.features.shards import (
     InvalidRows,
@@ -80,6 +81,7 @@ def extract_features(
     options: StoreOptions | None = None,
     *,
     objectives: ObjectiveSet | None = None,
+    prefixes: PrefixCuts | None = None,
     invalid: InvalidRows = "error",
     show_progress: bool = False,
     on_summary: Callable[[ExtractionSummary], None] | None = None,
@@ -112,6 +114,7 @@ def extract_features(
             computed again; an unfinished one is resumed.
         options: Number format and size of the shards.
         objectives: Objectives of rated rows; their ratings go into the index.
+        prefixes: Beginnings of the responses whose states are stored too, from the same passes.
         invalid: Treatment of rows that the chat template refuses: ``error`` stops, ``skip`` counts
             them.  The backbone's ``overlong`` decides about rows that are too long.
         show_progress: Draw a progress bar on standard error.
@@ -135,6 +138,7 @@ def extract_features(
         StoreOptions.of(options, fields),
         Process.current(),
         objectives=objectives,
+        prefixes=prefixes,
         invalid=invalid,
         show_progress=show_progress,
         on_summary=on_summary,
@@ -201,6 +205,7 @@ def run_extraction(
     process: Process,
     *,
     objectives: ObjectiveSet | None = None,
+    prefixes: PrefixCuts | None = None,
     invalid: InvalidRows = "error",
     show_progress: bool = False,
     on_summary: Callable[[ExtractionSummary], None] | None = None,
@@ -211,7 +216,7 @@ def run_extraction(
         make_shards: Computes shards, here or elsewhere.
         backbone: Settings of the backbone that it uses.
         process: One of the processes that share the work.
-        rows, path, options, objectives, invalid, show_progress, on_summary: See
+        rows, path, options, objectives, prefixes, invalid, show_progress, on_summary: See
             :func:`extract_features`.
 
     Raises:
@@ -220,7 +225,9 @@ def run_extraction(
     started = time.perf_counter()
     counts: Counter[str] = Counter()
     with process.holding(Path(path)):
-        work = plan_work(rows, backbone, path, options, objectives, invalid, show_progress)
+        work = plan_work(
+            rows, backbone, path, options, objectives, invalid, show_progress, prefixes
+        )
         everything = range(len(work.shards))
         if not work.writer.manifest.complete:
             mine = [i for i in everything if i % process.count == process.rank]
@@ -250,6 +257,7 @@ def plan_work(
     objectives: ObjectiveSet | None = None,
     invalid: InvalidRows = "error",
     show_progress: bool = False,
+    prefixes: PrefixCuts | None = None,
 ) -> ExtractionWork:
     """Cut rows into shards and start their store; see :func:`extract_features`."""
     if not rows:
@@ -269,6 +277,8 @@ def plan_work(
         shards=len(shards),
         shard_responses=options.shard_responses,
         objectives=list(objectives or ()),
+        prefixes=0 if prefixes is None else prefixes.count,
+        prefix_seed=0 if prefixes is None else prefixes.seed,
     )
     writer = Process.current().start_together(Path(path), manifest)
     return ExtractionWork(writer, shards, rows, invalid)

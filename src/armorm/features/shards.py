@@ -129,9 +129,11 @@ def extract_shard(
     count_tokens = backbone.encoder.count_tokens
     present = [one for one in encoded.conversations if isinstance(one, EncodedPrompt)]
     merged = merge_prompts(present)
+    cuts = writer.manifest.cuts
     features = backbone.features(
         merged.prompts,
         lambda done: advance(encoded.responses * done / max(merged.tokens, 1), done),
+        *([cuts.reader(backbone.encoder)] if cuts is not None else []),
     )
     prompt_numbers, first_response = iter(merged.prompt_numbers), 0
     lines: list[dict[str, object]] = []
@@ -143,7 +145,11 @@ def extract_shard(
         first_response += len(one.sequences) if isinstance(one, EncodedPrompt) else 0
     # A prompt's state is stored once, but equal responses one by one: the rows of the features are
     # those lines of the index that have features.
-    features = replace(features, responses=features.responses[merged.response_numbers])
+    numbers = merged.response_numbers
+    tokens = tuple(features.tokens[i] for i in numbers) if features.tokens else ()
+    features = replace(features, responses=features.responses[numbers], tokens=tokens)
+    for line, states in zip((one for one in lines if "response" in one), tokens, strict=False):
+        line["prefixes"] = len(states)
     writer.write_shard(shard, features, index_table(lines, columns.names if columns else ()))
     return Counter(
         shards=1,

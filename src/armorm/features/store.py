@@ -192,6 +192,20 @@ class FeatureStore:
         """Yield response features shard by shard, in the order of response numbers."""
         yield from self._tensors("responses")
 
+    def prefix_features(self) -> Iterator[tuple[Tensor, npt.NDArray[np.int64]]]:
+        """Yield the states of beginnings of responses shard by shard.
+
+        With each shard come the numbers of beginnings of its responses, one response's rows after
+        the other's. A store without beginnings yields nothing.
+        """
+        if not self.manifest.prefixes:
+            return
+        lines = self.responses()
+        counts = lines["prefixes"].to_numpy(zero_copy_only=False).astype(np.int64)
+        shards = lines["shard"].to_numpy()
+        for shard, states in enumerate(self._tensors("prefixes")):
+            yield states, counts[shards == shard]
+
     def prompt_features(self) -> Float[Tensor, "prompts hidden"]:
         """Return all prompt features, in the order of prompt numbers, in the stored dtype."""
         return torch.cat(list(self._tensors("prompts")))

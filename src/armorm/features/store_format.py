@@ -4,7 +4,9 @@ A store is a folder that can be read without this package::
 
     manifest.json                            backbone, template, dtype and data of the store
     index.parquet                            one line per response: ids, labels, place, lengths
-    features-00000-of-00012.safetensors      "responses" (n, d) and "prompts" (p, d)
+    features-00000-of-00012.safetensors      "responses" (n, d) and "prompts" (p, d); "prefixes"
+                                             (m, d), states of beginnings of the responses, one
+                                             response's after the other's, if there are any
 
 While a store is being written, each finished shard has a part of the index beside it
 (``index-00000-of-00012.parquet``), written after the shard and carrying its hash: a shard is
@@ -24,6 +26,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from armorm.errors import DamagedFileError, StoreError
+from armorm.features.prefix_cuts import PrefixCuts
 from armorm.files import read_json
 from armorm.objectives import Objective
 from armorm.settings import describe_problems
@@ -66,6 +69,8 @@ class Manifest(BaseModel):
         shards: Number of shards.
         shard_responses: Responses after which a shard is closed.
         objectives: Objectives whose ratings, or computed labels, are in the index.
+        prefixes: Beginnings of each response whose states are stored too, at most.
+        prefix_seed: Seed of their draw.
         complete: True once all shards and the index are written.
         unusable: True if the settings gave states that are not finite: other settings replace the
             store.
@@ -88,6 +93,8 @@ class Manifest(BaseModel):
     shards: int
     shard_responses: int
     objectives: list[Objective] = []
+    prefixes: int = 0
+    prefix_seed: int = 0
     complete: bool = False
     unusable: bool = False
     index_sha256: str | None = None
@@ -96,6 +103,11 @@ class Manifest(BaseModel):
     refused_rows: int = 0
     responses: int = 0
     prompts: int = 0
+
+    @property
+    def cuts(self) -> PrefixCuts | None:
+        """Cut points of the responses whose beginnings are stored."""
+        return PrefixCuts(self.prefixes, self.prefix_seed) if self.prefixes else None
 
     def differences(self, other: Manifest) -> list[str]:
         """Return a line for each setting in which two stores differ."""
@@ -180,6 +192,7 @@ def index_table(lines: Sequence[dict[str, Any]], objectives: Sequence[str]) -> p
             ("tokens", pa.int32()),
             ("characters", pa.int32()),
             ("dropped_turns", pa.int32()),
+            ("prefixes", pa.int32()),
             *((RATING_COLUMN + name, pa.float64()) for name in objectives),
         ]
     )

@@ -111,6 +111,9 @@ class StoreWriter:
             "prompts": features.prompts.to(dtype).contiguous(),
             "responses": features.responses.to(dtype).contiguous(),
         }
+        if self.manifest.prefixes:
+            none = features.responses[:0]
+            tensors["prefixes"] = torch.cat([none, *features.tokens]).to(dtype).contiguous()
         try:
             _check_finite(tensors, features, index)
         except NonFiniteError:

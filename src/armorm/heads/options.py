@@ -34,6 +34,12 @@ class HeadOptions(Options):
     folds: int = Field(default=5, ge=2, le=20)
     """Parts of the training prompts that the penalty is cross-validated on. The head is then
     fitted on all of them."""
+    prefixes: bool = False
+    """Fit on beginnings of the responses too, with the ratings of the whole, each read at its last
+    token. A response counts as one row however many it has. For credit per token
+    (docs/token-credit.md)."""
+    prefix_cuts: int = Field(default=4, ge=1, le=64)
+    """Beginnings of each response, where they are fitted on, drawn by the recipe's seed."""
     uncertainty: bool = True
     """Keep with the model what its uncertainty is computed from: 2 d (d + 1) bytes for each group
     of objectives that share their rows and penalty, and once more."""

@@ -49,6 +49,9 @@ class RatedFeatures(Protocol):
     def response_features(self) -> Iterator[Any]:
         """Yield tensors of shape (rows, features)."""
 
+    def prefix_features(self) -> Iterator[tuple[Any, npt.NDArray[np.int64]]]:
+        """Yield tensors of beginnings, with the number of them of each row; nothing if none are."""
+
 
 def fold_of(prompt_key: str, folds: int, seed: int) -> int:
     """Return the fold of a prompt, drawn by its hash.
@@ -92,11 +95,22 @@ class PatternStatistics:
             np.zeros(rated),
         )
 
-    def add_ratings(self, rewards: Float[np.ndarray, "rows rated"]) -> None:
-        """Add the sums over ratings alone."""
-        self.rows += len(rewards)
+    def add_ratings(
+        self,
+        rewards: Float[np.ndarray, "rows rated"],
+        roots: Float[np.ndarray, " rows"],
+        counted: int,
+    ) -> None:
+        """Add the sums over ratings alone.
+
+        Args:
+            rewards: Rewards, each row times its root.
+            roots: Square root of the share of a row that each is.
+            counted: Number of whole rows among them.
+        """
+        self.rows += counted
         self.products += blas.dgemm(1.0, rewards.T, rewards.T, trans_b=True)
-        self.sums += rewards.sum(axis=0)
+        self.sums += roots @ rewards
 
     def add_features(
         self,
@@ -136,7 +150,9 @@ class _Waiting:
         # Memory that is used again and again: fresh memory costs more than the copying.
         self._features = np.empty((block, features), dtype)
         self._rewards = np.empty((block, rated))
+        self._roots = np.empty(block)
         self.rows = 0
+        self.counted = 0
 
     @property
     def room(self) -> int:
@@ -150,12 +166,22 @@ class _Waiting:
     def rewards(self) -> Float[np.ndarray, "rows rated"]:
         return self._rewards[: self.rows]
 
+    @property
+    def roots(self) -> Float[np.ndarray, " rows"]:
+        return self._roots[: self.rows]
+
+    def clear(self) -> None:
+        """Forget the rows."""
+        self.rows = self.counted = 0
+
     def take(
         self,
         features: Float[np.ndarray, "all features"],
         rewards: Float[np.ndarray, "all objectives"],
         rows: npt.NDArray[np.intp],
         rated: npt.NDArray[np.intp],
+        shares: Float[np.ndarray, " all"] | None,
+        counted: bool,
     ) -> None:
         """Copy these rows, and the columns that they rate. The block must have enough free rows."""
         place = slice(self.rows, self.rows + len(rows))
@@ -164,6 +190,12 @@ class _Waiting:
         else:
             self._features[place] = features[rows]
         self._rewards[place] = rewards[np.ix_(rows, rated)]
+        self._roots[place] = 1.0
+        if shares is not None:
+            roots = self._roots[place] = np.sqrt(shares[rows])
+            self._features[place] *= roots[:, None].astype(self._features.dtype)
+            self._rewards[place] *= roots[:, None]
+        self.counted += len(rows) if counted else 0
         self.rows = place.stop
 
 
@@ -230,10 +262,12 @@ class RidgeStatistics:
         fold = np.array([fold_by_key[key] for key in keys], np.int64)
         ratings = np.where(held_out[:, None], np.nan, ratings)
         found: dict[str, RidgeStatistics] = {}
+        prefixes = store.prefix_features()
         start = 0
         for shard in store.response_features():
             features = shard.float().numpy()
             rows = slice(start, start := start + len(features))
+            beginnings, counts = next(prefixes, (None, None))
             for name in np.unique(source[rows][~held_out[rows]]):
                 if name not in found:
                     found[str(name)] = cls(
@@ -241,7 +275,20 @@ class RidgeStatistics:
                     )
                 # Rows without a rating are ignored, so no feature is copied for other sources.
                 rated = np.where((source[rows] == name)[:, None], ratings[rows], np.nan)
-                found[str(name)].update(features, rated, fold[rows])
+                if beginnings is None or counts is None:
+                    found[str(name)].update(features, rated, fold[rows])
+                    continue
+                # A response and its beginnings have equal shares of one row.
+                shares = 1.0 / (1 + counts)
+                found[str(name)].update(features, rated, fold[rows], shares)
+                owner = np.repeat(np.arange(len(counts)), counts)
+                found[str(name)].update(
+                    beginnings.float().numpy(),
+                    rated[owner],
+                    fold[rows][owner],
+                    shares[owner],
+                    counted=False,
+                )
         return found
 
     def update(
@@ -249,6 +296,9 @@ class RidgeStatistics:
         features: Float[np.ndarray, "rows features"],
         rewards: Float[np.ndarray, "rows objectives"],
         folds: Int[np.ndarray, " rows"] | None = None,
+        shares: Float[np.ndarray, " rows"] | None = None,
+        *,
+        counted: bool = True,
     ) -> None:
         """Add rows. A missing reward is NaN; a row without any reward is ignored.
 
@@ -257,6 +307,8 @@ class RidgeStatistics:
             rewards: Unit rewards, NaN where not rated.
             folds: Fold of each row; default fold 0 for all. All rows of one prompt should be in
                 one fold.
+            shares: Weight of each row, where several stand for one; default 1.
+            counted: Count them as rows; off for those that others stand for.
 
         Raises:
             ArmormError: a feature is not finite; none of these rows is added.
@@ -268,23 +320,25 @@ class RidgeStatistics:
         for rows in _rows_with_equal_labels(rated, fold):
             columns = np.flatnonzero(rated[rows[0]])
             if len(columns):
-                self._put(features, rewards, rows, columns, int(fold[rows[0]]))
+                key = (tuple(columns.tolist()), int(fold[rows[0]]))
+                self._put(key, features, rewards, rows, shares, counted)
 
     def _put(
         self,
+        key: Key,
         features: Float[np.ndarray, "rows features"],
         rewards: Float[np.ndarray, "rows objectives"],
         rows: npt.NDArray[np.intp],
-        columns: npt.NDArray[np.intp],
-        fold: int,
+        shares: Float[np.ndarray, " rows"] | None,
+        counted: bool,
     ) -> None:
-        key = (tuple(columns.tolist()), fold)
+        columns = np.array(key[0])
         if key not in self._waiting:
             self._waiting[key] = _Waiting(self.BLOCK, self.features, len(columns), features.dtype)
         waiting = self._waiting[key]
         while len(rows):
             now, rows = rows[: waiting.room], rows[waiting.room :]
-            waiting.take(features, rewards, now, columns)
+            waiting.take(features, rewards, now, columns, shares, counted)
             if not waiting.room:
                 self._sum(key, waiting)
 
@@ -292,7 +346,7 @@ class RidgeStatistics:
         sums = self._sums.setdefault(key, [])
         if not sums or sums[-1].shared:
             sums.append(PatternStatistics.empty(self.features, len(key[0])))
-        sums[-1].add_ratings(waiting.rewards)
+        sums[-1].add_ratings(waiting.rewards, waiting.roots, waiting.counted)
         if self.device is not None:
             self._sums_on(self.device, key).add_rows(waiting.features, waiting.rewards)
         else:
@@ -301,7 +355,7 @@ class RidgeStatistics:
             block = self._block[: waiting.rows]
             np.copyto(block, waiting.features)
             sums[-1].add_features(block, waiting.rewards)
-        waiting.rows = 0
+        waiting.clear()
 
     def _sums_on(self, device: str, key: Key) -> DeviceSums:
         if key not in self._on_device:

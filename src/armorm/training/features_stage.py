@@ -122,7 +122,15 @@ def _extract(
     objectives = recipe.objective_set()
     here = _extraction_in_process(recipe, run, backbone)
     with nullcontext(make_store) if make_store else here as make:
-        stores = [make(rated.rows, path=run.rated_features, objectives=objectives, **options)]
+        stores = [
+            make(
+                rated.rows,
+                path=run.rated_features,
+                objectives=objectives,
+                prefixes=recipe.prefix_cuts,
+                **options,
+            )
+        ]
         try:
             stores.append(make(pairs.rows, path=run.preference_features, **options))
         except NonFiniteError:

@@ -55,6 +55,11 @@ def _fit_head(recipe: Recipe, run: RunFolder) -> RewardHead:
             "recipe now has others. Extract the features again."
         )
     has_account = run.data_report.exists()  # the folder of a layer has none
+    if store.manifest.cuts != recipe.prefix_cuts:
+        raise StoreError(
+            f"{store.path} was made for other beginnings of responses than head.prefixes, "
+            "head.prefix_cuts and seed of the recipe now say. Extract the features again."
+        )
     statistics = HeadStatistics.of_store(
         store,
         folds=recipe.head.folds,

@@ -108,6 +108,7 @@ def _update_head(
     rated.tally.kept = len(rows)
     if not len(rows):
         raise ArmormError(f"The data hold no row to {change}: {rated.tally}.")
+    settings = known.settings
     with feature_engine(recipe, run) as engine:
         store = extract_features(
             rows,
@@ -115,9 +116,9 @@ def _update_head(
             run / "features" / f"{change}-{hash_rows(rows)[:16]}",
             recipe.features,
             objectives=known.objectives,
+            prefixes=settings.cuts,
             show_progress=show_progress,
         )
-    settings = known.settings
     given = HeadStatistics.of_store(
         store,
         folds=settings.folds,

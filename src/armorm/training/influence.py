@@ -116,6 +116,7 @@ def head_influence(
     """
     run = Path(run)
     recipe = Recipe.load(run / "recipe.yaml")
+    _refuse_prefixes(recipe)
     if recipe.trains_head_with_backbone:
         raise ArmormError(
             f"The head of {run} was trained together with its backbone: what one row did to it has "
@@ -165,6 +166,7 @@ def label_suspects(
     """
     run = Path(run)
     recipe = Recipe.load(run / "recipe.yaml")
+    _refuse_prefixes(recipe)
     if recipe.trains_head_with_backbone:
         raise ArmormError("A head that was trained with its backbone has no leave-one-out form.")
     head, _ = load_head(run / "head")
@@ -325,3 +327,11 @@ def _described(
         prompt=None if text is None else text.prompt,
         response=None if text is None else text.response,
     )
+
+
+def _refuse_prefixes(recipe: Recipe) -> None:
+    if recipe.head.prefixes:
+        raise ArmormError(
+            "The head was fitted on beginnings of responses too (head.prefixes), and what a row "
+            "did to it is known for complete responses only. Influence needs head.prefixes: false."
+        )

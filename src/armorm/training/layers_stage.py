@@ -65,6 +65,10 @@ def compare_layers(
         raise RecipeError(
             "armorm layers compares the layers of a frozen backbone: set head.method: ridge."
         )
+    if recipe.head.prefixes:
+        raise RecipeError(
+            "armorm layers compares heads of complete responses: set head.prefixes: false."
+        )
     run = RunFolder.of(output)
     with run.locked("comparing layers"):
         return _compare(recipe, run, layers, show_progress)

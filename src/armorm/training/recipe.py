@@ -15,7 +15,7 @@ from pydantic import model_validator
 
 from armorm.data import DataSource, HeldOut, InvalidPolicy, objective_set
 from armorm.errors import RecipeError
-from armorm.features import BackboneSource, StoreOptions
+from armorm.features import BackboneSource, PrefixCuts, StoreOptions
 from armorm.heads import DebiasingOptions, GateOptions, HeadOptions
 from armorm.heads.options import Seed
 from armorm.objectives import Objective, ObjectiveSet
@@ -130,6 +130,19 @@ class Recipe(Options):
                     "there is an objective of this name. Rename it."
                 )
         return self
+
+    @model_validator(mode="after")
+    def _prefixes_need_ridge(self) -> Recipe:
+        if self.head.prefixes and self.head.method != "ridge":
+            raise ValueError("head.prefixes: beginnings are fitted on by head.method: ridge only")
+        if self.head.prefixes and self.backbone.engine == "vllm":
+            raise ValueError("head.prefixes: vLLM does not return the states of beginnings")
+        return self
+
+    @property
+    def prefix_cuts(self) -> PrefixCuts | None:
+        """Beginnings of the rated responses that the head is fitted on too."""
+        return PrefixCuts(self.head.prefix_cuts, self.seed) if self.head.prefixes else None
 
     @property
     def trains_head_with_backbone(self) -> bool:

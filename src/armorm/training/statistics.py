@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from armorm.data import HeldOut
 from armorm.data.licences import combined
 from armorm.errors import ArmormError, StoreError
-from armorm.features import FeatureStore
+from armorm.features import FeatureStore, PrefixCuts
 from armorm.features.store_format import parquet_bytes
 from armorm.files import read_json, sha256_of, write_atomically, write_json
 from armorm.heads import HeadOptions, RewardHead, RidgeStatistics, fit_reward_head
@@ -49,6 +49,8 @@ class HeadSettings(BaseModel):
         folds: Number of folds that penalties are cross-validated on.
         seed: Seed of the folds.
         held_out: Rule by which prompts are kept out of the sums.
+        prefixes: Beginnings of each response that were summed too, at most.
+        prefix_seed: Seed of their draw.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -58,6 +60,13 @@ class HeadSettings(BaseModel):
     folds: int = Field(ge=2)
     seed: Seed
     held_out: HeldOut
+    prefixes: int = 0
+    prefix_seed: int = 0
+
+    @property
+    def cuts(self) -> PrefixCuts | None:
+        """Cut points of the responses whose beginnings were summed."""
+        return PrefixCuts(self.prefixes, self.prefix_seed) if self.prefixes else None
 
     def check_same(self, other: HeadSettings) -> None:
         """Raise StoreError unless statistics with the other settings can be combined with these."""
@@ -67,7 +76,7 @@ class HeadSettings(BaseModel):
             "backbone": (feature_settings(self.backbone), feature_settings(other.backbone)),
             **{
                 name: (getattr(self, name), getattr(other, name))
-                for name in ("held_out", "folds", "seed")
+                for name in ("held_out", "folds", "seed", "prefixes", "prefix_seed")
             },
         }
         for name, (mine, theirs) in pairs.items():
@@ -153,6 +162,8 @@ class HeadStatistics:
             folds=folds,
             seed=seed,
             held_out=held_out,
+            prefixes=store.manifest.prefixes,
+            prefix_seed=store.manifest.prefix_seed,
         )
         statistics = cls(
             settings,
