@@ -35,6 +35,7 @@ from armorm.heads import (
     BradleyTerryHead,
     DebiasingOptions,
     FixedWeights,
+    Gate,
     GateTraining,
     RewardHead,
     RewardPairs,
@@ -44,8 +45,9 @@ from armorm.heads import (
     fit_gate,
 )
 from armorm.heads.gating import margins
-from armorm.model import Heads, RewardModel
+from armorm.model import Heads, ModelReference, Reference, RewardModel
 from armorm.model.layout import FIXED_WEIGHTS, LICENCES, SCORE_QUANTILES
+from armorm.model.reference import MOST_PROMPTS
 from armorm.objectives import ObjectiveSet
 from armorm.training.curve_log import curve_log
 from armorm.training.head_stage import load_head, rewards_of_responses
@@ -140,7 +142,8 @@ def _fit_gate(
     heads = _heads(
         recipe, objectives, head, fitted.debiasing, fitted.gates, metrics, quantiles, licences
     )
-    model = RewardModel(backbone, heads, uncertainty=uncertainty)
+    reference = _reference(store, pairs, rewards, heads.gate)
+    model = RewardModel(backbone, heads, uncertainty=uncertainty, reference=reference)
     model.save_pretrained(run.model)
     write_json(run.metrics, metrics.as_dict())
     examples = explained_pairs(model, run.held_out_pairs, _mislabelled(recipe) or ())
@@ -382,6 +385,35 @@ def _score_quantiles(
     scores = (coefficients * rewards[responses]).sum(axis=1)
     quantiles: list[float] = np.percentile(scores, np.arange(101)).tolist()
     return quantiles
+
+
+def _reference(
+    store: FeatureStore,
+    pairs: PairIndex,
+    rewards: Float[np.ndarray, "responses objectives"],
+    gate: Gate,
+) -> ModelReference:
+    """Return a sample of the held-out prompts with their responses, for explanations."""
+    held_out = pairs.where(pairs.held_out)
+    prompts = np.unique(held_out.prompt)
+    if len(prompts) > MOST_PROMPTS:
+        prompts = np.sort(np.random.default_rng(0).choice(prompts, MOST_PROMPTS, replace=False))
+    responses, first = np.unique(
+        np.concatenate([held_out.chosen, held_out.rejected]), return_index=True
+    )
+    of_prompt = np.tile(held_out.prompt, 2)[first]
+    sampled = np.isin(of_prompt, prompts)
+    features = store.prompt_features()[torch.from_numpy(prompts)].float()
+    with torch.inference_mode():
+        gating = gate(features)
+    return ModelReference(
+        Reference.of(
+            features,
+            gating,
+            torch.from_numpy(rewards[responses[sampled]]),
+            torch.from_numpy(np.searchsorted(prompts, of_prompt[sampled])),
+        )
+    )
 
 
 def _planted_objectives(recipe: Recipe) -> dict[str, str]:
