@@ -122,6 +122,20 @@ def test_explain_and_compare(model_folder, tmp_path):
     assert "margin" in table
 
 
+def test_rank_prints_the_order_of_the_scores(model_folder):
+    texts = ["ok", "no", "yes , very long answer"]
+    arguments = ["rank", model_folder, "--prompt", "hello"]
+    for text in texts:
+        arguments += ["--response", text]
+    ranked = json.loads(invoke(*arguments, "--json"))["responses"]
+    model = RewardModel.from_pretrained(model_folder, device="cpu", dtype="float32")
+    scores = model.score_responses("hello", texts).score
+    assert [one["response"] for one in ranked] == scores.argsort(descending=True).tolist()
+    table = invoke(*arguments)
+    assert "on the front" in table
+    assert f"{float(scores.max()):.4f}" in table
+
+
 def test_steering_on_the_command_line(model_folder):
     arguments = ["explain", model_folder, "--prompt", "hello", "--response", "ok", "--json"]
     explained = json.loads(invoke(*arguments, "--steer", "tone=0"))

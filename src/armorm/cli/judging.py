@@ -1,4 +1,4 @@
-"""Commands that use a model: score, explain, compare."""
+"""Commands that use a model: score, explain, compare, rank."""
 
 from __future__ import annotations
 
@@ -54,6 +54,12 @@ def register(app: typer.Typer) -> None:
         compare,
         panel=panel,
         example=f'armorm compare runs/quickstart/model {texts} --a "It is 7." --b "It is 9."',
+    )
+    add_command(
+        app,
+        rank,
+        panel=panel,
+        example=f'armorm rank runs/quickstart/model {texts} --response "7." --response "It is 9."',
     )
 
 
@@ -137,7 +143,7 @@ def explain(
     if as_json:
         print_json(explanation.as_dict())
     else:
-        from armorm.cli.printing import print_explanation
+        from armorm.cli.explanation_printing import print_explanation
 
         print_explanation(explanation)
 
@@ -167,6 +173,37 @@ def compare(
     if as_json:
         print_json(comparison.as_dict())
     else:
-        from armorm.cli.printing import print_comparison
+        from armorm.cli.explanation_printing import print_comparison
 
         print_comparison(comparison)
+
+
+def rank(
+    model: ModelArgument,
+    prompt: Annotated[str, typer.Option(help=TEXT_HELP, show_default=False)],
+    response: Annotated[
+        list[str], typer.Option(help=f"Repeat for each response. {TEXT_HELP}", show_default=False)
+    ],
+    steer: Steer = None,
+    profile: Profile = None,
+    *,
+    loading: TextLoading,
+    html: Html = None,
+    as_json: Json = False,
+) -> None:
+    """Rank several responses: by score, under each objective alone, and by the Pareto front.
+
+    On the front are the responses that no other one matches in every objective and beats in one.
+    """
+    loaded = loading.load(model, steer, profile)
+    texts = [text_or_file(one) for one in response]
+    ranking = loaded.rank(text_or_file(prompt), texts)
+    if html is not None:
+        asked: Conversation = [{"role": "user", "content": text_or_file(prompt)}]
+        write_html(html, loaded, asked, texts)
+    if as_json:
+        print_json(ranking.as_dict())
+    else:
+        from armorm.cli.explanation_printing import print_ranking
+
+        print_ranking(ranking)

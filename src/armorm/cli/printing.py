@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from armorm.cli.explanation_printing import print_comparison
 from armorm.cli.terminal import make_console
 from armorm.evaluation.accuracy import Accuracy, MethodAccuracy
 from armorm.evaluation.data_account import DataAccount
@@ -17,13 +18,9 @@ from armorm.evaluation.debiasing_report import DebiasingReport
 from armorm.evaluation.leave_out import LeaveOutReport
 from armorm.evaluation.pages import p_value
 from armorm.evaluation.run_metrics import METHODS, HeadReport, PreferenceMetrics, RunMetrics
-from armorm.model import Comparison, Explanation, SteeringProfile
 from armorm.training import TrainingResult
 
 console = make_console()
-
-NOTHING = 1e-3
-"""Share of a margin up to which a dropped confounder is what rounding leaves of it."""
 
 
 def print_run(result: TrainingResult) -> None:
@@ -295,93 +292,6 @@ def print_pairs(summary: Mapping[str, Any], output: Path) -> None:
     )
     for reason, count in summary["skipped"].items():
         console.print(f"{count:,} rows without a pair: {escape(reason)}", style="yellow")
-
-
-def print_explanation(explanation: Explanation) -> None:
-    """Print a score as the sum of its contributions, with what is known of its uncertainty."""
-    table = Table(title=f"Score {explanation.score:.4f}", show_footer=True)
-    table.add_column("objective", footer="score", no_wrap=True)
-    table.add_column("rating", justify="right", no_wrap=True)
-    table.add_column("reward", justify="right")
-    table.add_column("× coeff.", justify="right")
-    table.add_column("= adds", justify="right", footer=f"{explanation.score:+.4f}")
-    table.add_column("")
-    largest = max(abs(share.contribution) for share in explanation.objectives)
-    for share in explanation.objectives:
-        sure = "" if share.deviation is None else f" ±{share.deviation:.2f}"
-        table.add_row(
-            escape(share.objective),
-            f"{share.rating:.2f}{sure}",
-            f"{share.reward:.3f}",
-            f"{share.coefficient:+.4f}",
-            f"{share.contribution:+.4f}",
-            _bar(share.contribution, largest),
-        )
-    console.print(table)
-    _print_profile(explanation.profile)
-    if explanation.confounder is not None:
-        console.print(escape(explanation.confounder.sentence))
-    if explanation.novelty is not None:
-        of_score = (
-            "too few rows rate an objective for that of the score"
-            if explanation.deviation is None or explanation.epistemic is None
-            else f"of the score it is {explanation.deviation:.4f}, and {explanation.epistemic:.4f} "
-            "without the raters' noise"
-        )
-        console.print(
-            f"± is one standard deviation of a new rating; {of_score}. "
-            f"Novelty {explanation.novelty:.2f} (1 is a typical rated row)."
-        )
-    if explanation.novel:
-        console.print(
-            "This response is unlike anything rated: its rewards are guesses.", style="bold yellow"
-        )
-
-
-def print_comparison(comparison: Comparison) -> None:
-    """Print a margin as the sum of its contributions."""
-    chance = ""
-    if comparison.probability is not None:
-        chance = f", P(a preferred) = {comparison.probability:.1%}"
-    verdict = {"a": "a is preferred", "b": "b is preferred", "tie": "a tie"}[comparison.preferred]
-    table = Table(
-        title=f"{verdict}: {comparison.score_a:.4f} against {comparison.score_b:.4f}{chance}",
-        show_footer=True,
-    )
-    table.add_column("objective", footer="margin a - b", no_wrap=True)
-    table.add_column("rating a", justify="right")
-    table.add_column("rating b", justify="right")
-    table.add_column("coeff.", justify="right")
-    table.add_column("adds", justify="right", footer=f"{comparison.margin:+.4f}")
-    table.add_column("")
-    largest = max(abs(difference.contribution) for difference in comparison.objectives)
-    for difference in comparison.objectives:
-        table.add_row(
-            escape(difference.objective),
-            f"{difference.rating_a:.2f}",
-            f"{difference.rating_b:.2f}",
-            f"{difference.coefficient:+.4f}",
-            f"{difference.contribution:+.4f}",
-            _bar(difference.contribution, largest),
-        )
-    console.print(table)
-    _print_profile(comparison.profile)
-    if comparison.below_floors:
-        below = " and ".join(comparison.below_floors)
-        console.print(f"Below a floor of the profile: {below}. Floors come before the scores.")
-    part = comparison.confounder
-    if part is not None and part.share is not None and (part.kept or abs(part.share) > NOTHING):
-        console.print(escape(part.sentence))
-
-
-def _print_profile(profile: SteeringProfile | None) -> None:
-    if profile is not None:
-        console.print(f"Under the profile {profile.name} ({profile.hash}).")
-
-
-def _bar(value: float, largest: float, width: int = 10) -> Text:
-    length = round(width * abs(value) / largest) if largest > 0 else 0
-    return Text("█" * length, style="green" if value > 0 else "red")
 
 
 def _percent(value: float | None) -> str:

@@ -93,7 +93,7 @@ def of_ranking(ranking: Ranking) -> str:
         on_front = sorted(one.response + 1 for one in ranking.responses if one.on_front)
         numbers = _joined([str(one) for one in on_front])
         verb = "is" if len(on_front) == 1 else "are"
-        text += f" Not worse than another in every objective {verb} {numbers}."
+        text += f" On the Pareto front {verb} {numbers}."
     return text
 
 
