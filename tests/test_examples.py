@@ -25,7 +25,7 @@ from tests.shown_output import ShownOutput, is_as_shown
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted([*ROOT.glob("README*.md"), ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 BLOCK = re.compile(
     r"^(<!-- not run: [^\n]+ -->\n)?```(python|sh)\n(.*?)^```(?:\n\n```text\n(.*?)^```)?",
