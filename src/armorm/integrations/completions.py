@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from armorm.conversations import EncodedPrompt, OverlongError, located_in, validate_prompt
+from armorm.conversations import (
+    EncodedPrompt,
+    Message,
+    OverlongError,
+    located_in,
+    validate_prompt,
+)
 from armorm.conversations.messages import validate_text
-from armorm.errors import InputError
+from armorm.errors import ArmormError, InputError
 from armorm.evaluation.monitoring import DriftReporter, Observation
 from armorm.integrations.components import ComponentKind, GroupComponents, group_components
 from armorm.model import RewardModel, Rewards, Risk
@@ -24,15 +31,15 @@ class ScoredCompletions:
         positions: Their positions in the batch.
         groups: Group of each of the rewards: the same for equal prompts.
         size: Length of the batch.
-        refused: Error of each completion without a score, by position: it is too long, or its
-            score is not a finite number.
+        refused: Error of each completion without a score, by position: it is too long, its score
+            is not a finite number, or the reward server did not answer.
     """
 
     rewards: Rewards | None
     positions: tuple[int, ...]
     groups: tuple[int, ...]
     size: int
-    refused: Mapping[int, InputError]
+    refused: Mapping[int, ArmormError]
 
     def scores(self) -> list[float | None]:
         """Return the score of each completion, less its price; ``None`` where there is none."""
@@ -43,9 +50,13 @@ class ScoredCompletions:
 
         Raises:
             InputError: A completion has none; it is named by ``field`` and its one-based position.
+            ArmormError: The reward server did not answer.
         """
         for position in sorted(self.refused):
-            raise replace(self.refused[position], field=field, row=position + 1)
+            error = self.refused[position]
+            if isinstance(error, InputError):
+                raise replace(error, field=field, row=position + 1)
+            raise error
         return self._values()
 
     def _values(self) -> list[float]:
@@ -68,11 +79,62 @@ class ScoredCompletions:
         return spread
 
 
-class CompletionScorer:
-    """Scorer of batches of prompts and completions, with one forward pass per prompt.
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A completion of a batch.
+
+    Attributes:
+        prompt: Messages.
+        text: The completion; empty ones are scored like any other, since RL policies produce them.
+        group: Number of its prompt in the batch.
+    """
+
+    prompt: tuple[Message, ...]
+    text: str
+    group: int
+
+
+class BatchScorer(ABC):
+    """Scorer of batches of prompts and completions.
 
     The last batch is remembered, so that several reward functions that are asked about the same
     batch share the computation.  It may be called from several threads.
+
+    Args:
+        monitor: Reporter of drift, for the functions that log its alarms.
+    """
+
+    def __init__(self, monitor: DriftReporter | None = None) -> None:
+        self.monitor = monitor
+        self._last: tuple[list[Any], list[Any], ScoredCompletions] | None = None
+
+    @abstractmethod
+    def objectives(self) -> tuple[str, ...]:
+        """Return the names of the objectives."""
+
+    @abstractmethod
+    def _score(self, batch: Sequence[Completion]) -> ScoredCompletions: ...
+
+    def __call__(self, prompts: Sequence[Any], completions: Sequence[Any]) -> ScoredCompletions:
+        """Score ``completions[i]`` as the answer to ``prompts[i]``.
+
+        A prompt is a list of messages or the text of one user turn; a completion is text or a
+        list with one assistant message.
+
+        Raises:
+            InputError: A prompt or completion of another form; ``row`` is its position.
+        """
+        given = (list(prompts), list(completions))
+        last = self._last  # read once: another thread may replace it at any time
+        if last is not None and last[:2] == given:
+            return last[2]
+        scored = self._score(_read(*given))
+        self._last = (*given, scored)
+        return scored
+
+
+class CompletionScorer(BatchScorer):
+    """Scorer of batches with a model in this process: one forward pass per prompt.
 
     Args:
         model: The reward model, with its steering.
@@ -89,63 +151,37 @@ class CompletionScorer:
         *,
         in_batches: bool = True,
     ) -> None:
+        super().__init__(monitor)
         self.model = model
         self.risk = Risk.of(risk)
-        self.monitor = monitor
         self._watch = None if monitor is None else monitor.observe if in_batches else monitor.offer
-        self._last: tuple[list[Any], list[Any], ScoredCompletions] | None = None
 
-    def __call__(self, prompts: Sequence[Any], completions: Sequence[Any]) -> ScoredCompletions:
-        """Score ``completions[i]`` as the answer to ``prompts[i]``.
+    def objectives(self) -> tuple[str, ...]:
+        """Return the names of the objectives."""
+        return self.model.objectives.names
 
-        A prompt is a list of messages or the text of one user turn; a completion is text or a
-        list with one assistant message.  An empty completion is scored like any other, since RL
-        policies produce them.
-
-        Raises:
-            InputError: A prompt or completion of another form; ``row`` is its position.
-        """
-        given = (list(prompts), list(completions))
-        last = self._last  # read once: another thread may replace it at any time
-        if last is not None and last[:2] == given:
-            return last[2]
-        scored = self._score(*given)
-        self._last = (*given, scored)
-        return scored
-
-    def _score(self, prompts: list[Any], completions: list[Any]) -> ScoredCompletions:
-        if len(prompts) != len(completions):
-            raise InputError(
-                "completions",
-                len(completions),
-                f"there are {len(prompts)} prompts",
-                "Give one prompt per completion.",
-            )
+    def _score(self, batch: Sequence[Completion]) -> ScoredCompletions:
+        encoder = self.model.backbone.encoder
         encoded: list[EncodedPrompt] = []
         positions: list[int] = []
-        groups: dict[str, int] = {}
-        group: list[int] = []
-        refused: dict[int, InputError] = {}
-        for position, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        refused: dict[int, ArmormError] = {}
+        for position, one in enumerate(batch):
             try:
-                messages = located_in("prompt", validate_prompt, prompt)
-                text = located_in("completion", completion_text, completion)
-                encoded.append(self.model.backbone.encoder.encode(messages, [text]))
+                encoded.append(encoder.encode(one.prompt, [one.text]))
                 positions.append(position)
-                group.append(groups.setdefault(repr(messages), len(groups)))
             except OverlongError as error:
-                reason = f"longer than {self.model.backbone.encoder.max_length} tokens"
-                refused[position] = replace(error, value=text, reason=reason)
+                reason = f"longer than {encoder.max_length} tokens"
+                refused[position] = replace(error, value=one.text, reason=reason)
             except InputError as error:
                 raise error.at(None, position + 1) from None
         if not encoded:
-            return ScoredCompletions(None, (), (), len(prompts), refused)
+            return ScoredCompletions(None, (), (), len(batch), refused)
         predictions = self.model.predict(encoded)
         rewards = self.model.weigh(predictions, risk=self.risk, keep_nonfinite=True)
         if self._watch is not None:
             features = predictions.features[list(predictions.responses)].float().cpu().numpy()
-            asked = [prompts[position] for position in positions]
-            texts = [completion_text(completions[position]) for position in positions]
+            asked = [batch[position].prompt for position in positions]
+            texts = [batch[position].text for position in positions]
             self._watch(Observation.of(rewards, asked, texts, features=features))
         finite = rewards.finite.tolist()
         for position, score, good in zip(positions, rewards.score.tolist(), finite, strict=True):
@@ -154,9 +190,33 @@ class CompletionScorer:
                     "score", score, "not a finite number", "Load the model in float32 or bfloat16."
                 )
         kept = tuple(itertools.compress(positions, finite))
-        scored = rewards.where(rewards.finite)
-        kept_groups = tuple(itertools.compress(group, finite))
-        return ScoredCompletions(scored, kept, kept_groups, len(prompts), refused)
+        groups = tuple(batch[position].group for position in kept)
+        return ScoredCompletions(rewards.where(rewards.finite), kept, groups, len(batch), refused)
+
+
+def _read(prompts: Sequence[Any], completions: Sequence[Any]) -> list[Completion]:
+    """Read a batch.
+
+    Raises:
+        InputError: A prompt or completion of another form, or not as many of one as of the other.
+    """
+    if len(prompts) != len(completions):
+        raise InputError(
+            "completions",
+            len(completions),
+            f"there are {len(prompts)} prompts",
+            "Give one prompt per completion.",
+        )
+    groups: dict[str, int] = {}
+    batch: list[Completion] = []
+    for position, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        try:
+            messages = tuple(located_in("prompt", validate_prompt, prompt))
+            text = located_in("completion", completion_text, completion)
+        except InputError as error:
+            raise error.at(None, position + 1) from None
+        batch.append(Completion(messages, text, groups.setdefault(repr(messages), len(groups))))
+    return batch
 
 
 def completion_text(value: object) -> str:

@@ -8,18 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from armorm.integrations.completions import CompletionScorer
 from armorm.integrations.components import ComponentKind
-from armorm.model import RewardModel
+from armorm.integrations.remote import RewardSource, scorer_of
 
 
 def nemo_rl_rewards(
-    model: RewardModel, components: ComponentKind | None = "contributions"
+    model: RewardSource, components: ComponentKind | None = "contributions"
 ) -> Callable[[Sequence[Sequence[Mapping[str, Any]]]], Tensor | dict[str, Tensor]]:
     """Return the rewards of an environment's ``step``.
 
     Args:
-        model: The reward model. A steered model rewards as it is steered.
+        model: The reward model, a :class:`RewardServer`, or addresses of one. A steered model
+            rewards as it is steered.
         components: Reward components ``{"reward/<name>": tensor}`` for multi-reward algorithms;
             ``None`` for one tensor of scores, which GRPO needs. GDPO erases the gate from a
             component per objective: see
@@ -30,7 +30,7 @@ def nemo_rl_rewards(
         assistant's turn), which answers float32 tensors of shape (n,) for
         ``EnvironmentReturn.rewards``. It raises InputError for a log that cannot be scored.
     """
-    scorer = CompletionScorer(model)
+    scorer = scorer_of(model)
 
     def rewards(
         message_logs: Sequence[Sequence[Mapping[str, Any]]],

@@ -10,7 +10,7 @@ import torch
 from armorm.conversations import Message
 from armorm.conversations.markup import parse_continuation, parse_response
 from armorm.conversations.own_template import template_parser
-from armorm.integrations.completions import CompletionScorer
+from armorm.integrations.remote import RewardSource, scorer_of
 from armorm.model import PerObjective, RewardModel
 from armorm.serving.openrlhf import openrlhf_record, openrlhf_texts
 
@@ -18,14 +18,15 @@ PromptParser = Callable[[str], Sequence[Message]]
 
 
 def openrlhf_answer(
-    model: RewardModel,
+    model: RewardSource,
     components: PerObjective = "contributions",
     parse_prompt: PromptParser | None = None,
 ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     """Return the function of a remote reward server (``--reward.remote_url http://…``).
 
     Args:
-        model: The reward model. A steered model rewards as it is steered.
+        model: The reward model, a :class:`RewardServer`, or addresses of one. A steered model
+            rewards as it is steered.
         components: Kind of the per-objective values in ``extra_logs``.
         parse_prompt: Parser of prompts in the policy's template. Default: the model's own
             template and those of :mod:`armorm.conversations.markup`.
@@ -36,8 +37,9 @@ def openrlhf_answer(
         raises InputError for a query that cannot be scored, since OpenRLHF would train on whatever
         number comes back.
     """
-    scorer = CompletionScorer(model)
-    own = template_parser(model.backbone.encoder)
+    scorer = scorer_of(model)
+    # A server does not tell its template; the markups that are known are tried.
+    own = template_parser(model.backbone.encoder) if isinstance(model, RewardModel) else None
 
     def parsed(prompt: str, text: str) -> tuple[Sequence[Message], str]:
         if parse_prompt is not None:
@@ -55,7 +57,7 @@ def openrlhf_answer(
 
 
 def openrlhf_reward_func(
-    model: RewardModel,
+    model: RewardSource,
     components: PerObjective = "contributions",
     parse_prompt: PromptParser | None = None,
 ) -> Callable[[Sequence[str], Sequence[str], Any], dict[str, Any]]:

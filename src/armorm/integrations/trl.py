@@ -8,16 +8,17 @@ from typing import Any
 from armorm.conversations import OverlongError
 from armorm.errors import InputError
 from armorm.evaluation.monitoring import DriftReporter
-from armorm.integrations.completions import CompletionScorer, ScoredCompletions
+from armorm.integrations.completions import BatchScorer, ScoredCompletions
 from armorm.integrations.components import GROUP_KINDS, ComponentKind, GroupComponents
-from armorm.model import RewardModel, Risk
+from armorm.integrations.remote import RewardSource, scorer_of
+from armorm.model import Risk
 
 TrlRewardFunc = Callable[..., list[float | None]]
 LogMetric = Callable[[str, float], None]
 
 
 def trl_reward_funcs(
-    model: RewardModel,
+    model: RewardSource,
     components: ComponentKind | None = None,
     risk: Risk | float | None = None,
     monitor: DriftReporter | None = None,
@@ -25,7 +26,8 @@ def trl_reward_funcs(
     """Return reward functions for ``GRPOTrainer(reward_funcs=...)`` and its relatives.
 
     Args:
-        model: The reward model. A steered model rewards as it is steered.
+        model: The reward model, a :class:`RewardServer`, or addresses of one. A steered model
+            rewards as it is steered.
         components: ``None`` for one function that returns the score.  ``gate_weighted`` and
             ``whitened`` for one function named so, beside reward functions of other kinds: it has
             deviation 1 within a prompt's group, whatever the scale of the score.
@@ -46,7 +48,8 @@ def trl_reward_funcs(
 
     Returns:
         Functions of ``(prompts, completions, **columns) -> list[float | None]``, which share one
-        forward pass; ``None`` for a completion that is too long or whose score is not finite.  TRL
+        forward pass; ``None`` for a completion that is too long or whose score is not finite, or
+        where the server did not answer in time.  TRL
         leaves a row without any reward out of the group's mean and gives it no advantage; their
         numbers are logged as ``armorm/too_long`` and ``armorm/not_finite``.  A single function also
         logs the mean contribution of each objective as ``armorm/<objective>``; a component of the
@@ -63,15 +66,15 @@ def trl_reward_funcs(
             "a risk is of the score, not of an objective",
             "Take components='gate_weighted', or leave them out.",
         )
-    scorer = CompletionScorer(model, risk, monitor)
+    scorer = scorer_of(model, risk, monitor)
     if components is None:
         return [_score_func(scorer)]
     if components in GROUP_KINDS:
         return [_component_func(scorer, components, components)]
-    return [_component_func(scorer, components, name) for name in model.objectives.names]
+    return [_component_func(scorer, components, name) for name in scorer.objectives()]
 
 
-def _score_func(scorer: CompletionScorer) -> TrlRewardFunc:
+def _score_func(scorer: BatchScorer) -> TrlRewardFunc:
     def armorm(
         prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
     ) -> list[float | None]:
@@ -83,7 +86,7 @@ def _score_func(scorer: CompletionScorer) -> TrlRewardFunc:
     return armorm
 
 
-def _component_func(scorer: CompletionScorer, kind: ComponentKind, name: str) -> TrlRewardFunc:
+def _component_func(scorer: BatchScorer, kind: ComponentKind, name: str) -> TrlRewardFunc:
     def component(
         prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
     ) -> list[float | None]:
@@ -102,9 +105,12 @@ def _component_func(scorer: CompletionScorer, kind: ComponentKind, name: str) ->
 def _log(scored: ScoredCompletions, log_metric: LogMetric | None) -> None:
     if log_metric is None:
         return
-    too_long = sum(isinstance(error, OverlongError) for error in scored.refused.values())
+    errors = scored.refused.values()
+    too_long = sum(isinstance(error, OverlongError) for error in errors)
+    unreachable = sum(not isinstance(error, InputError) for error in errors)
     log_metric("armorm/too_long", float(too_long))
-    log_metric("armorm/not_finite", float(len(scored.refused) - too_long))
+    log_metric("armorm/not_finite", float(len(errors) - too_long - unreachable))
+    log_metric("armorm/unreachable", float(unreachable))
     for name, values in scored.components("contributions").parts.items():
         log_metric(f"armorm/{name}", float(values.mean()))
     if scored.rewards is not None and scored.rewards.pessimistic is not None:

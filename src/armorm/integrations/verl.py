@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from armorm.errors import InputError
 from armorm.evaluation.monitoring import DriftReporter
-from armorm.integrations.completions import CompletionScorer
 from armorm.integrations.components import GROUP_KINDS, ComponentKind
-from armorm.model import RewardModel
+from armorm.integrations.remote import RewardSource, scorer_of
 
 
 def verl_compute_score(
-    model: RewardModel,
+    model: RewardSource,
     components: ComponentKind | None = "contributions",
     monitor: DriftReporter | None = None,
 ) -> Callable[..., dict[str, float]]:
@@ -23,7 +23,8 @@ def verl_compute_score(
     :func:`verl_row` copies it there.
 
     Args:
-        model: The reward model. A steered model rewards as it is steered.
+        model: The reward model, a :class:`RewardServer`, or addresses of one. A steered model
+            rewards as it is steered.
         components: Kind of the values beside the score, or ``None`` for none.
         monitor: Reporter of drift (:func:`armorm.integrations.drift_reporter`), which gathers the
             responses into steps of ``ReportingOptions.step``: best the size of a training batch.
@@ -45,7 +46,7 @@ def verl_compute_score(
             "Name `score` in algorithm.gdpo_reward_keys, which holds the gate: verl normalises it "
             "within the group. Or use verl_batch_compute_score with verl's batch manager.",
         )
-    batch = _compute_scores(CompletionScorer(model, None, monitor, in_batches=False), components)
+    batch = _compute_scores(scorer_of(model, None, monitor, in_batches=False), components)
 
     def compute_score(
         data_source: str | None = None,
@@ -59,8 +60,25 @@ def verl_compute_score(
     return compute_score
 
 
+def verl_async_compute_score(
+    model: RewardSource,
+    components: ComponentKind | None = "contributions",
+    monitor: DriftReporter | None = None,
+) -> Callable[..., Coroutine[Any, Any, dict[str, float]]]:
+    """Return the same as a coroutine function, which verl awaits beside others.
+
+    It is for a reward server: the calls that are in flight wait in threads, not in the event loop.
+    """
+    compute_score = verl_compute_score(model, components, monitor)
+
+    async def compute_score_async(*given: Any, **named: Any) -> dict[str, float]:
+        return await asyncio.to_thread(compute_score, *given, **named)
+
+    return compute_score_async
+
+
 def verl_batch_compute_score(
-    model: RewardModel,
+    model: RewardSource,
     components: ComponentKind | None = "contributions",
     monitor: DriftReporter | None = None,
 ) -> Callable[..., list[dict[str, float]]]:
@@ -70,11 +88,11 @@ def verl_batch_compute_score(
     objective: its part, …}``, so that ``algorithm.gdpo_reward_keys: [gate_weighted]`` can name it.
     The batch must hold whole groups.  A reporter of drift takes each batch as a step.
     """
-    return _compute_scores(CompletionScorer(model, None, monitor), components)
+    return _compute_scores(scorer_of(model, None, monitor), components)
 
 
 def _compute_scores(
-    scorer: CompletionScorer, components: ComponentKind | None
+    scorer: BatchScorer, components: ComponentKind | None
 ) -> Callable[..., list[dict[str, float]]]:
 
     def compute_scores(
