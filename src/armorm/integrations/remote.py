@@ -21,6 +21,7 @@ from armorm.integrations.completions import (
     ScoredCompletions,
 )
 from armorm.model import RewardModel, Rewards, Risk, Steering
+from armorm.serving.requests import DeadlineError
 
 if TYPE_CHECKING:
     from armorm.serving import Client
@@ -224,9 +225,7 @@ class ServerScorer(BatchScorer):
             yield number, self._clients[(first + number) % n]
 
 
-def _no_answer(seconds: float) -> ArmormError:
-    from armorm.serving import DeadlineError
-
+def _no_answer(seconds: float) -> DeadlineError:
     return DeadlineError(f"No answer of the reward server within {seconds:g} s.")
 
 

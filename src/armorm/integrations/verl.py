@@ -8,6 +8,7 @@ from typing import Any
 
 from armorm.errors import InputError
 from armorm.evaluation.monitoring import DriftReporter
+from armorm.integrations.completions import BatchScorer
 from armorm.integrations.components import GROUP_KINDS, ComponentKind
 from armorm.integrations.remote import RewardSource, scorer_of
 
