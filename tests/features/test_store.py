@@ -172,8 +172,11 @@ class Overflowing:
 
     def close(self) -> None: ...
 
-    def features(self, prompts, advance=None):
-        features = self.backbone.features(prompts, advance)
+    def prefix_features(self, prompt, first, closing):
+        raise NotImplementedError
+
+    def features(self, prompts, advance=None, read_also=None):
+        features = self.backbone.features(prompts, advance, read_also)
         if self.dtype != "float16":
             return features
         lyon, knowledge = self.backbone.tokenizer.convert_tokens_to_ids(["Lyon", "Knowledge"])

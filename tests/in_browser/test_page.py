@@ -9,7 +9,7 @@ import pytest
 from armorm import Steering
 from armorm.workbench.answers import Answers, Candidates
 from armorm.workbench.pages import write_page
-from tests.workbench.test_view import HOSTILE
+from tests.hostile_texts import HOSTILE
 
 PROMPT = ({"role": "user", "content": "what is the capital of France ?"},)
 TEXTS = ("Paris", "Lyon , a very long answer one two three", "yes please", "no")

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from armorm import InputError, PreferencePair, Recipe, extract_features
+from armorm import InputError, PreferencePair, Recipe, Steering, extract_features
 from armorm.cli import app
 from armorm.data.ranges import FileRange, cut_file, range_rows
 from armorm.data.sources import file_rows
@@ -167,7 +167,7 @@ def test_parts_of_another_model_are_not_taken(pool, model_folder, loading, tmp_p
     pool.most = 1
     with pytest.raises(KeyboardInterrupt):
         score_file(settings, source, output, workers=Workers(), rows_at_once=2)
-    steered = ModelSettings(str(model_folder), loading, {"tone": 0.0})
+    steered = ModelSettings(str(model_folder), loading, Steering({"tone": 0.0}))
     with pytest.raises(ArmormError, match="another model, input or command"):
         score_file(steered, source, output, workers=Workers(), rows_at_once=2)
 

@@ -221,8 +221,11 @@ def overflowing(model: RewardModel) -> RewardModel:
 
         def close(self) -> None: ...
 
-        def features(self, prompts: Any, advance: Any = None) -> Any:
-            found = model.backbone.features(prompts, advance)
+        def prefix_features(self, prompt: Any, first: int, closing: int) -> Any:
+            raise NotImplementedError
+
+        def features(self, prompts: Any, advance: Any = None, read_also: Any = None) -> Any:
+            found = model.backbone.features(prompts, advance, read_also)
             bad = [self._seven in ids for prompt in prompts for ids in prompt.sequences]
             responses = found.responses.clone()
             responses[torch.tensor(bad)] = torch.nan

@@ -511,7 +511,7 @@ class OtherEngine:
     def __init__(self, backbone: Backbone) -> None:
         for name in (
             *("encoder", "folder", "layer", "dtype", "hidden_size", "vocabulary_size"),
-            *("quantized", "close", "features"),
+            *("quantized", "close", "features", "prefix_features"),
         ):
             setattr(self, name, getattr(backbone, name))
 

@@ -18,21 +18,9 @@ from armorm.workbench.answers import Answers, Candidates
 from armorm.workbench.pages import ASSETS, render_page
 from armorm.workbench.reading import read_scored
 from tests.commands import armorm, invoke, write
+from tests.hostile_texts import HOSTILE
 from tests.tiny_models import make_heads
 
-HOSTILE = [
-    "<script>alert(1)</script>",
-    "<img src=x onerror=alert(1)>",
-    "</script><script>alert(1)</script>",
-    "<!--<script>",
-    "{{7*7}}",
-    "${7*7}",
-    "line\u2028separators\u2029",
-    "\u202eevil\u202c",
-    "a\x00b",
-    "half \ud800 character",
-    "&lt;b&gt; & \"quotes\" 'too'",
-]
 ROW = {
     "prompt": "hello",
     "response": "ok",

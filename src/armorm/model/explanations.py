@@ -105,7 +105,7 @@ class ObjectiveShare:
 
     @property
     def effect(self) -> float:
-        """What the objective adds: above the mean of the reference, where there is one."""
+        """Contribution above the mean of the reference, or all of it where there is none."""
         return self.contribution if self.above_mean is None else self.above_mean
 
 

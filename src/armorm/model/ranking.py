@@ -68,8 +68,8 @@ class Ranking:
         >>> from armorm import RewardModel
         >>> model = RewardModel.from_pretrained("runs/quickstart/model")
         >>> ranking = model.rank("What is 2 plus 3?", ["2 plus 3 is 6.", "2 plus 3 is 5."])
-        >>> ranking.responses[0].response, ranking.front
-        (1, (1,))
+        >>> ranking.responses[0].response, 1 in ranking.front
+        (1, True)
     """
 
     responses: tuple[RankedResponse, ...]

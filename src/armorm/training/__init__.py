@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from armorm.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from armorm.training.features_stage import features_stage
+    from armorm.training.feature_stage import features_stage
     from armorm.training.gate_stage import TrainingResult, fit_gate_stage
     from armorm.training.head_stage import fit_head_stage
     from armorm.training.head_updates import (
@@ -29,7 +29,7 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         # A recipe is checked without waiting for torch.
-        "armorm.training.features_stage": ("features_stage",),
+        "armorm.training.feature_stage": ("features_stage",),
         "armorm.training.gate_stage": (
             "TrainingResult",
             "fit_gate_stage",

@@ -22,7 +22,7 @@ from armorm.features.layer_extraction import extract_layers, view_of_layer
 from armorm.features.layers import check_layer
 from armorm.files import write_json
 from armorm.heads import fit_fixed_weights
-from armorm.training.features_stage import RecipeData, features_stage, read_data
+from armorm.training.feature_stage import RecipeData, features_stage, read_data
 from armorm.training.gate_stage import debias, reward_pairs
 from armorm.training.head_stage import fit_head_stage, rewards_of_responses
 from armorm.training.linear_rival import bradley_terry_head, held_out_margins

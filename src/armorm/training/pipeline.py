@@ -14,7 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from armorm.features import Process
-from armorm.training.features_stage import features_stage, read_data
+from armorm.training.feature_stage import features_stage, read_data
 from armorm.training.gate_stage import TrainingResult, fit_gate_stage
 from armorm.training.head_stage import fit_head_stage
 from armorm.training.recipe import Recipe

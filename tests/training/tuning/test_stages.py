@@ -30,7 +30,7 @@ from armorm.training import (
     pretrain_stage,
     update_head,
 )
-from armorm.training.features_stage import read_data
+from armorm.training.feature_stage import read_data
 from armorm.training.run_backbone import load_backbone
 from armorm.training.tuning.options import PretrainingOptions
 from armorm.training.tuning.pretraining import pretraining_pairs

@@ -1,4 +1,4 @@
-"""What happens around a monitor: steps gathered, alarms logged and sent, the state saved.
+"""Reporters around a monitor: they gather steps, log and send alarms, and save the state.
 
 The monitor itself only computes.  The reporter lends it a thread of its own, so that neither a slow
 webhook nor a search in the rated rows delays a score.

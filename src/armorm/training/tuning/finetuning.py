@@ -24,7 +24,7 @@ from armorm.features.extraction import hash_rows
 from armorm.heads import RewardHead, RidgeStatistics, fit_reward_head
 from armorm.heads.metrics import regression_fits
 from armorm.objectives import ObjectiveSet
-from armorm.training.features_stage import RecipeData, read_data
+from armorm.training.feature_stage import RecipeData, read_data
 from armorm.training.head_stage import held_out_fits
 from armorm.training.recipe import Recipe
 from armorm.training.run_folder import RunFolder

@@ -22,7 +22,7 @@ from armorm.features import BackboneOptions
 from armorm.features.backbone import default_device
 from armorm.features.extraction import hash_rows
 from armorm.files import json_line, open_atomically
-from armorm.training.features_stage import RecipeData, read_data
+from armorm.training.feature_stage import RecipeData, read_data
 from armorm.training.recipe import Recipe
 from armorm.training.run_folder import RunFolder
 from armorm.training.tuning.folders import TuningFolder

@@ -23,7 +23,7 @@ from armorm.features.backbone import resolve_dtype
 from armorm.features.classifier import classifier_around
 from armorm.features.extraction import hash_rows
 from armorm.heads.metrics import accuracy
-from armorm.training.features_stage import RecipeData, read_data
+from armorm.training.feature_stage import RecipeData, read_data
 from armorm.training.recipe import Recipe
 from armorm.training.run_folder import RunFolder
 from armorm.training.statistics import feature_settings
