@@ -10,6 +10,7 @@ from armorm import Steering
 from armorm.workbench.answers import Answers, Candidates
 from armorm.workbench.pages import write_page
 from tests.hostile_texts import HOSTILE
+from tests.scored_row import ROW
 
 PROMPT = ({"role": "user", "content": "what is the capital of France ?"},)
 TEXTS = ("Paris", "Lyon , a very long answer one two three", "yes please", "no")
@@ -183,7 +184,6 @@ def test_a_file_is_searched_sorted_and_explained_by_a_click(show, answers):
 def test_hostile_texts_are_shown_as_they_are(open_tab, tmp_path):
     from armorm.workbench.reading import read_scored
     from tests.commands import write
-    from tests.workbench.test_view import ROW
 
     tame = [text for text in HOSTILE if "\ud800" not in text]
     rows = [{**ROW, "prompt": text, "response": text, "source": text} for text in tame]

@@ -24,7 +24,12 @@ def test_a_score_is_placed_among_those_of_the_held_out_pairs(quickstart_run):
     assert percentiles is not None
     assert np.abs(np.array(percentiles) - expected).max() < 1.5
     steered = model.steer({"helpdesk-courtesy": 2.0})
-    assert steered.percentiles(steered.score(conversations[:1])) is None
+    of_steered = steered.score(conversations)
+    places = [100 * (of_steered.score < one).double().mean() for one in of_steered.score]
+    found = steered.percentiles(of_steered)
+    assert found is not None
+    # The reference of steered scores is a sample of the held-out pairs.
+    assert np.abs(np.array(found) - np.array(places)).max() < 8
     body = {"conversations": conversations[:2], "include": ["percentile"]}
     results = direct_client(model).post("/v1/score", json=body).json()["results"]
     assert [one["percentile"] for one in results] == pytest.approx(percentiles[:2], abs=0.1)

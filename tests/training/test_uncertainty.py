@@ -110,7 +110,8 @@ def test_influence_without_an_objective_asks_about_the_one_that_counts(run):
     model = RewardModel.from_pretrained(run / "model", device="cpu", dtype="float32")
     roles = ("user", "assistant")
     messages = [{"role": r, "content": c} for r, c in zip(roles, ASKED, strict=True)]
-    most = model.explain(messages).objectives[0].objective
+    shares = model.explain(messages).objectives
+    most = max(shares, key=lambda share: abs(share.contribution)).objective
     words = ["head", "influence", str(run), "--prompt", ASKED[0], "--response", ASKED[1]]
     result = CliRunner().invoke(app, [*words, "-k", "3", "--json", "--no-text"])
     assert result.exit_code == 0, result.output

@@ -19,16 +19,8 @@ from armorm.workbench.pages import ASSETS, render_page
 from armorm.workbench.reading import read_scored
 from tests.commands import armorm, invoke, write
 from tests.hostile_texts import HOSTILE
+from tests.scored_row import ROW
 from tests.tiny_models import make_heads
-
-ROW = {
-    "prompt": "hello",
-    "response": "ok",
-    "score": 0.5,
-    "rewards": {"tone": 0.5, "safe": 1.0},
-    "gating": {"tone": 0.4, "safe": 0.3},
-    "coefficients": {"tone": 0.4, "safe": 0.3},
-}
 
 
 @pytest.fixture(scope="module")

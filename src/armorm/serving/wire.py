@@ -214,8 +214,8 @@ class Result(Reply):
     novel: bool | None = None
     """True where the novelty exceeds that of 99 % of held-out rated rows."""
     percentile: float | None = None
-    """Percentage of the scores of held-out pairs of the training that are below this one; null for
-    steered scores, and if the model folder holds no reference."""
+    """Percentage of the scores of held-out pairs of the training that are below this one, under
+    the same steering; null if the model folder holds no reference."""
     explanation: dict[str, Any] | None = None
     """Contribution of every objective, the largest first."""
     error: ErrorRecord | None = None
