@@ -17,7 +17,7 @@ real: $(VENV)/.installed
 
 # Exported folders on the oldest transformers they support, in an environment of its own.
 test-compat: $(VENV)/.installed
-	sh scripts/test_compat.sh
+	sh scripts/test_compat.sh $(TRANSFORMERS)
 
 # The vLLM plugin on the real vLLM, in an environment of its own.
 test-vllm:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 from pathlib import Path
 
@@ -97,3 +98,26 @@ def test_a_saved_model_fits_its_schema(tiny_backbone, tmp_path):
     content = json.loads((folder / "armorm.json").read_text())
     validator("model").validate(content)
     assert list(validator("model").iter_errors({**content, "colour": "red"}))
+
+
+def test_third_parties_are_those_that_are_installed_and_catalogued():
+    page = runpy.run_path(str(ROOT / "scripts" / "build_third_party.py"))["page"]()
+    assert (ROOT / "THIRD_PARTY.md").read_text(encoding="utf-8") == page, (
+        "run: python scripts/build_third_party.py"
+    )
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    assert [row for row in rows if not row[2].strip(" |")] == []  # each has a licence
+
+
+@pytest.mark.parametrize("name", ["ci", "docs", "release"])
+def test_a_workflow_runs_what_the_makefile_has(name):
+    text = (ROOT / ".github" / "workflows" / f"{name}.yml").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([\w-]+):", makefile, re.MULTILINE))
+    jobs = yaml.safe_load(text)["jobs"]
+    commands = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+    assert commands
+    for command in commands:
+        assert command.split()[0] == "make"
+        assert command.split()[1] in targets
+    assert {need for job in jobs.values() if (need := job.get("needs"))} <= jobs.keys()
