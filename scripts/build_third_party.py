@@ -45,17 +45,18 @@ packages below; their licences are those that the installed packages state.
 
 ## Datasets
 
-Nor does it hold a dataset of others. Their licences as the [catalogue](docs/data-catalogue.md) knows
-them, those with a `~` from memory; a model that was trained on them lists them in its card, and says
-so where one forbids commercial use. This is no legal advice.
+Nor does it hold a dataset of others. Their licences as the
+[catalogue](docs/data-catalogue.md) knows them, those with a `~` from memory; a model that was
+trained on them lists them in its card, and says so where one forbids commercial use. This is no
+legal advice.
 
 {datasets}
 
 Licences of backbones apply to models made of them: Llama 3's to a model on Llama 3.
 
 For the tests, the repository and the source distribution hold
-`tests/evaluation/every_eval_ever-0.3.0.schema.json`: the schema of the every_eval_ever project, under
-that project's licence.
+`tests/evaluation/every_eval_ever-0.3.0.schema.json`: the schema of the every_eval_ever project,
+under that project's licence.
 """
 
 
