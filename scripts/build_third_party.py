@@ -89,7 +89,7 @@ def licence(package: str) -> str:
         for one in stated.get_all("Classifier") or []
         if one.startswith("License :: ") and not one.endswith("OSI Approved")
     ]
-    text = stated.get("License-Expression") or stated.get("License") or ""
+    text, *_ = stated.get_all("License-Expression") or stated.get_all("License") or [""]
     short = text if text and "\n" not in text else ", ".join(classifiers)
     return SPELLINGS.get(short, short)
 
