@@ -118,8 +118,8 @@ def test_the_command_line_shows_it(folder, tmp_path):
         assert list(row["deviations"]) == list(OBJECTIVES.names)
     words = ["--prompt", "hello", "--response", "user system [INST] ### \\ Knowledge"]
     strange = CliRunner().invoke(app, ["explain", str(folder), *words])
-    assert "Novelty" in strange.output
-    assert "unlike anything rated" in strange.output
+    assert "Novelty" in " ".join(strange.output.split())
+    assert "unlike anything rated" in " ".join(strange.output.split())
 
 
 def test_an_explanation_gives_deviations_in_rating_units(rated):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from armorm.conversations import ConversationEncoder
-from armorm.features.running import ReadAlso
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +37,6 @@ class PrefixCuts:
         drawn = draw.permutation(free)[: self.count]
         return sorted(drawn.tolist())
 
-    def reader(self, encoder: ConversationEncoder) -> ReadAlso:
+    def reader(self, encoder: ConversationEncoder) -> Callable[[Sequence[int], int], Sequence[int]]:
         """Return the function by which a backbone reads the states at the cut points."""
         return lambda ids, boundary: self.positions(ids, encoder.response_start(boundary))

@@ -113,8 +113,8 @@ class Flips:
         >>> prompt, a, b = "What is 2 plus 3?", "2 plus 3 is 5.", "2 plus 3 is 6."
         >>> comparison = model.compare(prompt, a, b)
         >>> steering = comparison.flips.steering.steering
-        >>> {comparison.preferred, model.steer(steering).compare(prompt, a, b).preferred}
-        {'a', 'b'}
+        >>> model.steer(steering).compare(prompt, a, b).preferred != comparison.preferred
+        True
     """
 
     coefficients: tuple[CoefficientFlip, ...]
